@@ -1,0 +1,59 @@
+# Every target that needs the environment makes it first; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+ifndef HARDWARE
+HARDWARE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+endif
+ifeq ($(filter cpu gpu,$(HARDWARE)),)
+$(error HARDWARE: found '$(HARDWARE)', expected cpu or gpu)
+endif
+READY := .venv/.ready-$(HARDWARE)
+ACTIVATE := . .venv/bin/activate
+PACKAGES := pipeline train evaluate
+
+.PHONY: help setup demo run test test-slow test-gpu check bench clean lock
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+setup: $(READY) ## make .venv from requirements/cpu.txt or gpu.txt; HARDWARE=cpu|gpu overrides
+
+$(READY): requirements/setup.sh requirements/$(HARDWARE).txt pyproject.toml
+	@requirements/setup.sh $(HARDWARE)
+
+demo: setup ## set up, run the whole graph on synthetic speech, name the report
+	@$(ACTIVATE); dvc repro
+	@echo "demo: report in results/report.html, figures in results/metrics.json"
+
+run: setup ## run a recipe beside the demo: RECIPE=name, DATA_ROOT=folder of its corpora
+	@$(ACTIVATE); recipes/run.sh '$(RECIPE)' '$(DATA_ROOT)'
+
+test: setup ## the fast tests
+	@$(ACTIVATE); pytest
+
+test-slow: setup ## the slow tests and those that need the demo's weights
+	@$(ACTIVATE); pytest -m "(slow or weights) and not gpu"
+
+test-gpu: setup ## the tests that need a GPU
+	@$(ACTIVATE); pytest -m gpu
+
+check: setup ## ruff, mypy, import-linter
+	@$(ACTIVATE); ruff check
+	@$(ACTIVATE); ruff format --check
+	@$(ACTIVATE); mypy $(PACKAGES) tests
+	@$(ACTIVATE); lint-imports --no-cache
+
+bench: setup ## the benchmarks
+	@$(ACTIVATE); python -m benchmarks
+
+clean: ## remove what the demo computed, DVC's cache and the tools' caches; keeps .venv, corpora, runs/
+	rm -rf data/synthetic data/packed models manifests/*.parquet manifests/ingested manifests/continuations
+	rm -rf results/predictions results/report.html checkpoints logs .dvc/cache .dvc/tmp
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find $(PACKAGES) tests -name __pycache__ -prune -exec rm -rf {} +
+
+lock: setup ## make requirements/*.txt anew from pyproject.toml
+	@requirements/lock.sh

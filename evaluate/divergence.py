@@ -1,0 +1,81 @@
+"""Stage 1 on held-out speech: how far the LLM on the voice is from the LLM on the words.
+
+The KL of each row is taken before training, after it, and after it with another speaker's clip of other
+words: what is left between the last two is what the model owes to hearing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from evaluate.predictions import DIVERGENCE_SCHEMA
+from evaluate.swapping import swapped
+from pipeline import tables
+from pipeline.packed import Frame
+from pipeline.stage import UserError
+from pipeline.weights import fetch
+from train import model_folder
+from train.batches import Collator, Example, Examples
+from train.features import LogMel
+from train.losses import response_kl
+from train.model import Batch, SpeechLLM
+
+
+def measure(folder: Path, rows: Any, frame: Frame, batch_size: int, seed: int) -> pa.Table:
+    """Return the divergence table of the test rows that have a continuation."""
+    config = model_folder.load_config(folder)
+    rows = rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
+    if len(rows) == 0:
+        raise UserError("test part: no row has a continuation; expected at least one")
+    examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), config.emotions)
+    about = [dict(zip(("id", "corpus", "speaker", "text"), values, strict=True)) for values in _columns(rows)]
+    other = swapped(about, lambda a, b: a["speaker"] != b["speaker"] and a["text"] != b["text"], seed)
+    collate = Collator(frame, with_teacher=True)
+    trained, untrained = model_folder.load(folder), model_folder.build(config, torch.float32)
+    conditions = (("before", untrained, None), ("after", trained, None), ("shuffled", trained, other))
+    table_rows = []
+    for condition, model, clips in conditions:
+        divergences = _divergences(model, _batches(examples, clips, collate, batch_size))
+        for row, divergence in zip(about, divergences, strict=True):
+            known = {key: row[key] for key in ("id", "corpus", "speaker")}
+            table_rows.append(known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens})
+    return tables.from_rows(table_rows, DIVERGENCE_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True)
+class _Divergence:
+    kl: float
+    num_tokens: int
+
+
+def _columns(rows: Any) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows[column][:] for column in ("id", "corpus", "speaker", "text")), strict=True)
+
+
+def _batches(
+    examples: Examples, clips: Sequence[int] | None, collate: Collator, batch_size: int
+) -> Iterator[tuple[Batch, list[int]]]:
+    """Yield batches with the number of response tokens of each row; `clips` swaps the voices."""
+    for start in range(0, len(examples), batch_size):
+        numbers = range(start, min(start + batch_size, len(examples)))
+        batch = [examples[i] for i in numbers]
+        if clips is not None:
+            batch = [_with_voice(example, examples[clips[i]]) for i, example in zip(numbers, batch, strict=True)]
+        yield collate(batch), [len(example.response_ids) for example in batch]
+
+
+def _with_voice(example: Example, other: Example) -> Example:
+    return replace(example, features=other.features, num_frames=other.num_frames)
+
+
+def _divergences(model: SpeechLLM, batches: Iterable[tuple[Batch, list[int]]]) -> Iterator[_Divergence]:
+    for batch, num_tokens in batches:
+        with torch.no_grad():
+            outputs = model(batch)
+            kl = response_kl(outputs.student, outputs.teacher, model.output_embeddings, temperature=1.0)
+        for row in kl.split(num_tokens):
+            yield _Divergence(float(row.mean()), len(row))

@@ -1,0 +1,1 @@
+"""From corpora on disk to packed training data: ingest, split, generate, filter, pack."""

@@ -1,0 +1,26 @@
+"""Tables of continuations: what generate writes and what filter keeps and drops.
+
+The ids of an answer come without the token that ended it; whether there was one says the finish reason.
+"""
+
+import pyarrow as pa
+
+STOP = "stop"
+"""The LLM ended its turn by itself."""
+LENGTH = "length"
+"""The answer was cut at generate.max_new_tokens."""
+PROMPT_TOO_LONG = "prompt too long"
+"""Nothing was generated: the prompt leaves no room for an answer in generate.max_model_len."""
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # of the manifest's row
+        ("continuation", pa.string()),  # the decoded answer, stripped of white space at its ends
+        ("token_ids", pa.list_(pa.int32())),  # the answer as the LLM gave it, without the end token
+        ("finish_reason", pa.string()),  # one of the three above
+        ("engine", pa.string()),  # name and version, as in "vllm 0.32.0"
+    ]
+)
+
+KEPT_SCHEMA = SCHEMA.append(pa.field("echo", pa.bool_()))  # whether the answer repeats the transcript
+DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", pa.string()))

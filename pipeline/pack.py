@@ -1,0 +1,107 @@
+"""Pack the clips and token ids that training and evaluation read.
+
+The train part holds the rows whose continuation the filter kept. The dev and test parts hold every row
+of the manifest, those without a usable continuation with an empty one, so that no filter setting
+changes what a model is tested on.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import typer
+from pydantic import Field
+
+from pipeline import audio, continuations, manifest, packed, params, tables
+from pipeline.ingest import CorpusParams
+from pipeline.params import ParamsFile, Section
+from pipeline.prompts import Prompt, Prompter
+from pipeline.stage import UserError, run, say
+from pipeline.weights import Weights, fetch
+
+
+class PackParams(Section):
+    """How the packed folder is cut."""
+
+    rows_per_shard: Annotated[int, Field(ge=1)]
+    """A shard is one file; 10,000 clips of 10 s are about 2 GB."""
+
+
+def rows(
+    utterances: pa.Table, kept: pa.Table, part: str, roots: dict[str, Path], prompt: Prompt, prompter: Prompter
+) -> Iterator[dict[str, Any]]:
+    """Yield the packed rows of a part, reading the clips one after the other."""
+    responses = {row["id"]: row for row in kept.to_pylist()}
+    for row in utterances.to_pylist():
+        response = responses.get(row["id"])
+        if row["split"] != part or (response is None and part == "train"):
+            continue
+        samples = _samples(row, roots)
+        yield {
+            "id": row["id"],
+            "corpus": row["corpus"],
+            "speaker": row["speaker"],
+            "emotion": row["emotion"],
+            "text": row["text"],
+            "audio": {"bytes": audio.encode_flac(samples), "path": None},
+            "num_samples": len(samples),
+            "text_ids": list(prompter.text(prompt, row["text"], emotion=row["emotion"]).content),
+            "response_ids": [] if response is None else _response_ids(response, prompter.end_id),
+        }
+
+
+def _response_ids(response: dict[str, Any], end_id: int) -> list[int]:
+    """Return the continuation's ids, with the end token only where the LLM ended by itself."""
+    return response["token_ids"] + ([end_id] if response["finish_reason"] == "stop" else [])
+
+
+def _samples(row: dict[str, Any], roots: dict[str, Path]) -> Any:
+    path = roots[row["corpus"]] / row["audio"]
+    try:
+        return audio.read(path, row["start_s"], row["duration_s"])
+    except audio.UnreadableAudio as error:
+        raise UserError(f"{path}: {error}, yet ingest read it; ingest {row['corpus']} again") from None
+
+
+def frame(prompt: Prompt, prompter: Prompter, kind: str) -> packed.Frame:
+    """Return what all rows of a kind share."""
+    speech = prompter.speech(prompt)
+    text = prompter.text(prompt, "") if kind == "semantic" else None
+    return packed.Frame(
+        before_speech=list(speech.before),
+        before_text=None if text is None else list(text.before),
+        after=list(speech.after),
+    )
+
+
+def main(
+    kind: Annotated[Literal["semantic", "emotion"], typer.Option(help="Which alignment the rows are for.")],
+    manifest_file: Annotated[Path, typer.Option("--manifest", help="The manifest of that kind.")],
+    continuations_file: Annotated[Path, typer.Option("--continuations", help="The kept continuations.")],
+    output: Annotated[Path, typer.Option(help="The packed folder to write.")],
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Pack the clips and token ids that training and evaluation read."""
+    settings = params.load(params_file, "pack", PackParams)
+    corpora = params.load(params_file, "ingest", dict[str, CorpusParams])
+    prompt = params.load(params_file, f"prompts.{kind}", Prompt)
+    llm = params.load(params_file, "models.llm", Weights)
+    utterances = manifest.read(manifest_file)
+    kept = tables.read(continuations_file, continuations.SCHEMA)
+    missing = set(utterances["corpus"].to_pylist()) - set(corpora)
+    if missing:
+        raise UserError(f"{manifest_file}: corpus {min(missing)} is not listed under ingest in {params_file}")
+    prompter = Prompter.load(fetch(llm))
+    roots = {name: Path(corpus.root) for name, corpus in corpora.items()}
+    with packed.Writer(output, frame(prompt, prompter, kind), settings.rows_per_shard) as writer:
+        counts = {
+            part: writer.write(part, rows(utterances, kept, part, roots, prompt, prompter)) for part in manifest.SPLITS
+        }
+    if counts["train"] == 0:
+        raise UserError(f"{continuations_file}: no continuation of a train row of {manifest_file} was kept")
+    say(f"pack: {kind}: " + ", ".join(f"{count:,} {part}" for part, count in counts.items()) + " rows")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,142 @@
+"""Packed data: one folder that training and evaluation map into memory, nothing else needed.
+
+A folder loads with `datasets.load_from_disk` into the parts train, dev and test. Its rows hold the
+clip as 16 kHz mono FLAC and the token ids; what is the same for all rows, the frame of the prompt, is
+stored once in frame.json. The shards are Arrow IPC streams written row by row, so packing takes
+constant memory.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+
+from pipeline.stage import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("emotion", pa.string()),
+        ("text", pa.string()),
+        ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # FLAC, 16 kHz, mono
+        ("num_samples", pa.int32()),
+        ("text_ids", pa.list_(pa.int32())),  # the transcript
+        ("response_ids", pa.list_(pa.int32())),  # with the end token where it ended by itself; empty: none
+    ]
+)
+ROWS_PER_BATCH = 128  # small enough that a single row stays cheap to read
+FRAME_FILE = "frame.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The token ids around what a row brings: before + speech or transcript + after + response."""
+
+    before_speech: list[int]
+    before_text: list[int] | None
+    """None in stage 2, where the text prompt names the row's emotion and is not trained on."""
+    after: list[int]
+
+
+class Writer:
+    """Write a packed folder beside `path` and put it in place when all is written."""
+
+    def __init__(self, path: Path, frame: Frame, rows_per_shard: int) -> None:
+        self.path = path
+        self.partial = path.with_name(f".{path.name}.partial")
+        self.frame = frame
+        self.rows_per_shard = rows_per_shard
+        self.parts: list[str] = []
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: TracebackType | None) -> None:
+        if kind is None:
+            _dump(self.partial / FRAME_FILE, asdict(self.frame))
+            _dump(self.partial / "dataset_dict.json", {"splits": self.parts})
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.replace(self.partial, self.path)
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def write(self, part: str, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Write all rows of a part; return their number."""
+        folder = self.partial / part
+        folder.mkdir()
+        num_rows, num_shards = 0, 0
+        sink = self._shard(folder, num_shards)
+        for batch in _batched(rows, min(ROWS_PER_BATCH, self.rows_per_shard)):
+            if num_rows >= (num_shards + 1) * self.rows_per_shard:
+                sink.close()
+                num_shards += 1
+                sink = self._shard(folder, num_shards)
+            sink.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+            num_rows += len(batch)
+        sink.close()
+        _describe(folder, num_shards + 1)
+        self.parts.append(part)
+        return num_rows
+
+    def _shard(self, folder: Path, number: int) -> pa.RecordBatchStreamWriter:
+        return pa.ipc.new_stream(folder / f"data-{number:05d}.arrow", SCHEMA)
+
+
+def load(path: Path, part: str, *, allow_empty: bool = False) -> "datasets.Dataset":
+    """Map a part into memory; raises UserError when the folder or the part is missing or empty."""
+    import datasets
+
+    if not (path / part / "state.json").is_file():
+        raise UserError(f"{path}: no packed part {part}; run python -m pipeline.pack first")
+    dataset = datasets.load_from_disk(path / part)
+    assert isinstance(dataset, datasets.Dataset)
+    if len(dataset) == 0 and not allow_empty:
+        raise UserError(f"{path}: the part {part} is empty; expected at least one row")
+    return dataset
+
+
+def load_frame(path: Path) -> Frame:
+    """Read the frame that all rows share."""
+    if not (path / FRAME_FILE).is_file():
+        raise UserError(f"{path}: no {FRAME_FILE}; run python -m pipeline.pack first")
+    return Frame(**json.loads((path / FRAME_FILE).read_text()))
+
+
+def _describe(folder: Path, num_shards: int) -> None:
+    """Write the two files by which `datasets` knows a saved dataset."""
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(SCHEMA)
+    features["audio"] = datasets.Audio(sampling_rate=16_000, decode=False)
+    datasets.DatasetInfo(features=features).write_to_directory(str(folder))
+    shards = [{"filename": f"data-{i:05d}.arrow"} for i in range(num_shards)]
+    keys = ("_fingerprint", "_format_columns", "_format_kwargs", "_format_type", "_output_all_columns", "_split")
+    state: dict[str, Any] = dict.fromkeys(keys) | {"_data_files": shards, "_format_kwargs": {}}
+    _dump(folder / "state.json", state | {"_fingerprint": folder.name, "_output_all_columns": False})
+
+
+def _batched(rows: Iterable[Mapping[str, Any]], size: int) -> Iterable[list[Mapping[str, Any]]]:
+    batch: list[Mapping[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _dump(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,84 @@
+"""Sections of params.yaml, checked when a stage reads them.
+
+A section is a frozen pydantic model with no defaults: DVC only sees what stands in the file, so a
+default in code would change results behind its back.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from pipeline.stage import UserError
+
+# Every section that a params.yaml may hold; a stage reads its own and the shared ones.
+SECTIONS = (
+    "models", "emotions", "prompts",
+    "synthesise", "ingest", "split", "generate", "filter", "pack", "fit", "respond", "score", "report",
+)  # fmt: skip
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: every key is required and no other is taken."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+T = TypeVar("T")
+
+
+def load(path: Path, name: str, model: type[T]) -> T:
+    """Read the section `name` ("filter", or "prompts.emotion" for a part of one) as a `model`.
+
+    Raises UserError naming the file, the parameter, what was found and what was expected.
+    """
+    value: Any = _read(path)
+    for i, key in enumerate(name.split(".")):
+        if not isinstance(value, dict) or key not in value:
+            where = ".".join(name.split(".")[: i + 1])
+            raise UserError(f"{path}: section {where} is missing")
+        value = value[key]
+    try:
+        return TypeAdapter(model).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_describe(name, error, model)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such parameter file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections, found {type(content).__name__}")
+    for section in content:
+        if section not in SECTIONS:
+            raise UserError(f"{path}: {section}: unknown section{_closest(str(section), list(SECTIONS))}")
+    return content
+
+
+def _describe(name: str, error: ValidationError, model: object) -> str:
+    mistakes = []
+    for mistake in error.errors():
+        where = ".".join([name, *(str(part) for part in mistake["loc"])])
+        if mistake["type"] == "extra_forbidden":
+            known = list(getattr(model, "model_fields", {})) if len(mistake["loc"]) == 1 else []
+            mistakes.append(f"{where}: unknown parameter{_closest(str(mistake['loc'][-1]), known)}")
+        elif mistake["type"] == "missing":
+            mistakes.append(f"{where}: missing")
+        else:
+            expected = mistake["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            mistakes.append(f"{where}: expected {expected}, found {mistake['input']!r}")
+    return "; ".join(mistakes)
+
+
+def _closest(word: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {match[0]}?" if match else (f"; expected one of {', '.join(known)}" if known else "")

@@ -1,0 +1,150 @@
+"""The prompts, as token ids in pieces, made the same way for generation, packing and evaluation.
+
+A prompt is the LLM's own chat template around a system message and a user turn of an instruction and a content: a
+transcript, or the embeddings of a clip. The pieces are tokenised apart, so that no token spans a border and the content
+can be exchanged without changing an id around it (method.md 1.6):
+
+    before  <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n{instruction}
+    content {transcript}, or nothing where speech goes
+    after   <|im_end|>\\n<|im_start|>assistant\\n
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator
+
+from pipeline.params import Section
+from pipeline.stage import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Kind = Literal["semantic", "emotion"]
+"""Which prompt a manifest gets: that of stage 1 or that of stage 2."""
+
+SENTINEL = "[[CONTENT]]"  # stands in the template for the instruction and the content
+
+
+def _known_places(*known: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if unknown := set(re.findall(r"\{(\w*)\}", text)) - set(known):
+            raise ValueError(f"no place but {' and '.join(f'{{{k}}}' for k in known)}, not {{{min(unknown)}}}")
+        return text
+
+    return AfterValidator(check)
+
+
+class Prompt(Section):
+    """One prompt of the section `prompts`, for a transcript and for a clip."""
+
+    system: str
+    """The system message."""
+    text: Annotated[str, _known_places("emotion", "options")]
+    """What stands before a transcript; {emotion} is the row's emotion, {options} lists the classes."""
+    speech: Annotated[str, _known_places("options")]
+    """What stands before the embeddings of a clip; the emotion is for the model to hear."""
+
+
+class PromptsParams(Section):
+    """The section `prompts`: one for each kind of training and one for emotion recognition."""
+
+    semantic: Prompt
+    emotion: Prompt
+    recognition: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PromptIds:
+    """Token ids of a prompt up to where the answer starts; `content` is empty where speech goes."""
+
+    before: tuple[int, ...]
+    content: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All the ids in order."""
+        return self.before + self.content + self.after
+
+
+class Prompter:
+    """Makes prompts with one tokenizer; `end_id` is the token that ends a turn."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Take the tokenizer of a chat model; raises UserError when it is none."""
+        if tokenizer.chat_template is None:
+            raise UserError(f"models.llm: {tokenizer.name_or_path}: no chat template; expected a chat model")
+        if not isinstance(tokenizer.eos_token_id, int):
+            raise UserError(f"models.llm: {tokenizer.name_or_path}: no end token; expected a chat model")
+        self.tokenizer = tokenizer
+        self.end_id: int = tokenizer.eos_token_id
+        self._frame = cache(self._make_frame)
+        self._instruction = cache(self.plain_ids)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Prompter":
+        """Load the tokenizer of the model in `folder`."""
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(folder))
+
+    def text(
+        self, prompt: Prompt, transcript: str, *, emotion: str | None = None, options: Sequence[str] = ()
+    ) -> PromptIds:
+        """Return the prompt with a transcript as its content; `emotion` and `options` fill the places of that name."""
+        if emotion is None and "{emotion}" in prompt.text:
+            raise UserError("prompts: the text of the prompt asks for {emotion}, which the row has not")
+        instruction = prompt.text.replace("{emotion}", emotion or "")
+        return self._ids(prompt.system, instruction, options, self.plain_ids(transcript))
+
+    def speech(self, prompt: Prompt, *, options: Sequence[str] = ()) -> PromptIds:
+        """Return the prompt around the embeddings of a clip; `options` fills the place of that name."""
+        return self._ids(prompt.system, prompt.speech, options, ())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of an answer, without special tokens and without white space at its ends."""
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text.strip()
+
+    def _ids(self, system: str, instruction: str, options: Sequence[str], content: tuple[int, ...]) -> PromptIds:
+        head, tail = self._frame(system)
+        instruction = instruction.replace("{options}", list_options(options))
+        return PromptIds(head + self._instruction(instruction), content, tail)
+
+    def _make_frame(self, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids of the chat template before and after what the user says."""
+        import jinja2
+
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": SENTINEL}]
+        try:
+            # Templates of thinking models then open and close the thought by themselves; others ignore the switch.
+            chat = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except jinja2.TemplateError as error:
+            raise UserError(f"models.llm: chat template: {error}; expected one with a system message") from None
+        assert isinstance(chat, str)
+        if chat.count(SENTINEL) != 1 or system not in chat:
+            raise UserError(f"models.llm: chat template: found {chat!r}, expected both messages in it")
+        head, tail = chat.split(SENTINEL)
+        return self._special_ids(head), self._special_ids(tail)
+
+    def _special_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def plain_ids(self, text: str) -> tuple[int, ...]:
+        """Tokenise what people say: special tokens that it spells out are plain text."""
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
+def list_options(options: Sequence[str]) -> str:
+    """Return "neutral, sad, angry, happy, or surprise"."""
+    if len(options) < 3:
+        return " or ".join(options)
+    return f"{', '.join(options[:-1])}, or {options[-1]}"

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Run a recipe in runs/NAME, a DVC project of its own beside the demo: recipes/run.sh NAME [DATA_ROOT]
+# It shares the code and DVC's cache with the main project, so equal stages are not run twice.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=${1:-} data_root=${2:-}
+recipe=recipes/$name.yaml
+if [[ ! -f $recipe ]]; then
+    known=$(basename -s .yaml -a recipes/*.yaml | paste -sd ' ')
+    echo "error: $recipe: no such recipe; expected one of $known" >&2
+    exit 1
+fi
+run=runs/$name
+mkdir -p "$run/data"
+if [[ -n $data_root ]]; then
+    if [[ ! -d $data_root ]]; then
+        echo "error: DATA_ROOT: $data_root: no such folder; expected the folder that holds the corpora" >&2
+        exit 1
+    fi
+    ln -sfn "$(realpath "$data_root")" "$run/data/corpora"
+elif [[ ! -d $run/data/corpora ]] && grep -q 'data/corpora' "$recipe"; then
+    echo "error: DATA_ROOT: not given; $recipe expects the folder that holds its corpora" >&2
+    exit 1
+fi
+
+[[ -d $run/.dvc ]] || (cd "$run" && dvc init --quiet --no-scm)
+cp .dvc/config "$run/.dvc/config.local"
+cp .dvcignore dvc.yaml "$run"
+cp "$recipe" "$run/params.yaml"
+for package in pipeline train evaluate; do
+    ln -sfn "../../$package" "$run/$package"
+done
+cd "$run"
+dvc config --local --quiet cache.dir ../../../.dvc/cache
+dvc repro
+echo "run: report in $run/results/report.html, figures in $run/results/metrics.json"

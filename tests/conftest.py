@@ -1,0 +1,123 @@
+"""Fixtures that several test files use, and what no test may do: reach a model hub or report usage."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.weights import ModelsParams, Weights
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DO_NOT_TRACK"] = "1"
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with real corpora beside the checkout."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"{folder}: no real corpora there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
+    """A random Whisper encoder and a random chat LLM with a tokenizer of single characters, as folders."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperModel,
+    )
+
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    characters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<|im_end|>", "<|im_start|>"]
+    vocabulary = {token: i for i, token in enumerate([*specials, *characters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    chat = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
+    )
+    chat.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat.save_pretrained(folder / "llm")
+    llm = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(llm).save_pretrained(folder / "llm")
+    whisper = WhisperConfig(
+        d_model=24,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=24,
+        vocab_size=16,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+    )
+    WhisperModel(whisper).save_pretrained(folder / "encoder")
+    WhisperFeatureExtractor().save_pretrained(folder / "encoder")
+
+    def source(name: str) -> Weights:
+        return Weights(source=str(folder / name), revision=None, sha256=None)
+
+    return ModelsParams(encoder=source("encoder"), llm=source("llm"))
+
+
+@pytest.fixture(scope="session")
+def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed folder of made-up rows: 12 to train on, 4 to develop on and 8 to test with."""
+    import numpy as np
+
+    from pipeline import audio, packed
+
+    folder = tmp_path_factory.mktemp("packed") / "kind"
+    generator = np.random.default_rng(0)
+
+    def row(part: str, i: int) -> dict[str, object]:
+        samples = (0.1 * generator.standard_normal(8_000 + 1_000 * i)).astype(np.float32)
+        return {
+            "id": f"corpus/{part}-{i}",
+            "corpus": "corpus",
+            "speaker": f"corpus/{part}-{i % 2}",
+            "emotion": ("sad", "happy")[i // 2 % 2],
+            "text": f"text {i}",
+            "audio": {"bytes": audio.encode_flac(samples), "path": None},
+            "num_samples": len(samples),
+            "text_ids": [20 + i, 21 + i],
+            "response_ids": [40 + i, 41, 0] if i != 3 or part == "train" else [],
+        }
+
+    frame = packed.Frame(before_speech=[5, 6], before_text=[5, 6], after=[7])
+    with packed.Writer(folder, frame, rows_per_shard=5) as writer:
+        for part, count in (("train", 12), ("dev", 4), ("test", 8)):
+            writer.write(part, (row(part, i) for i in range(count)))
+    return folder

@@ -1,0 +1,345 @@
+"""dvc.yaml names everything that a stage reads, and a change re-runs what depends on it and nothing else.
+
+DVC sees only what dvc.yaml lists: not an import, not a parameter that the code loads besides. So the
+lists are held against the code here. The runs at the end use the real dvc.yaml and the real DVC with a
+stand-in for `python` that writes every output anew.
+"""
+
+import ast
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from pipeline import params
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("pipeline", "train", "evaluate")
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PARAM_FILES = [ROOT / "params.yaml", *RECIPES]
+WHOLE_FILE = {"params.yaml": None}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml with its templates filled in."""
+
+    name: str
+    cmd: str
+    deps: list[str]
+    params: list[Any]
+    outs: list[str]
+
+    @property
+    def module(self) -> str:
+        return self.cmd.split()[2]
+
+    @property
+    def source(self) -> Path:
+        return ROOT / (self.module.replace(".", "/") + ".py")
+
+    @property
+    def options(self) -> dict[str, str]:
+        return dict(re.findall(r"(--[\w-]+)(?: (?!--)(\S+))?", self.cmd))
+
+
+def read_stages(params_file: Path = ROOT / "params.yaml") -> list[Stage]:
+    values = yaml.safe_load(params_file.read_text())
+    stages = []
+    for name, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        if "foreach" not in entry:
+            stages.append(as_stage(name, entry))
+            continue
+        items = entry["foreach"]
+        if isinstance(items, str):
+            items = values[items.removeprefix("${").removesuffix("}")]
+        for key in items:
+            item = items[key] if isinstance(items, Mapping) else key
+            stages.append(as_stage(f"{name}@{key}", fill(entry["do"], {"key": key, "item": item})))
+    return stages
+
+
+def as_stage(name: str, entry: dict[str, Any]) -> Stage:
+    outs = [*entry.get("outs", []), *entry.get("metrics", [])]
+    paths = [next(iter(out)) if isinstance(out, dict) else out for out in outs]
+    return Stage(name, entry["cmd"], entry["deps"], entry.get("params", []), paths)
+
+
+def fill(entry: Any, values: Mapping[str, Any]) -> Any:
+    """Put values into the ${...} of a template, as DVC does."""
+    if isinstance(entry, dict):
+        return {key: fill(value, values) for key, value in entry.items()}
+    if isinstance(entry, list):
+        return [fill(value, values) for value in entry]
+
+    def look_up(match: re.Match[str]) -> str:
+        value: Any = values
+        for part in match[1].split("."):
+            value = value[part]
+        return str(value)
+
+    return re.sub(r"\$\{([\w.]+)\}", look_up, entry) if isinstance(entry, str) else entry
+
+
+STAGES = read_stages() if (ROOT / "dvc.yaml").exists() else []
+every_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+
+
+def imported_files(source: Path) -> set[Path]:
+    """Own files that importing `source` loads, through others too, with those that its functions import."""
+    found, todo = set(), [source]
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.add(file)
+        todo += [own for name in imported_names(file) for own in own_files(name)]
+    return found
+
+
+def imported_names(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_files(name: str) -> Iterator[Path]:
+    parts = name.split(".")
+    if parts[0] not in PACKAGES:
+        return
+    for i in range(len(parts)):
+        path = ROOT.joinpath(*parts[: i + 1])
+        yield from (file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file())
+
+
+def covers(dep: str, file: Path) -> bool:
+    return file == ROOT / dep or (ROOT / dep) in file.parents
+
+
+@every_stage
+def test_deps_list_every_own_file_that_a_stage_imports(stage: Stage) -> None:
+    files = imported_files(stage.source)
+    assert len(files) > 2, "the walk found no import, so it proves nothing"
+    missing = {str(file.relative_to(ROOT)) for file in files if not any(covers(dep, file) for dep in stage.deps)}
+    assert not missing
+
+
+@every_stage
+def test_deps_list_no_own_file_that_a_stage_does_not_import(stage: Stage) -> None:
+    files = imported_files(stage.source)
+    code = [dep for dep in stage.deps if dep.split("/")[0] in PACKAGES and not dep.endswith(".jinja")]
+    assert [dep for dep in code if not any(covers(dep, file) for file in files)] == []
+
+
+def test_every_template_of_the_code_is_a_dependency() -> None:
+    templates = [str(file.relative_to(ROOT)) for name in PACKAGES for file in (ROOT / name).rglob("*.jinja")]
+    assert templates
+    assert set(templates) <= {dep for stage in STAGES for dep in stage.deps}
+
+
+@every_stage
+def test_commands_use_options_that_the_stage_has_and_give_all_that_it_requires(stage: Stage) -> None:
+    app = typer.Typer()
+    app.command()(importlib.import_module(stage.module).main)
+    known = typer.main.get_command(app).params
+    names = {name for option in known for name in option.opts}
+    required = {option.opts[0] for option in known if option.required}
+    assert set(stage.options) <= names
+    assert required <= set(stage.options)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A call of pipeline.params.load: the section's name and the type that it has to fit."""
+
+    section: str
+    type: Any
+
+
+def loads(stage: Stage) -> list[Load]:
+    """Find the sections that a stage loads, itself or through functions of other own files that it calls."""
+    tree = ast.parse(stage.source.read_text())
+    called = {name_of(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    found = list(loads_in(tree, stage))
+    for file in imported_files(stage.source) - {stage.source}:
+        for function in ast.parse(file.read_text()).body:
+            if isinstance(function, ast.FunctionDef) and function.name in called - {"main", "load"}:
+                found += loads_in(function, stage, file)
+    return found
+
+
+def loads_in(tree: ast.AST, stage: Stage, file: Path | None = None) -> Iterator[Load]:
+    name = ".".join((file or stage.source).relative_to(ROOT).with_suffix("").parts)
+    options = {option.removeprefix("--"): value for option, value in stage.options.items()}
+    for node in nodes_of_kind(tree, options.get("kind", "")):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("load", "params.load"):
+            scope = {**options, **vars(importlib.import_module(name))}
+            yield Load(*(eval(ast.unparse(argument), scope) for argument in node.args[1:]))
+
+
+def nodes_of_kind(tree: ast.AST, kind: str) -> Iterator[ast.AST]:
+    """Walk the tree without what stands under `if kind == ...` of another kind."""
+    yield tree
+    skipped: list[ast.AST] = []
+    if isinstance(tree, ast.If | ast.IfExp):
+        other = re.fullmatch(r"kind == '(\w+)'", ast.unparse(tree.test))
+        if other and other[1] != kind:
+            skipped = [*tree.body] if isinstance(tree, ast.If) else [tree.body]
+    for child in ast.iter_child_nodes(tree):
+        if child not in skipped:
+            yield from nodes_of_kind(child, kind)
+
+
+def name_of(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def is_listed(section: str, listed: list[str], values: dict[str, Any]) -> bool:
+    """Tell whether DVC sees every change of `section`: it, a section around it or all its parts are listed."""
+    if any(section == name or section.startswith(f"{name}.") for name in listed):
+        return True
+    value: Any = values
+    for part in section.split("."):
+        value = value[part]
+    parts = [f"{section}.{key}" for key in value] if isinstance(value, dict) else []
+    return bool(parts) and all(is_listed(part, listed, values) for part in parts)
+
+
+@every_stage
+def test_params_list_every_section_that_a_stage_loads_and_no_other(stage: Stage) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    sections = {load.section for load in loads(stage)}
+    if WHOLE_FILE in stage.params:
+        return
+    assert {section for section in sections if not is_listed(section, stage.params, values)} == set()
+    assert {name for name in stage.params if not any(name == s or name.startswith(f"{s}.") for s in sections)} == set()
+
+
+@pytest.mark.parametrize("file", PARAM_FILES, ids=lambda file: file.stem)
+def test_parameter_files_are_complete_and_fit_their_stages(file: Path) -> None:
+    checked = 0
+    for stage in read_stages(file):
+        for load in loads(stage):
+            params.load(file, load.section, load.type)
+            checked += 1
+    assert checked > 10
+
+
+STAND_IN = """#!{python}
+import json, pathlib, sys, uuid
+command = " ".join(["python", *sys.argv[1:]])
+with open({log!r}, "a") as log:
+    log.write(command + "\\n")
+for file in map(pathlib.Path, json.loads(pathlib.Path({outs!r}).read_text())[command]):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(uuid.uuid4().hex)
+"""
+
+
+def files_of(stage: Stage, read: set[str]) -> Iterator[str]:
+    """Name the files to write as outputs; in a folder those that other stages read one by one."""
+    for out in stage.outs:
+        inside = sorted(dep for dep in read if dep.startswith(f"{out}/"))
+        yield from inside or [out if Path(out).suffix else f"{out}/part"]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A copy of the repository in which `python` only writes the outputs of a stage, differently each time."""
+
+    folder: Path
+    commands: dict[str, str]
+    env: dict[str, str]
+
+    def run(self, *command: str) -> list[str]:
+        """Run a command and return the names of the stages that ran."""
+        log = self.folder / "ran.log"
+        log.write_text("")
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [self.commands[line] for line in log.read_text().splitlines()]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    folder = tmp_path / "repository"
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in (*PACKAGES, "recipes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=skip)
+    (folder / ".dvc").mkdir()
+    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+
+    stages = [stage for file in PARAM_FILES for stage in read_stages(file)]
+    commands = {" ".join(stage.cmd.split()): stage for stage in stages}
+    outs, log, bin_ = tmp_path / "outs.json", folder / "ran.log", tmp_path / "bin"
+    read = {dep for stage in stages for dep in stage.deps}
+    outs.write_text(json.dumps({command: list(files_of(stage, read)) for command, stage in commands.items()}))
+    bin_.mkdir()
+    (bin_ / "python").write_text(STAND_IN.format(python=sys.executable, log=str(log), outs=str(outs)))
+    (bin_ / "python").chmod(0o755)
+    path = os.pathsep.join([str(bin_), str(Path(sys.executable).parent), os.environ["PATH"]])
+    names = {command: stage.name for command, stage in commands.items()}
+    return Repository(folder, names, {**os.environ, "PATH": path})
+
+
+@pytest.mark.slow
+def test_a_second_repro_runs_nothing_and_takes_at_most_3_s(repository: Repository) -> None:
+    assert sorted(repository.run("dvc", "repro")) == sorted(stage.name for stage in STAGES)
+    taken_s = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert repository.run("dvc", "repro") == []
+        taken_s.append(time.monotonic() - started)
+    assert min(taken_s) <= 3
+
+
+@pytest.mark.slow
+def test_the_emotion_prompt_reruns_the_emotion_branch_alone(repository: Repository) -> None:
+    repository.run("dvc", "repro")
+    file = repository.folder / "params.yaml"
+    before = "Continue the following sentence that reflects"
+    assert file.read_text().count(before) == 1
+    file.write_text(file.read_text().replace(before, "Reply to the following sentence that reflects"))
+    assert repository.run("dvc", "repro") == [
+        "generate@emotion", "filter@emotion", "pack@emotion", "fit-emotion", "respond-emotion", "score", "report",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_runs_beside_the_demo(repository: Repository, recipe: Path, tmp_path: Path) -> None:
+    repository.run("dvc", "repro")
+    demo = (repository.folder / "results/metrics.json").read_text()
+    for root in yaml.safe_load(recipe.read_text())["ingest"].values():
+        corpus = tmp_path / Path(root["root"]).relative_to("data")
+        corpus.mkdir(parents=True)
+        (corpus / "clip").write_text("")
+    run = ["recipes/run.sh", recipe.stem]
+    assert len(repository.run(*run, str(tmp_path / "corpora"))) == len(read_stages(recipe))
+    assert repository.run(*run) == []
+    assert (repository.folder / "runs" / recipe.stem / "results/metrics.json").read_text() != demo
+    assert (repository.folder / "results/metrics.json").read_text() == demo
+    assert repository.run("dvc", "repro") == []
+
+
+def test_a_recipe_that_does_not_exist_is_named(root: Path) -> None:
+    done = subprocess.run([root / "recipes/run.sh", "misspelt"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: recipes/misspelt.yaml: no such recipe; expected one of real-small")

@@ -1,0 +1,193 @@
+"""Training on small random models: it resumes exactly, counts tokens rightly, and saves what it trained."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from pipeline.stage import UserError
+from pipeline.weights import ModelsParams
+from train import checkpoint, fitting, model_folder
+from train.fit_params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams
+from train.fitting import Places
+from train.model import Batch
+from train.trainer import Schedule, Trainer
+
+COMMON: dict[str, Any] = {
+    "seed": 1,
+    "epochs": 2.0,
+    "max_steps": None,
+    "batch_size": 4,
+    "accumulation": 1,
+    "learning_rate": 1e-2,
+    "warmup_steps": 2,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "precision": "float32",
+    "workers": 0,
+    "log_every": 1,
+    "evaluate_every": 3,
+    "save_every": 2,
+}
+PLORA = PloraParams(rank=2, alpha=2, dropout=0.1, targets="all-linear")
+EMOTIONS = ["sad", "happy"]
+
+
+def semantic(**changes: Any) -> SemanticFitParams:
+    return SemanticFitParams(**{**COMMON, "pad_to_30s": False, "temperature": 2.0, **changes})
+
+
+def emotion(**changes: Any) -> EmotionFitParams:
+    return EmotionFitParams(**{**COMMON, "plora": PLORA, "train_encoder": True, "emotion_weight": 1.0, **changes})
+
+
+@pytest.fixture
+def places(tmp_path: Path, packed_folder: Path) -> Places:
+    return Places(
+        data=packed_folder,
+        init=None,
+        output=tmp_path / "models" / "semantic",
+        checkpoints=tmp_path / "checkpoints",
+        logs=tmp_path / "logs",
+    )
+
+
+def stage_2(places: Places) -> Places:
+    return replace(places, init=places.output, output=places.output.with_name("emotion"))
+
+
+def losses(places: Places) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (places.output / "losses.jsonl").read_text().splitlines()]
+
+
+def test_both_stages_learn_and_save_what_they_trained(tiny_models: ModelsParams, places: Places) -> None:
+    fitting.fit(semantic(epochs=20.0), tiny_models, EMOTIONS, places, resume=False)
+    kls = [record["kl"] for record in losses(places) if "kl" in record]
+    assert len(kls) == 60
+    assert sum(kls[-10:]) < 0.9 * sum(kls[:10])
+    assert not (places.output / "plora").exists()
+    fitting.fit(emotion(), tiny_models, EMOTIONS, stage_2(places), resume=False)
+    assert sorted(p.name for p in stage_2(places).output.iterdir()) == [
+        "adapter.safetensors",
+        "config.json",
+        "encoder.safetensors",
+        "losses.jsonl",
+        "plora",
+    ]
+    assert sorted(p.name for p in (stage_2(places).output / "plora").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert {"ce", "emotion", "rate", "step"} == set(losses(stage_2(places))[1])
+
+
+def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams, places: Places) -> None:
+    fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
+    second = stage_2(places)
+    fitting.fit(emotion(), tiny_models, EMOTIONS, second, resume=False)
+    loaded = model_folder.load(second.output)
+    untrained = model_folder.build(model_folder.load_config(second.output), torch.float32)
+    before = dict(untrained.named_parameters())
+    unchanged = {n for n, p in loaded.named_parameters() if n in before and torch.equal(p, before[n])}
+    assert not any(n.startswith(("adapter", "head", "encoder.whisper.layers")) for n in unchanged)
+    assert "encoder.whisper.embed_positions.weight" in unchanged
+    # In the last block, speech reaches the response through keys and values alone.
+    lora_b = {n: p for n, p in loaded.named_parameters() if "lora_B" in n}
+    reached = {n for n in lora_b if "layers.0." in n or "k_proj" in n or "v_proj" in n}
+    assert len(reached) == 9
+    assert {n for n, p in lora_b.items() if p.abs().max() > 0} == reached
+
+
+@pytest.mark.parametrize("stage", ["semantic", "emotion"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    tiny_models: ModelsParams, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    settings: FitParams = semantic()
+    if stage == "emotion":
+        fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
+        places, settings = stage_2(places), emotion()
+    fitting.fit(settings, tiny_models, EMOTIONS, places, resume=False)
+    whole = replace(places, output=tmp_path / "whole")
+    places.output.rename(whole.output)
+
+    save = checkpoint.save
+
+    def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
+        save(folder, state)
+        if state.step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.fit(settings, tiny_models, EMOTIONS, places, resume=True)
+    monkeypatch.setattr(checkpoint, "save", save)
+    fitting.fit(settings, tiny_models, EMOTIONS, places, resume=True)
+
+    assert losses(places) == losses(whole)
+    for file in ("adapter.safetensors", "plora/adapter_model.safetensors"):
+        if (whole.output / file).exists():
+            assert (places.output / file).read_bytes() == (whole.output / file).read_bytes()
+    assert not list(places.checkpoints.glob("*/*"))
+
+
+def test_other_parameters_or_data_are_another_run(tiny_models: ModelsParams, places: Places) -> None:
+    _, config = fitting.build_model(semantic(), tiny_models, EMOTIONS, None)
+    names = {
+        fitting.run_fingerprint(semantic(), config, places),
+        fitting.run_fingerprint(semantic(learning_rate=1.0), config, places),
+        fitting.run_fingerprint(semantic(), config.model_copy(update={"pad_to_30s": True}), places),
+        fitting.run_fingerprint(semantic(), config, replace(places, data=places.data / "dev")),
+    }
+    assert len(names) == 4
+
+
+def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(
+    tiny_models: ModelsParams, places: Places
+) -> None:
+    gradients: list[torch.Tensor] = []
+    for batch_size in (4, 2):
+        settings = emotion(batch_size=batch_size)
+        model, config = fitting.build_model(semantic(), tiny_models, EMOTIONS, None)
+        model.head.requires_grad_(True)
+        data = fitting.open_data(places.data, settings, config, with_teacher=False)
+        schedule = Schedule(
+            seed=1, num_steps=1, batch_size=batch_size, accumulation=1, warmup_steps=0, max_grad_norm=1e9
+        )
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+        trainer = Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, Accelerator(cpu=True))
+        rows = [[0, 3, 7, 11]] if batch_size == 4 else [[0, 3], [7, 11]]
+        gradients.append(gradient_of_a_step(trainer, list(data.batches(rows))))
+    assert gradients[0].abs().max() > 1e-4
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+
+
+def gradient_of_a_step(trainer: Trainer, batches: list[Batch]) -> torch.Tensor:
+    """Take a step and return what the optimizer saw: plain SGD moves by minus the gradient at rate 1."""
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.trained.values()])
+    trainer.step(0, batches)
+    return before - torch.cat([p.detach().flatten() for p in trainer.trained.values()])
+
+
+def test_the_rate_warms_up_by_the_logarithm_and_falls_to_zero() -> None:
+    schedule = Schedule(seed=1, num_steps=100, batch_size=1, accumulation=1, warmup_steps=10, max_grad_norm=1.0)
+    rates = [schedule.rate(step) for step in range(100)]
+    assert rates[9] == pytest.approx(1.0)
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(0.289, abs=1e-3)
+    assert rates[99] == pytest.approx(1 / 90)
+    assert rates[:10] == sorted(rates[:10])
+
+
+def test_stage_2_refuses_a_stage_1_of_other_emotions(tiny_models: ModelsParams, places: Places) -> None:
+    fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
+    with pytest.raises(UserError, match="other models or emotions"):
+        fitting.fit(emotion(), tiny_models, ["angry"], stage_2(places), resume=False)
+
+
+def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParams, places: Places) -> None:
+    with pytest.raises(UserError, match="no trained model there"):
+        fitting.fit(emotion(), tiny_models, EMOTIONS, stage_2(places), resume=False)

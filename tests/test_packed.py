@@ -1,0 +1,59 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+
+from pipeline import audio, packed
+from pipeline.stage import UserError
+
+
+def test_a_packed_folder_loads_with_datasets_shard_by_shard(packed_folder: Path) -> None:
+    parts = datasets.load_from_disk(packed_folder)
+    assert {part: len(rows) for part, rows in parts.items()} == {"train": 12, "dev": 4, "test": 8}
+    assert len(list((packed_folder / "train").glob("*.arrow"))) == 3
+    assert parts["train"][11]["id"] == "corpus/train-11"
+
+
+def test_a_row_brings_its_clip_and_its_token_ids(packed_folder: Path) -> None:
+    row = packed.load(packed_folder, "train")[2]
+    assert len(audio.decode(row["audio"]["bytes"])) == row["num_samples"] == 10_000
+    assert row["response_ids"] == [42, 41, 0]
+    assert packed.load_frame(packed_folder).after == [7]
+
+
+def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
+    frame = packed.Frame(before_speech=[1], before_text=None, after=[2])
+    for name in ("a", "b"):
+        with packed.Writer(tmp_path / name, frame, 10) as writer:
+            writer.write("train", [dict.fromkeys(packed.SCHEMA.names)])
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert len(files) == 5
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+def test_a_failure_leaves_the_folder_of_before_untouched(tmp_path: Path) -> None:
+    frame = packed.Frame(before_speech=[1], before_text=None, after=[2])
+    with packed.Writer(tmp_path / "a", frame, 10) as writer:
+        writer.write("train", [dict.fromkeys(packed.SCHEMA.names)])
+
+    def broken() -> Iterator[dict[str, None]]:
+        yield dict.fromkeys(packed.SCHEMA.names)
+        raise UserError("clip 2: unreadable")
+
+    with pytest.raises(UserError, match="clip 2"), packed.Writer(tmp_path / "a", frame, 10) as writer:
+        writer.write("train", broken())
+    assert len(packed.load(tmp_path / "a", "train")) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_missing_folder_and_an_empty_part_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no packed part train; run python -m pipeline.pack"):
+        packed.load(tmp_path, "train")
+    with pytest.raises(UserError, match=r"no frame\.json"):
+        packed.load_frame(tmp_path)
+    with packed.Writer(tmp_path / "a", packed.Frame(before_speech=[1], before_text=None, after=[2]), 10) as writer:
+        writer.write("dev", [])
+    with pytest.raises(UserError, match="the part dev is empty"):
+        packed.load(tmp_path / "a", "dev")
+    assert len(packed.load(tmp_path / "a", "dev", allow_empty=True)) == 0

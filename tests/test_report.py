@@ -1,0 +1,262 @@
+"""The report: what it claims, what it shows, and that it is one page on its own."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from evaluate import report
+from evaluate.predictions import CONDITIONS, EXAMPLES_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
+from evaluate.verdict import describe_intervals, judge_emotion, judge_hearing
+from pipeline import manifest, tables
+from pipeline.continuations import DROPPED_SCHEMA, KEPT_SCHEMA
+from pipeline.stage import UserError
+
+CLASSES = ["neutral", "sad"]
+PARAMS = """
+models:
+  encoder: {source: tiny-encoder, revision: null, sha256: abc}
+  llm: {source: tiny-llm, revision: main, sha256: null}
+emotions: [neutral, sad]
+prompts:
+  semantic: {system: Be helpful., text: "Continue: ", speech: "Continue: "}
+synthesise:
+  acted: {seed: 1}
+score: {seed: 1, resamples: 100, confidence: 0.95}
+report: {title: "Words & voices"}
+"""
+
+
+def kl_scores(low: float, high: float, after: float = 1.5) -> dict[str, dict[str, float]]:
+    def score(kl: float) -> dict[str, float]:
+        return {"kl": kl, "kl_low": kl - 0.1, "kl_high": kl + 0.1, "n": 4, "speakers": 2}
+
+    hearing = {"gap": (low + high) / 2, "gap_low": low, "gap_high": high}
+    values = dict(zip(CONDITIONS, (score(1.9), score(after), score(after)), strict=True))
+    return values | {"transcript": {"kl": 0.0}, "hearing": hearing}
+
+
+def emotion_scores(**ua: float) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = {"chance": {"ua": 0.5}}
+    for system in SYSTEMS:
+        value = ua.get(system.name, 0.5)
+        scores[system.name] = {"ua": value, "ua_low": value - 0.1, "ua_high": value + 0.1}
+        scores[system.name] |= {"wa": value, "macro_f1": value, "unparsable": 0.25, "n": 4, "speakers": 2}
+    return scores
+
+
+def manifest_rows(corpus: str, emotions: list[str | None]) -> list[dict[str, Any]]:
+    blank = dict.fromkeys(manifest.SCHEMA.names)
+    return [
+        blank
+        | {"id": f"{corpus}/{i}", "corpus": corpus, "speaker": f"{corpus}/{i % 2}", "duration_s": 900.0}
+        | {"text": "kids are talking", "emotion": emotion, "split": "test" if i < 4 else "train"}
+        for i, emotion in enumerate(emotions)
+    ]
+
+
+def flac() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(1600) / 10), 16_000, format="FLAC")
+    return buffer.getvalue()
+
+
+def prepare(folder: Path) -> dict[str, Path]:
+    (folder / "params.yaml").write_text(PARAMS)
+    metrics = {"continuation_kl_libri": kl_scores(-0.01, 0.02), "emotion_acted": emotion_scores(head=0.9)}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    acted = manifest_rows("acted", ["neutral", "sad"] * 4)
+    tables.write(tables.from_rows(acted, manifest.SCHEMA), folder / "manifests" / "emotion.parquet")
+    libri = tables.from_rows(manifest_rows("libri", [None] * 8), manifest.SCHEMA)
+    tables.write(libri, folder / "manifests" / "semantic.parquet")
+    rows = [
+        {**{key: row[key] for key in ("id", "corpus", "speaker", "emotion")}, "system": system.name, "predicted": "sad"}
+        | {"answer": None, "scores": None}
+        for row in acted[:4]
+        for system in SYSTEMS
+    ]
+    predictions = folder / "predictions" / "emotion"
+    tables.write(tables.from_rows(rows, RECOGNITION_SCHEMA), predictions / "recognition.parquet")
+    answers = {"voice_answer": "<script>alert(1)</script>", "transcript_answer": "Yes.", "target": "Oh dear."}
+    examples = [
+        {key: row[key] for key in ("id", "corpus", "speaker", "emotion", "text")}
+        | {"audio": flac(), "predicted": "sad", **answers}
+        for row in acted[:4]
+    ]
+    tables.write(tables.from_rows(examples, EXAMPLES_SCHEMA), predictions / "examples.parquet")
+    for kind, parts in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
+        row = {"id": "x", "continuation": "Oh.", "token_ids": [1], "engine": "vllm 0.32.0"}
+        kept = [{**row, "finish_reason": "stop", "echo": False}] * 3
+        kept += [{**row, "finish_reason": "length", "echo": True}]
+        dropped = [{**kept[0], "reason": reason} for reason in ("refusal", "too short", "refusal")]
+        continuations = folder / "manifests" / "continuations"
+        tables.write(tables.from_rows(kept, KEPT_SCHEMA), continuations / f"{kind}.kept.parquet")
+        tables.write(tables.from_rows(dropped, DROPPED_SCHEMA), continuations / f"{kind}.dropped.parquet")
+        (folder / "models" / kind).mkdir(parents=True)
+        lines = [json.dumps({"step": step, "lr": 0.1, "loss": 1.0, **parts}) for step in (5, 10)]
+        (folder / "models" / kind / "losses.jsonl").write_text("\n".join(lines))
+    return {
+        "metrics": folder / "metrics.json",
+        "predictions": folder / "predictions",
+        "models": folder / "models",
+        "manifests": folder / "manifests",
+        "output": folder / "report.html",
+        "params_file": folder / "params.yaml",
+    }
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    paths = prepare(tmp_path_factory.mktemp("report"))
+    report.main(**paths)
+    return paths["output"].read_text()
+
+
+def test_the_stage_names_the_page_it_wrote_and_writes_it_the_same_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = prepare(tmp_path)
+    report.main(**paths)
+    assert capsys.readouterr().out == f"report: {paths['output']}\n"
+    first = paths["output"].read_bytes()
+    report.main(**paths)
+    assert paths["output"].read_bytes() == first
+
+
+def test_the_page_needs_no_network_and_escapes_what_models_say(page: str) -> None:
+    addresses = re.findall(r'(?:src|href|action)="([^"#][^"]{0,19})', page)
+    assert len(addresses) == 4
+    assert all(address.startswith("data:audio/flac;base") for address in addresses)
+    assert not re.search(r"<script|@import|<link|url\((?!#)", page)
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<h1>Words &amp; voices</h1>" in page
+
+
+class Balance(HTMLParser):
+    """Counts the open elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_every_element_of_the_page_is_closed(page: str) -> None:
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+
+
+def test_figures_from_a_synthetic_corpus_are_marked_and_others_not(page: str, tmp_path: Path) -> None:
+    assert "<b>Synthetic speech.</b>" in page
+    assert 'acted <span class="tag">synthetic speech</span>' in page
+    assert 'libri <span class="tag">' not in page
+    paths = prepare(tmp_path)
+    paths["params_file"].write_text(PARAMS.replace("synthesise:\n  acted: {seed: 1}", "synthesise: {}"))
+    report.main(**paths)
+    assert "ynthetic speech" not in paths["output"].read_text()
+
+
+def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    for shown in (
+        "test 4 1.00 2",
+        "Stage 1, words 4 25.0 25.0 2 refusal, 1 too short",
+        "vllm 0.32.0",
+        "tiny-llm, revision main",
+        "Be helpful.",
+        "resamples: 100",
+        "emotion head 90.0 (80.0\N{EN DASH}100.0) 90.0 90.0 \N{EN DASH} 4",
+        "asked, answer parsed 50.0 (40.0\N{EN DASH}60.0) 50.0 50.0 25.0 4",
+    ):
+        assert shown in text
+
+
+def test_a_gap_whose_interval_holds_zero_means_that_no_words_were_learnt() -> None:
+    verdict = judge_hearing(kl_scores(-0.01, 0.02), "95 %")
+    assert verdict.claim == "This run is too small to learn words."
+    gap = "difference 0.005 nats per token, 95 % interval \N{MINUS SIGN}0.010 to 0.020"
+    assert f"continuations are as good ({gap})" in verdict.grounds
+    assert "Training lowered their divergence from the language model's own, from 1.900 to 1.500" in verdict.grounds
+
+
+def test_a_gap_above_zero_means_hearing_and_one_below_a_mistake() -> None:
+    assert judge_hearing(kl_scores(0.01, 0.02), "95 %").claim == "The model hears something of what is said."
+    assert "look for a mistake" in judge_hearing(kl_scores(-0.02, -0.01), "95 %").claim
+    assert "did not lower" in judge_hearing(kl_scores(0, 0.1, after=2.0), "95 %").grounds
+
+
+@pytest.mark.parametrize(
+    ("ua", "claim"),
+    [
+        (0.8, "The model hears emotion."),
+        (0.55, "The model does not hear emotion: guessing does as well."),
+        (0.2, "The model gets emotion wrong more often than guessing would."),
+    ],
+)
+def test_the_claim_on_emotion_follows_the_interval_of_the_head(ua: float, claim: str) -> None:
+    assert judge_emotion(emotion_scores(head=ua), "95 %", texts_are_neutral=True).claim == claim
+
+
+def test_a_transcript_at_chance_is_explained_only_by_equal_sentences() -> None:
+    reason = "since every sentence is spoken in every emotion"
+    assert reason in judge_emotion(emotion_scores(), "95 %", texts_are_neutral=True).grounds
+    assert reason not in judge_emotion(emotion_scores(), "95 %", texts_are_neutral=False).grounds
+    telling = judge_emotion(emotion_scores(transcript_logprob=0.9), "95 %", texts_are_neutral=True).grounds
+    assert "no more than chance" not in telling
+
+
+def test_a_shuffled_head_above_chance_is_called_a_leak() -> None:
+    assert "a leak" in judge_emotion(emotion_scores(shuffled_head=0.9), "95 %", texts_are_neutral=True).grounds
+    assert "a leak" not in judge_emotion(emotion_scores(shuffled_head=0.1), "95 %", texts_are_neutral=True).grounds
+
+
+def test_intervals_over_few_voices_are_said_to_be_rough() -> None:
+    assert "single speaker" in describe_intervals(1)
+    assert "rough" in describe_intervals(4)
+    assert "rough" not in describe_intervals(40)
+
+
+def test_sentences_are_neutral_only_when_each_is_spoken_in_every_emotion() -> None:
+    rows = manifest_rows("acted", ["neutral", "sad"])
+    assert report.texts_are_neutral(tables.from_rows(rows, manifest.SCHEMA))
+    rows[0]["text"] = "what a sad day"
+    assert not report.texts_are_neutral(tables.from_rows(rows, manifest.SCHEMA))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "metrics.json: no such file; evaluate.score has not run"),
+        ("[1]", "metrics.json: expected JSON numbers by protocol, system and metric"),
+        ("{}", "metrics.json: found nothing, expected a protocol emotion_<corpus>"),
+    ],
+)
+def test_unusable_metrics_are_refused(content: str | None, message: str, tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    paths["metrics"].unlink() if content is None else paths["metrics"].write_text(content)
+    with pytest.raises(UserError, match=message):
+        report.main(**paths)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["manifests/semantic.parquet", "manifests/continuations/emotion.kept.parquet", "models/emotion/losses.jsonl"],
+)
+def test_a_missing_input_is_named(missing: str, tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(UserError, match=f"{missing}: no such file"):
+        report.main(**paths)

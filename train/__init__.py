@@ -1,0 +1,1 @@
+"""The speech LLM and its two training stages."""

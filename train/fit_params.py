@@ -1,0 +1,57 @@
+"""The parameters of both training stages: section fit of params.yaml."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from pipeline.params import Section
+
+
+class FitParams(Section):
+    """How a stage is trained; both stages have these."""
+
+    seed: int
+    epochs: Annotated[float, Field(gt=0)]
+    max_steps: PositiveInt | None
+    """Stop after so many optimizer steps, if the epochs are not over before."""
+    batch_size: PositiveInt
+    """Clips in a batch on one device."""
+    accumulation: PositiveInt
+    """Batches of one device in an optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    precision: Literal["float32", "bfloat16"]
+    """In bfloat16 the frozen LLM is held and run in it, what is trained is held in float32."""
+    workers: Annotated[int, Field(ge=0)]
+    """Processes that decode clips on each device's host; 0 decodes between the steps."""
+    log_every: PositiveInt
+    evaluate_every: PositiveInt
+    save_every: PositiveInt
+
+
+class SemanticFitParams(FitParams):
+    """Stage 1."""
+
+    pad_to_30s: bool
+    """Pad every clip to 30 s of log-mel as the published models do; stage 2 inherits it."""
+    temperature: Annotated[float, Field(gt=0)]
+
+
+class PloraParams(Section):
+    """Size and place of P-LoRA."""
+
+    rank: PositiveInt
+    alpha: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: str | list[str]
+    """all-linear, or suffixes of module names."""
+
+
+class EmotionFitParams(FitParams):
+    """Stage 2."""
+
+    plora: PloraParams
+    train_encoder: bool
+    emotion_weight: Annotated[float, Field(ge=0)]

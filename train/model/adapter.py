@@ -1,0 +1,56 @@
+"""The modality adapter: encoder states at 50 per second to LLM embeddings at 6.25 per second."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.model.encoder import halved, valid
+
+NUM_CONVOLUTIONS = 3
+KERNEL_SIZE = 5
+BOTTLENECK_WIDTH = 512
+
+
+class ConvAdapter(nn.Module):
+    """Three strided convolutions with GLU, a residual bottleneck, LayerNorm (BLSP-Emo, method.md 1.2).
+
+    Frames beyond a clip's end are zeroed before each convolution, so that its tokens do not depend on
+    the clips beside it.
+    """
+
+    def __init__(self, encoder_width: int, llm_width: int) -> None:
+        super().__init__()
+        widths = [encoder_width] * NUM_CONVOLUTIONS + [llm_width]
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(width_in, 2 * width_out, KERNEL_SIZE, stride=2, padding=KERNEL_SIZE // 2)
+            for width_in, width_out in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.down = nn.Linear(llm_width, BOTTLENECK_WIDTH, bias=False)
+        self.up = nn.Linear(BOTTLENECK_WIDTH, llm_width, bias=False)
+        self.norm = nn.LayerNorm(llm_width)
+
+    def start_at_norm(self, norm: float) -> None:
+        """Scale the output so that an embedding starts with the Euclidean `norm` of a token's embedding."""
+        nn.init.constant_(self.norm.weight, norm / self.norm.normalized_shape[0] ** 0.5)
+
+    def forward(
+        self, states: Float[Tensor, "b t e"], lengths: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b s d"], Int[Tensor, " b"]]:
+        """Return the speech embeddings and how many of each row are valid."""
+        x = states.transpose(1, 2)
+        for convolution in self.convolutions:
+            x = convolution(x * valid(lengths, x.shape[2])[:, None])
+            x = functional.glu(x, dim=1)
+            lengths = halved(lengths)
+        x = x.transpose(1, 2)
+        x = x + self.up(functional.gelu(self.down(x)))
+        return self.norm(x), lengths
+
+
+def num_speech_tokens(num_frames: int) -> int:
+    """Return how many embeddings a clip of `num_frames` mel frames gives: 1,000 frames (10 s) give 63."""
+    lengths = torch.tensor([num_frames])
+    for _ in range(1 + NUM_CONVOLUTIONS):
+        lengths = halved(lengths)
+    return int(lengths)

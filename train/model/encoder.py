@@ -1,0 +1,64 @@
+"""Whisper's encoder on clips of their true length.
+
+Hugging Face's encoder refuses anything but 30 s of log-mel and attends to the padding. This one runs
+the same weights on a padded batch in which no valid frame sees a padded one, so a clip gives the same
+states alone and beside others, and a 3 s clip costs a tenth of a 30 s one.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+MEL_FRAMES_PER_S = 100  # 16 kHz / hop of 160 samples
+MAX_DURATION_S = 30  # Whisper has positions for no more
+
+
+def halved(lengths: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """Return the lengths after a convolution of stride 2 with "same" padding: (L - 1) // 2 + 1."""
+    return (lengths - 1) // 2 + 1
+
+
+def valid(lengths: Int[Tensor, " b"], size: int) -> Bool[Tensor, "b size"]:
+    """Return the mask of the first `lengths` of `size` positions."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class SpeechEncoder(nn.Module):
+    """A Whisper encoder that takes clips of any length up to 30 s.
+
+    `pad_to_30s` keeps the published behaviour: the clips come padded to 3,000 frames of log-mel, and
+    every frame, the padding too, is attended to.
+    """
+
+    def __init__(self, whisper: WhisperEncoder, pad_to_30s: bool) -> None:
+        super().__init__()
+        self.whisper = whisper
+        self.pad_to_30s = pad_to_30s
+
+    @property
+    def width(self) -> int:
+        """Width of the states."""
+        return int(self.whisper.config.d_model)
+
+    def train_weights(self) -> None:
+        """Let all be trained but the positions, which are sinusoids."""
+        self.requires_grad_(True)
+        self.whisper.embed_positions.requires_grad_(False)
+
+    def forward(
+        self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b t e"], Int[Tensor, " b"]]:
+        """Encode log-mel `features`, of which the first `num_frames` are the clip; return states and lengths."""
+        lengths = halved(num_frames)
+        frames = torch.full_like(num_frames, features.shape[2]) if self.pad_to_30s else num_frames
+        x = features * valid(frames, features.shape[2])[:, None]
+        x = functional.gelu(self.whisper.conv1(x)) * valid(frames, features.shape[2])[:, None]
+        x = functional.gelu(self.whisper.conv2(x)).transpose(1, 2)
+        x = x + self.whisper.embed_positions.weight[: x.shape[1]]
+        mask = None if self.pad_to_30s else valid(lengths, x.shape[1])[:, None, None]
+        for layer in self.whisper.layers:
+            x = layer(x, mask)
+        x = self.whisper.layer_norm(x)
+        return x[:, : int(lengths.max())], lengths

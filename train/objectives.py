@@ -1,0 +1,75 @@
+"""What each stage minimises, as sums over countable units.
+
+An objective says how many units a batch holds before the model runs, so that a step made of several
+batches and processes can divide by the units of all of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional
+
+from train.losses import response_ce, response_kl
+from train.model import Batch
+from train.model.speech_llm import Outputs
+
+
+class Objective(Protocol):
+    """Named terms of a loss: weight x sum / count, added up."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each term in the loss."""
+        ...
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        """Return the units of each term in a batch."""
+        ...
+
+    def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the sum of each term over the units of a batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticAlignment:
+    """Stage 1: the KL between the LLM on the transcript and on the speech (paper Eq. 1)."""
+
+    matrix: Tensor
+    temperature: float
+    weights = {"kl": 1.0}
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        """Return the number of response tokens."""
+        return {"kl": len(batch.response_ids)}
+
+    def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the KL summed over response tokens, in nats."""
+        assert outputs.teacher is not None
+        return {"kl": response_kl(outputs.student, outputs.teacher, self.matrix, self.temperature).sum()}
+
+
+@dataclass(frozen=True, slots=True)
+class EmotionAlignment:
+    """Stage 2: the response's cross-entropy and the emotion head's (paper Eq. 2 and 3)."""
+
+    matrix: Tensor
+    emotion_weight: float
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The response counts once, the head by `emotion_weight`."""
+        return {"ce": 1.0, "emotion": self.emotion_weight}
+
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        """Return the numbers of response tokens and of labelled clips."""
+        return {"ce": len(batch.response_ids), "emotion": int((batch.emotion >= 0).sum())}
+
+    def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
+        """Return both cross-entropies summed, in nats."""
+        return {
+            "ce": response_ce(outputs.student, batch.response_ids, self.matrix).sum(),
+            "emotion": functional.cross_entropy(outputs.emotion.float(), batch.emotion, ignore_index=-1, reduction="sum"),
+        }
