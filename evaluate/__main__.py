@@ -1,8 +1,8 @@
-"""What a person can do with a trained model's predictions: the list of the stages of evaluation."""
+"""What a person can do with a trained model: the list of the stages of evaluation."""
 
 import typer
 
-from pipeline.stage import run_app
+from pipeline.stage import overview, run_app
 
 STAGES = {
     "respond": "let the model and its baselines answer the test manifests",
@@ -10,14 +10,10 @@ STAGES = {
     "report": "write one page to open in a browser",
 }
 
-_HELP = "Evaluate: from a trained model to a report.\n\n\b\nStages, each with its own --help:\n" + "\n".join(
-    f"  python -m evaluate.{name:<12}{does}" for name, does in STAGES.items()
-)
-
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.command(help=_HELP, no_args_is_help=True)
+@app.command(help=overview("evaluate", "Evaluate: from a trained model to a report.", STAGES), no_args_is_help=True)
 def _list_stages() -> None: ...
 
 

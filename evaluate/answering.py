@@ -43,7 +43,7 @@ class Answering:
         contents, speech = self._contents(prompts, clips)
         asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
         with self.model.positions.at(asked.speech):
-            written = self.model.llm.generate(  # type: ignore[operator]
+            written = self.model.llm.generate(
                 inputs_embeds=self.model.embed(asked, speech),
                 attention_mask=asked.attended.long(),
                 do_sample=False,
@@ -51,7 +51,7 @@ class Answering:
                 eos_token_id=self.prompter.end_id,
                 pad_token_id=self.prompter.end_id,
             )
-        return [text.strip() for text in self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        return [self.prompter.decode(ids) for ids in written.tolist()]
 
     def label_scores(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None, labels: Sequence[str]
@@ -60,13 +60,13 @@ class Answering:
         contents, speech = self._contents(prompts, clips)
         scores = []
         for label in labels:
-            ids = self.prompter.plain_ids(label)
+            ids = self.prompter.content_ids(label)
             asked = sequences(prompts[0].before, contents, prompts[0].after, [ids] * len(prompts))
-            hidden = self.model.hidden(asked, speech)[asked.predicts]
+            hidden = self.model.predicting(asked, speech)
             log_p = torch.log_softmax((hidden @ self.model.output_embeddings.T).float(), dim=-1)
             targets = torch.tensor(ids).repeat(len(prompts))
             scores.append(log_p.gather(1, targets[:, None]).view(len(prompts), len(ids)).sum(1))
-        return torch.stack(scores, dim=1).tolist()  # type: ignore[no-any-return]
+        return torch.stack(scores, dim=1).tolist()
 
     def _contents(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None

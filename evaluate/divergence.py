@@ -42,7 +42,9 @@ def measure(folder: Path, rows: Any, frame: Frame, batch_size: int, seed: int) -
         divergences = _divergences(model, _batches(examples, clips, collate, batch_size))
         for row, divergence in zip(about, divergences, strict=True):
             known = {key: row[key] for key in ("id", "corpus", "speaker")}
-            table_rows.append(known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens})
+            table_rows.append(
+                known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
+            )
     return tables.from_rows(table_rows, DIVERGENCE_SCHEMA)
 
 

@@ -65,7 +65,6 @@ class Respondent:
         heard = self.answering.write([self.prompter.speech(prompt)] * len(numbers), clips)
         read = self.answering.write(asked, None)
         scores = self.answering.emotion_scores(clips)
-        decode = self.prompter.tokenizer.decode
         return tables.from_rows(
             (
                 {key: self.rows[i][key] for key in ("id", "corpus", "speaker", "emotion", "text")}
@@ -74,7 +73,7 @@ class Respondent:
                     "predicted": self.emotions[int(np.argmax(scores[n]))],
                     "voice_answer": heard[n],
                     "transcript_answer": read[n],
-                    "target": decode(self.rows[i]["response_ids"], skip_special_tokens=True),
+                    "target": self.prompter.decode(self.rows[i]["response_ids"]),
                 }
                 for n, i in enumerate(numbers)
             ),
@@ -132,7 +131,7 @@ class Respondent:
     def _speech_for(self, text: str) -> PromptIds:
         """Return the prompt that the voice gets, with the words in its place."""
         speech = self.prompter.speech(self.prompts.emotion)
-        return PromptIds(speech.before, self.prompter.plain_ids(text), speech.after)
+        return PromptIds(speech.before, self.prompter.content_ids(text), speech.after)
 
     def _spread(self, count: int) -> list[int]:
         """Choose rows at random, one of each emotion in turn."""

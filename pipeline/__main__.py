@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import typer
 
 from pipeline import manifest, tables
-from pipeline.stage import run_app, say
+from pipeline.stage import overview, run_app, say
 
 STAGES = {
     "synthesise": "make a synthetic corpus in the layout of a published one",
@@ -19,16 +19,15 @@ STAGES = {
     "pack": "write token ids and audio to Arrow for training",
 }
 
-_HELP = (
-    "Prepare data: from corpora on disk to packed training data.\n\n\b\nStages, each with its own --help:\n"
-    + "\n".join(f"  python -m pipeline.{name:<12}{does}" for name, does in STAGES.items())
-)
-
 # columns of the tables beside the manifests that say why a row is there
 _REASONS = ("reason", "finish_reason")
 
 app = typer.Typer(
-    help=_HELP, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    help=overview("pipeline", "Prepare data: from corpora on disk to packed training data.", STAGES),
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 

@@ -8,10 +8,11 @@ import importlib.metadata
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -88,7 +89,9 @@ class VllmEngine:
 
     def __init__(self, params: GenerateParams, model: Path, end_ids: Sequence[int]) -> None:
         version, on_cpu = _find_vllm()
-        from vllm import LLM, SamplingParams
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its own use of torch
+            from vllm import LLM, SamplingParams
 
         self.name = f"vllm {version}"
         self._end_ids = set(end_ids)
@@ -102,6 +105,7 @@ class VllmEngine:
                 max_model_len=params.max_model_len,
                 generation_config="vllm",  # greedy and nothing else, whatever stands beside the weights
                 enforce_eager=on_cpu,  # compiling takes a minute and a half there and gains nothing on small models
+                use_tqdm_on_load=False,
             )
         except ValueError as error:
             raise UserError(f"generate: vllm: {error}") from None
@@ -126,7 +130,8 @@ class TransformersEngine:
         self._end_ids = list(end_ids)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, params.dtype)
-        self._llm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+        self._llm: Any  # transformers' own types for its models do not fit each other
+        self._llm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         self._llm.to(self._device)
         self._llm.generation_config = transformers.GenerationConfig(
             do_sample=False,

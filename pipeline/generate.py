@@ -12,7 +12,7 @@ from pipeline.engines import Answer, Engine, GenerateParams
 from pipeline.params import ParamsFile
 from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.stage import UserError, run, say
-from pipeline.weights import ModelsParams, fetch
+from pipeline.weights import Weights, fetch
 
 
 def make_prompts(utterances: pa.Table, prompt: Prompt, prompter: Prompter) -> list[tuple[int, ...]]:
@@ -40,11 +40,11 @@ def main(
     """Write a continuation for each utterance of a manifest."""
     settings = params.load(params_file, "generate", GenerateParams)
     prompt = params.load(params_file, f"prompts.{kind}", Prompt)
-    models = params.load(params_file, "models", ModelsParams)
+    llm = params.load(params_file, "models.llm", Weights)
     utterances = manifest.read(manifest_file)
     engines.prepare(settings)
 
-    model = fetch(models.llm)
+    model = fetch(llm)
     prompter = Prompter.load(model)
     prompts = make_prompts(utterances, prompt, prompter)
     limit = settings.max_prompt_tokens
@@ -72,7 +72,7 @@ def _describe(prompts: Sequence[tuple[int, ...]], answers: Sequence[Answer]) -> 
     line = f"{len(prompts):,} rows, {len(set(prompts)):,} distinct prompts, "
     line += f"{reasons.count(continuations.LENGTH):,} answers cut"
     if too_long := reasons.count(continuations.PROMPT_TOO_LONG):
-        line += f", {too_long:,} prompts too long"
+        line += f", {too_long:,} left out, prompt too long"
     return line
 
 

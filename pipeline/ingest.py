@@ -16,21 +16,12 @@ import xxhash
 from pipeline import audio, manifest, tables, taxonomy
 from pipeline.corpora import READERS
 from pipeline.corpora.clip import Clip
-from pipeline.params import Section
 from pipeline.stage import UserError, run, say
 from pipeline.transcript import normalise
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Row = dict[str, Any]
-
-
-class CorpusParams(Section):
-    """Where a corpus lies; its key in the section is its name."""
-
-    reader: str
-    """Name of a reader in pipeline/corpora, as --corpus takes it."""
-    root: str
 
 
 def ingest(root: Path, reader: str, corpus: str) -> tuple[pa.Table, pa.Table]:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import typer
 from pydantic import Field
 
-from pipeline import audio, continuations, manifest, packed, params, tables
-from pipeline.ingest import CorpusParams
+from pipeline import audio, continuations, manifest, packed, params, roots, tables
 from pipeline.params import ParamsFile, Section
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError, run, say
@@ -29,7 +28,7 @@ class PackParams(Section):
 
 
 def rows(
-    utterances: pa.Table, kept: pa.Table, part: str, roots: dict[str, Path], prompt: Prompt, prompter: Prompter
+    utterances: pa.Table, kept: pa.Table, part: str, corpora: dict[str, Path], prompter: Prompter
 ) -> Iterator[dict[str, Any]]:
     """Yield the packed rows of a part, reading the clips one after the other."""
     responses = {row["id"]: row for row in kept.to_pylist()}
@@ -37,7 +36,7 @@ def rows(
         response = responses.get(row["id"])
         if row["split"] != part or (response is None and part == "train"):
             continue
-        samples = _samples(row, roots)
+        samples = _samples(row, corpora)
         yield {
             "id": row["id"],
             "corpus": row["corpus"],
@@ -46,18 +45,18 @@ def rows(
             "text": row["text"],
             "audio": {"bytes": audio.encode_flac(samples), "path": None},
             "num_samples": len(samples),
-            "text_ids": list(prompter.text(prompt, row["text"], emotion=row["emotion"]).content),
+            "text_ids": list(prompter.content_ids(row["text"])),
             "response_ids": [] if response is None else _response_ids(response, prompter.end_id),
         }
 
 
 def _response_ids(response: dict[str, Any], end_id: int) -> list[int]:
     """Return the continuation's ids, with the end token only where the LLM ended by itself."""
-    return response["token_ids"] + ([end_id] if response["finish_reason"] == "stop" else [])
+    return [*response["token_ids"], *([end_id] if response["finish_reason"] == continuations.STOP else [])]
 
 
-def _samples(row: dict[str, Any], roots: dict[str, Path]) -> Any:
-    path = roots[row["corpus"]] / row["audio"]
+def _samples(row: dict[str, Any], corpora: dict[str, Path]) -> Any:
+    path = corpora[row["corpus"]] / row["audio"]
     try:
         return audio.read(path, row["start_s"], row["duration_s"])
     except audio.UnreadableAudio as error:
@@ -84,7 +83,7 @@ def main(
 ) -> None:
     """Pack the clips and token ids that training and evaluation read."""
     settings = params.load(params_file, "pack", PackParams)
-    corpora = params.load(params_file, "ingest", dict[str, CorpusParams])
+    corpora = roots.read(params_file)
     prompt = params.load(params_file, f"prompts.{kind}", Prompt)
     llm = params.load(params_file, "models.llm", Weights)
     utterances = manifest.read(manifest_file)
@@ -93,11 +92,8 @@ def main(
     if missing:
         raise UserError(f"{manifest_file}: corpus {min(missing)} is not listed under ingest in {params_file}")
     prompter = Prompter.load(fetch(llm))
-    roots = {name: Path(corpus.root) for name, corpus in corpora.items()}
     with packed.Writer(output, frame(prompt, prompter, kind), settings.rows_per_shard) as writer:
-        counts = {
-            part: writer.write(part, rows(utterances, kept, part, roots, prompt, prompter)) for part in manifest.SPLITS
-        }
+        counts = {part: writer.write(part, rows(utterances, kept, part, corpora, prompter)) for part in manifest.SPLITS}
     if counts["train"] == 0:
         raise UserError(f"{continuations_file}: no continuation of a train row of {manifest_file} was kept")
     say(f"pack: {kind}: " + ", ".join(f"{count:,} {part}" for part, count in counts.items()) + " rows")

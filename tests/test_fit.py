@@ -145,9 +145,7 @@ def test_other_parameters_or_data_are_another_run(tiny_models: ModelsParams, pla
     assert len(names) == 4
 
 
-def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(
-    tiny_models: ModelsParams, places: Places
-) -> None:
+def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(tiny_models: ModelsParams, places: Places) -> None:
     gradients: list[torch.Tensor] = []
     for batch_size in (4, 2):
         settings = emotion(batch_size=batch_size)

@@ -1,5 +1,7 @@
 """Facts that every correct implementation of the method shows, on small random models of the right structure."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from train.losses import response_kl
 from train.model import Sequences, Speech, SpeechLLM
 from train.model.adapter import ConvAdapter, num_speech_tokens
 from train.model.encoder import SpeechEncoder
+from train.model.head import EmotionHead
 from train.model.plora import ADAPTER_NAME, SpeechPositions, add_plora, lora_config
 from train.model_folder import ModelConfig
 
@@ -50,7 +53,9 @@ def train_lora_b(model: nn.Module) -> None:
 
 
 def test_ten_seconds_are_1000_mel_frames_500_states_and_63_tokens() -> None:
-    encoder = SpeechEncoder(WhisperEncoder(WhisperConfig(d_model=8, encoder_layers=1, encoder_attention_heads=1)), False)
+    encoder = SpeechEncoder(
+        WhisperEncoder(WhisperConfig(d_model=8, encoder_layers=1, encoder_attention_heads=1)), False
+    )
     states, lengths = encoder(torch.zeros(1, 80, 1000), torch.tensor([1000]))
     assert states.shape[1] == int(lengths) == 500
     embeddings, tokens = ConvAdapter(8, 16)(states, lengths)
@@ -87,7 +92,7 @@ def test_at_the_published_sizes_the_trained_parameters_are_counted_as_published(
             )
         )
         adapter = ConvAdapter(1280, 4096)
-        head = nn.Linear(4096, 5, bias=False)
+        head = EmotionHead(4096, 5)
         qwen = qwen_7b()
         add_plora(qwen, lora_config(16, 16, 0.05, ["c_attn", "c_proj", "w1", "w2"]), SpeechPositions())
     assert num_parameters(adapter) == 89_412_608
@@ -114,40 +119,60 @@ def qwen_7b() -> nn.Module:
         )
         return nn.ModuleDict({"attn": attn, "mlp": mlp})
 
-    return nn.ModuleDict({"h": nn.ModuleList(block() for _ in range(32)), "lm_head": nn.Linear(4096, 151_936, bias=False)})
+    return nn.ModuleDict(
+        {"h": nn.ModuleList(block() for _ in range(32)), "lm_head": nn.Linear(4096, 151_936, bias=False)}
+    )
 
 
 def test_without_speech_a_trained_plora_leaves_the_llm_bit_for_bit(model: SpeechLLM) -> None:
-    text = sequences(BEFORE, [[20, 21], [22]], AFTER, RESPONSES)
+    text = replace(sequences(BEFORE, [[20, 21], [22]], AFTER, RESPONSES), num_shared=0)
     with torch.no_grad():
         plain = model.llm(input_ids=text.token_ids, attention_mask=text.attended.long()).logits
         model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
         train_lora_b(model)
-        hidden = model.hidden(text, None)
-        adapted = model.llm.get_output_embeddings()(hidden)
+        adapted = model.llm(input_ids=text.token_ids, attention_mask=text.attended.long()).logits
+        predicting = model.predicting(text, None) @ model.output_embeddings.T
     assert torch.equal(plain, adapted)
+    assert torch.equal(plain[text.predicts], predicting)
 
 
 def test_with_speech_a_trained_plora_changes_only_what_comes_after_it(model: SpeechLLM) -> None:
     with torch.no_grad():
         speech = model.hear(*padded([clip(200), clip(300)]))
         asked = with_speech(speech)
-        plain = model.hidden(asked, speech)
+        plain = all_states(model, asked, speech)
         model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
         train_lora_b(model)
-        adapted = model.hidden(asked, speech)
+        adapted = all_states(model, asked, speech)
     assert torch.equal(plain[:, : len(BEFORE)], adapted[:, : len(BEFORE)])
-    assert (plain - adapted)[asked.speech].abs().min(dim=-1).values.max() > 0
-    assert (plain - adapted)[asked.predicts].abs().max() > 1e-3
+    assert (plain - adapted)[asked.speech].abs().amax(dim=-1).min() > 1e-3
+    assert (plain - adapted)[asked.predicts].abs().amax(dim=-1).min() > 1e-3
+
+
+def all_states(model: SpeechLLM, asked: Sequences, speech: Speech) -> Tensor:
+    """The final hidden states at every position."""
+    everywhere = replace(asked, predicts=torch.ones_like(asked.predicts), num_shared=0)
+    return model.predicting(everywhere, speech).view(*asked.predicts.shape, -1)
+
+
+def test_computing_the_shared_start_once_changes_nothing(model: SpeechLLM) -> None:
+    with torch.no_grad():
+        speech = model.hear(*padded([clip(200), clip(300)]))
+        asked = with_speech(speech)
+        assert asked.num_shared == len(BEFORE)
+        model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
+        train_lora_b(model)
+        each = model.predicting(replace(asked, num_shared=0), speech)
+        torch.testing.assert_close(model.predicting(asked, speech), each, rtol=0, atol=1e-5)
 
 
 def test_an_untrained_plora_changes_nothing(model: SpeechLLM) -> None:
     with torch.no_grad():
         speech = model.hear(*padded([clip(200), clip(300)]))
         asked = with_speech(speech)
-        stage_1 = model.hidden(asked, speech)
+        stage_1 = model.predicting(asked, speech)
         model.add_plora(lora_config(4, 4, 0.05, "all-linear"))
-        assert torch.equal(stage_1, model.hidden(asked, speech))
+        assert torch.equal(stage_1, model.predicting(asked, speech))
 
 
 def test_plora_starts_as_published(model: SpeechLLM) -> None:
@@ -164,14 +189,14 @@ def test_the_kl_is_zero_when_the_words_stand_in_the_place_of_speech(model: Speec
     words = [[20, 21, 22], [23, 24]]
     text = sequences(BEFORE, words, AFTER, RESPONSES)
     asked = sequences(BEFORE, [[None] * len(w) for w in words], AFTER, RESPONSES)
-    embed = model.llm.get_input_embeddings()
+    embed = model.token_embeddings
     embeddings = torch.zeros(2, 3, embed.weight.shape[1])
     valid = torch.zeros(2, 3, dtype=torch.bool)
     for i, word in enumerate(words):
         embeddings[i, : len(word)], valid[i, : len(word)] = embed(torch.tensor(word)).detach(), True
     with torch.no_grad():
-        student = model.hidden(asked, Speech(embeddings=embeddings, valid=valid))[asked.predicts]
-        teacher = model.hidden(text, None)[text.predicts]
+        student = model.predicting(asked, Speech(embeddings=embeddings, valid=valid))
+        teacher = model.predicting(text, None)
         kl = response_kl(student, teacher, model.output_embeddings, temperature=2.0)
     assert len(kl) == 5
     assert kl.abs().max() < 1e-6
@@ -191,14 +216,13 @@ def test_a_row_gets_the_same_hidden_states_alone_and_beside_a_longer_one(model: 
     with torch.no_grad():
         alone = model.hear(*padded([clip(150)]))
         beside = model.hear(*padded([clip(150), clip(700)]))
-        one, two = with_speech(alone), with_speech(beside)
-        torch.testing.assert_close(
-            model.hidden(two, beside)[0][two.predicts[0]], model.hidden(one, alone)[one.predicts], rtol=0, atol=1e-5
-        )
+        states = model.predicting(with_speech(alone), alone)
+        both = model.predicting(with_speech(beside), beside)
+        torch.testing.assert_close(both[: len(RESPONSES[0])], states, rtol=0, atol=1e-5)
 
 
 def test_embeddings_start_at_the_norm_of_the_token_embeddings(model: SpeechLLM) -> None:
-    norm = model.llm.get_input_embeddings().weight.norm(dim=-1).mean()
+    norm = model.token_embeddings.weight.norm(dim=-1).mean()
     with torch.no_grad():
         speech = model.hear(*padded([clip(400)]))
     torch.testing.assert_close(speech.embeddings.norm(dim=-1).mean(), norm, rtol=1e-2, atol=0)

@@ -48,7 +48,7 @@ def test_a_failure_leaves_the_folder_of_before_untouched(tmp_path: Path) -> None
 
 
 def test_a_missing_folder_and_an_empty_part_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no packed part train; run python -m pipeline.pack"):
+    with pytest.raises(UserError, match=r"no packed part train; run python -m pipeline\.pack"):
         packed.load(tmp_path, "train")
     with pytest.raises(UserError, match=r"no frame\.json"):
         packed.load_frame(tmp_path)

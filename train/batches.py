@@ -125,4 +125,4 @@ def sequences(
         attended[i, : len(row)] = True
         speech[i, len(before) : len(before) + len(content)] = torch.tensor([token is None for token in content])
         predicts[i, len(row) - 1 - len(response) : len(row) - 1] = True
-    return Sequences(token_ids=token_ids, attended=attended, speech=speech, predicts=predicts)
+    return Sequences(token_ids=token_ids, attended=attended, speech=speech, predicts=predicts, num_shared=len(before))

@@ -1,9 +1,9 @@
 """The state from which an interrupted training continues exactly.
 
 A checkpoint holds the trained tensors, the optimizer and the step; the order of the data and every
-random draw follow from the step (train/batches.py, train/trainer.py). Its folder is named after a fingerprint of all that
-shapes the run, so that changed parameters start anew instead of continuing something else. Folders lie
-outside the outputs of the DVC stage, since DVC deletes those before a run.
+random draw follow from the step (train/batches.py, train/trainer.py). Its folder is named after a
+fingerprint of all that shapes the run, so that changed parameters start anew instead of continuing
+something else. Folders lie outside the outputs of the DVC stage, since DVC deletes those before a run.
 """
 
 import hashlib

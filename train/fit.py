@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import params
+from pipeline import params, taxonomy
 from pipeline.params import ParamsFile
 from pipeline.stage import UserError, run
 from pipeline.weights import ModelsParams
@@ -25,7 +25,7 @@ def main(
     """Train a stage: semantic alignment from the base weights, or emotion alignment from stage 1."""
     settings = params.load(params_file, f"fit.{kind}", SemanticFitParams if kind == "semantic" else EmotionFitParams)
     models = params.load(params_file, "models", ModelsParams)
-    emotions = params.load(params_file, "emotions", list[str])
+    emotions = taxonomy.read_classes(params_file)
     if kind == "emotion" and init is None:
         raise UserError("--init: expected the stage-1 model folder, found nothing")
     if kind == "semantic" and init is not None:

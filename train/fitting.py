@@ -14,7 +14,7 @@ from pipeline import packed
 from pipeline.stage import UserError, say
 from pipeline.weights import ModelsParams, fetch
 from train import checkpoint, model_folder
-from train.batches import Collator, Examples
+from train.batches import Collator, Examples, plan_epoch
 from train.features import LogMel
 from train.fit_params import EmotionFitParams, FitParams, SemanticFitParams
 from train.model import SpeechLLM
@@ -25,6 +25,7 @@ from train.progress import Progress
 from train.trainer import Data, Intervals, Schedule, Trainer, train
 
 LOSSES_FILE = "losses.jsonl"
+STANDARDISING_CLIPS = 256  # a mean and a deviation per dimension need no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +42,11 @@ class Places:
 def fit(settings: FitParams, models: ModelsParams, emotions: list[str], places: Places, resume: bool) -> None:
     """Train and save; with `resume`, from this run's checkpoint if it has one."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
-    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
+    accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config = build_model(settings, models, emotions, places.init)
     data = open_data(places.data, settings, config, with_teacher=kind == "semantic")
+    if kind == "emotion":
+        standardise_head(model, data, settings)
     schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
@@ -126,6 +129,15 @@ def with_response(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
 
 
+@torch.no_grad()
+def standardise_head(model: SpeechLLM, data: Data, settings: FitParams) -> None:
+    """Let the emotion head know the mean and deviation of training clips as the model hears them now."""
+    batches = plan_epoch(data.train_lengths, settings.batch_size, settings.seed, epoch=0)
+    batches = batches[: max(1, STANDARDISING_CLIPS // settings.batch_size)]
+    speech = (model.hear(batch.features, batch.num_frames) for batch in data.batches(batches))
+    model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
+
+
 def make_schedule(settings: FitParams, num_rows: int, num_processes: int) -> Schedule:
     """Return the schedule of a run of so many epochs or steps, whichever ends first."""
     batch_size = min(settings.batch_size, num_rows)
@@ -160,8 +172,12 @@ def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
 
 
 def llm_dtype(settings: FitParams) -> torch.dtype:
-    """Return the type in which the frozen LLM is held."""
-    return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    """Return the type in which the frozen LLM is held and run."""
+    if settings.precision != "auto":
+        return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    on_gpu = torch.cuda.is_available()
+    native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
 def run_fingerprint(settings: FitParams, config: ModelConfig, places: Places) -> str:

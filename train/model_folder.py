@@ -54,7 +54,7 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     llm = AutoModelForCausalLM.from_pretrained(fetch(config.models.llm), dtype=dtype)
     torch.manual_seed(config.seed)
     model = SpeechLLM(SpeechEncoder(whisper.encoder, config.pad_to_30s), llm, len(config.emotions))
-    model.adapter.start_at_norm(float(llm.get_input_embeddings().weight.float().norm(dim=-1).mean()))
+    model.adapter.start_at_norm(float(model.token_embeddings.weight.float().norm(dim=-1).mean()))
     return model.eval()
 
 

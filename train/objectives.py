@@ -39,7 +39,11 @@ class SemanticAlignment:
 
     matrix: Tensor
     temperature: float
-    weights = {"kl": 1.0}
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """There is nothing to weigh."""
+        return {"kl": 1.0}
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """Return the number of response tokens."""
@@ -71,5 +75,7 @@ class EmotionAlignment:
         """Return both cross-entropies summed, in nats."""
         return {
             "ce": response_ce(outputs.student, batch.response_ids, self.matrix).sum(),
-            "emotion": functional.cross_entropy(outputs.emotion.float(), batch.emotion, ignore_index=-1, reduction="sum"),
+            "emotion": functional.cross_entropy(
+                outputs.emotion.float(), batch.emotion, ignore_index=-1, reduction="sum"
+            ),
         }

@@ -83,7 +83,11 @@ class Trainer:
         self.accelerator = accelerator
         self.peak_rates = [group["lr"] for group in optimizer.param_groups]
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.trained = {n: p for n, p in accelerator.unwrap_model(self.model).named_parameters() if p.requires_grad}
+        plain = accelerator.unwrap_model(self.model)
+        self.trained = {name: p for name, p in plain.named_parameters() if p.requires_grad}
+        self.state = self.trained | {
+            name: buffer for name, buffer in plain.named_buffers() if name in plain.state_dict()
+        }
 
     def plan(self, lengths: Sequence[int], first_step: int) -> list[list[int]]:
         """Return the batches that this process takes from `first_step` on."""
@@ -128,14 +132,14 @@ class Trainer:
 
     def checkpoint(self, step: int, progress: Progress) -> Checkpoint:
         """Return the state after `step` steps."""
-        tensors = {name: parameter.detach().cpu() for name, parameter in self.trained.items()}
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.state.items()}
         return Checkpoint(step, tensors, self.optimizer.state_dict(), progress.records)
 
     def restore(self, state: Checkpoint) -> None:
         """Go on from a checkpoint."""
         with torch.no_grad():
             for name, tensor in state.model.items():
-                self.trained[name].copy_(tensor)
+                self.state[name].copy_(tensor)
         self.optimizer.load_state_dict(state.optimizer)
 
     def _backward(self, batch: Batch, counts: Mapping[str, float]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The modality adapter: encoder states at 50 per second to LLM embeddings at 6.25 per second."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class ConvAdapter(nn.Module):
         widths = [encoder_width] * NUM_CONVOLUTIONS + [llm_width]
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width_in, 2 * width_out, KERNEL_SIZE, stride=2, padding=KERNEL_SIZE // 2)
-            for width_in, width_out in zip(widths[:-1], widths[1:], strict=True)
+            for width_in, width_out in pairwise(widths)
         )
         self.down = nn.Linear(llm_width, BOTTLENECK_WIDTH, bias=False)
         self.up = nn.Linear(BOTTLENECK_WIDTH, llm_width, bias=False)

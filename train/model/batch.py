@@ -1,6 +1,7 @@
 """What the model takes: clips as log-mel, and token sequences with places for speech."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,17 +20,27 @@ class Sequences:
     """True where the embedding of a clip stands."""
     predicts: Bool[Tensor, "b l"]
     """True where the NEXT position holds a response token: these positions are trained."""
+    num_shared: int
+    """Positions at the start that are the same in all rows and hold no speech; nothing is predicted there."""
 
     def to(self, device: torch.device) -> "Sequences":
         """Copy to a device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
-
+        return self._changed(lambda tensor: tensor.to(device), self.num_shared)
 
     def padded_left(self) -> "Sequences":
         """Move the padding of each row to its left, as answering needs it."""
         length = self.attended.shape[1]
         columns = (torch.arange(length, device=self.attended.device) + self.attended.sum(1, keepdim=True)) % length
-        return replace(self, **{f.name: getattr(self, f.name).gather(1, columns) for f in fields(self)})
+        return self._changed(lambda tensor: tensor.gather(1, columns), 0)
+
+    def _changed(self, change: Callable[[Tensor], Tensor], num_shared: int) -> "Sequences":
+        return Sequences(
+            token_ids=change(self.token_ids),
+            attended=change(self.attended),
+            speech=change(self.speech),
+            predicts=change(self.predicts),
+            num_shared=num_shared,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +66,14 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v if v is None else v.to(device) for k, v in moved.items()})
+        return Batch(
+            features=self.features.to(device),
+            num_frames=self.num_frames.to(device),
+            student=self.student.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
+            response_ids=self.response_ids.to(device),
+            emotion=self.emotion.to(device),
+        )
 
     @property
     def num_positions(self) -> int:

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from train.model.adapter import ConvAdapter
 from train.model.batch import Batch, Sequences
 from train.model.encoder import SpeechEncoder, valid
+from train.model.head import EmotionHead
 from train.model.plora import SpeechPositions, add_plora
 
 
@@ -41,11 +42,11 @@ class SpeechLLM(nn.Module):
 
     def __init__(self, encoder: SpeechEncoder, llm: PreTrainedModel, num_emotions: int) -> None:
         super().__init__()
-        width = int(llm.get_input_embeddings().weight.shape[1])
+        width = _token_embeddings(llm).embedding_dim
         self.encoder = encoder.requires_grad_(False)
         self.adapter = ConvAdapter(encoder.width, width)
         self.llm = llm.requires_grad_(False)
-        self.head = nn.Linear(width, num_emotions, bias=False)
+        self.head = EmotionHead(width, num_emotions)
         self.positions = SpeechPositions()
         self.plora: LoraConfig | None = None
 
@@ -55,9 +56,16 @@ class SpeechLLM(nn.Module):
         self.plora = config
 
     @property
+    def token_embeddings(self) -> nn.Embedding:
+        """The LLM's table of token embeddings."""
+        return _token_embeddings(self.llm)
+
+    @property
     def output_embeddings(self) -> Float[Tensor, "v d"]:
         """The LLM's output matrix, which turns a final hidden state into logits."""
-        return self.llm.get_output_embeddings().weight  # type: ignore[no-any-return]
+        matrix = self.llm.get_output_embeddings()
+        assert isinstance(matrix, nn.Linear)
+        return matrix.weight
 
     def hear(self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]) -> Speech:
         """Turn log-mel into embeddings for the LLM."""
@@ -67,22 +75,38 @@ class SpeechLLM(nn.Module):
 
     def embed(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "b l d"]:
         """Look up the tokens and put the speech into its places."""
-        embeddings = self.llm.get_input_embeddings()(sequences.token_ids)
+        embeddings: Tensor = self.token_embeddings(sequences.token_ids)
         if speech is None:
             return embeddings
         return embeddings.masked_scatter(
             sequences.speech[..., None], speech.embeddings[speech.valid].to(embeddings.dtype)
         )
 
-    def hidden(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "b l d"]:
-        """Return the LLM's final hidden states; P-LoRA acts where there is speech."""
-        with self.positions.at(sequences.speech):
+    def predicting(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
+        """Return the final hidden states that predict response tokens; P-LoRA acts where there is speech.
+
+        What all rows start with is computed once: no speech stands there, so nothing that is trained
+        acts on it, and its keys and values serve the whole batch.
+        """
+        shared = sequences.num_shared
+        embeddings = self.embed(sequences, speech)
+        start = self._start(embeddings[:1, :shared], len(embeddings)) if shared else None
+        with self.positions.at(sequences.speech[:, shared:]):
             output = self.llm.base_model(
-                inputs_embeds=self.embed(sequences, speech),
+                inputs_embeds=embeddings[:, shared:],
                 attention_mask=sequences.attended,
-                use_cache=False,
+                position_ids=torch.arange(shared, embeddings.shape[1], device=embeddings.device)[None],
+                past_key_values=start,
+                use_cache=start is not None,
             )
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        return output.last_hidden_state[sequences.predicts[:, shared:]]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _start(self, embeddings: Float[Tensor, "1 l d"], batch_size: int) -> Cache:
+        """Return the keys and values of what all rows start with, for each row."""
+        cache = self.llm.base_model(inputs_embeds=embeddings, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(batch_size)
+        return cache  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the student and, where the batch has one, the teacher."""
@@ -90,9 +114,15 @@ class SpeechLLM(nn.Module):
         teacher = None
         if batch.teacher is not None:
             with torch.no_grad():
-                teacher = self.hidden(batch.teacher, None)[batch.teacher.predicts]
+                teacher = self.predicting(batch.teacher, None)
         return Outputs(
-            student=self.hidden(batch.student, speech)[batch.student.predicts],
+            student=self.predicting(batch.student, speech),
             teacher=teacher,
             emotion=self.head(speech.pooled()),
         )
+
+
+def _token_embeddings(llm: PreTrainedModel) -> nn.Embedding:
+    table = llm.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    return table

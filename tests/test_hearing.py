@@ -1,0 +1,77 @@
+"""The path from voice to words carries: 16 short clips are learnt by ear, with the real weights.
+
+What the KL loses with the right clip and keeps with a wrong one is what the model owes to hearing.
+"""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evaluate import divergence
+from pipeline import generate, ingest, manifest, pack, packed, synthesise, tables
+from train import fit
+
+KL_LEFT = 0.3  # at most, of the KL before training
+KL_LEFT_SHUFFLED = 0.8  # at least
+
+
+@pytest.fixture
+def folder(tmp_path: Path, root: Path) -> Path:
+    """A parameter file like the demo's, for 16 clips and as many steps as they need."""
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["synthesise"] = {
+        "speech": {
+            "layout": "librispeech",
+            "root": str(tmp_path / "corpus"),
+            "seed": 3,
+            "speakers": 3,
+            "utterances_per_speaker": 16,
+        }
+    }
+    values["ingest"] = {"speech": {"reader": "librispeech", "root": str(tmp_path / "corpus")}}
+    values["generate"]["engine"] = "transformers"
+    steps = {"epochs": 120, "batch_size": 16, "log_every": 20, "evaluate_every": 1000, "save_every": 1000}
+    values["fit"]["semantic"] |= steps | {"temperature": 1.0, "precision": "float32", "learning_rate": 2e-3}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.timeout(1800)
+def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
+    params_file = folder / "params.yaml"
+    synthesise.main(name="speech", output=folder / "corpus", params_file=params_file)
+    ingest.main(corpus="librispeech", root=folder / "corpus", output=folder / "speech.parquet", name="speech")
+    rows = [row for row in manifest.read(folder / "speech.parquet").to_pylist() if row["split"] == "train"]
+    assert len(rows) == 16
+    tables.write(tables.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")
+    generate.main(
+        kind="semantic",
+        manifest_file=folder / "manifest.parquet",
+        output=folder / "continuations.parquet",
+        params_file=params_file,
+    )
+    pack.main(
+        kind="semantic",
+        manifest_file=folder / "manifest.parquet",
+        continuations_file=folder / "continuations.parquet",
+        output=folder / "packed",
+        params_file=params_file,
+    )
+    fit.main(
+        kind="semantic",
+        data=folder / "packed",
+        output=folder / "model",
+        checkpoints=folder / "checkpoints",
+        logs=folder / "logs",
+        params_file=params_file,
+    )
+    rows_of_training = packed.load(folder / "packed", "train")
+    frame = packed.load_frame(folder / "packed")
+    measured = divergence.measure(folder / "model", rows_of_training, frame, batch_size=16, seed=1).to_pandas()
+    kl = measured.groupby("condition").apply(lambda rows: (rows.kl * rows.num_tokens).sum() / rows.num_tokens.sum())
+    print(f"KL before {kl.before:.3f}, after {kl.after:.3f}, shuffled {kl.shuffled:.3f}")
+    assert kl.after <= KL_LEFT * kl.before
+    assert kl.shuffled >= KL_LEFT_SHUFFLED * kl.before

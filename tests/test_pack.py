@@ -1,0 +1,123 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from pipeline import audio, continuations, manifest, pack, packed, tables
+from pipeline.prompts import Prompter
+from pipeline.stage import UserError
+from pipeline.weights import ModelsParams, fetch
+
+PROMPTS = {
+    "semantic": {"system": "s", "text": "say: ", "speech": "hear: "},
+    "emotion": {"system": "s", "text": "a '{emotion}' one: ", "speech": "hear: "},
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the stage reads: a manifest of five clips, continuations of four, parameters."""
+
+    folder: Path
+
+    def run(self, kind: str = "semantic") -> Path:
+        output = self.folder / "packed"
+        pack.main(
+            kind="semantic" if kind == "semantic" else "emotion",
+            manifest_file=self.folder / "manifest.parquet",
+            continuations_file=self.folder / "kept.parquet",
+            output=output,
+            params_file=self.folder / "params.yaml",
+        )
+        return output
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
+    parts = ["train", "train", "dev", "test", "test"]
+    rows: list[dict[str, Any]] = []
+    for i, part in enumerate(parts):
+        soundfile.write(tmp_path / f"{i}.wav", np.full((4_800 + 100 * i, 2), 0.25), 48_000)
+        known = {"id": f"c/{i}", "corpus": "c", "audio": f"{i}.wav", "text": f"word {i}", "split": part}
+        times = {"start_s": 0.0, "duration_s": (4_800 + 100 * i) / 48_000}
+        rows.append(dict.fromkeys(manifest.SCHEMA.names) | known | times | {"speaker": f"c/{i}", "emotion": "sad"})
+    tables.write(tables.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    answers = [
+        {"id": f"c/{i}", "continuation": "x", "token_ids": [30, 31], "finish_reason": reason, "engine": "test"}
+        for i, reason in ((0, "stop"), (2, "stop"), (3, "length"))
+    ]
+    tables.write(tables.from_rows(answers, continuations.SCHEMA), tmp_path / "kept.parquet")
+    values = {
+        "models": tiny_models.model_dump(),
+        "prompts": PROMPTS,
+        "ingest": {"c": {"reader": "cremad", "root": str(tmp_path)}},
+        "pack": {"rows_per_shard": 2},
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    return Inputs(tmp_path)
+
+
+def test_train_rows_need_a_kept_continuation_and_others_do_not(inputs: Inputs) -> None:
+    output = inputs.run()
+    ids = {part: packed.load(output, part)["id"][:] for part in manifest.SPLITS}
+    assert ids == {"train": ["c/0"], "dev": ["c/2"], "test": ["c/3", "c/4"]}
+    assert packed.load(output, "test")[1]["response_ids"] == []
+
+
+def test_the_end_token_follows_only_an_answer_that_ended_by_itself(inputs: Inputs, tiny_models: ModelsParams) -> None:
+    end_id = Prompter.load(fetch(tiny_models.llm)).end_id
+    output = inputs.run()
+    assert packed.load(output, "train")[0]["response_ids"] == [30, 31, end_id]
+    assert packed.load(output, "test")[0]["response_ids"] == [30, 31]
+
+
+def test_a_clip_is_stored_as_16_khz_mono_flac(inputs: Inputs) -> None:
+    row = packed.load(inputs.run(), "train")[0]
+    samples = audio.decode(row["audio"]["bytes"])
+    assert row["audio"]["bytes"][:4] == b"fLaC"
+    assert samples.shape == (1_600,)
+    assert row["num_samples"] == 1_600
+    assert abs(samples[800] - 0.25) < 1e-2
+
+
+def test_the_frame_and_a_rows_ids_make_the_prompt_that_the_llm_continued(
+    inputs: Inputs, tiny_models: ModelsParams
+) -> None:
+    prompter = Prompter.load(fetch(tiny_models.llm))
+    output = inputs.run()
+    frame, row = packed.load_frame(output), packed.load(output, "train")[0]
+    assert frame.before_text is not None
+    prompt = prompter.tokenizer.decode([*frame.before_text, *row["text_ids"], *frame.after])
+    assert prompt == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nsay: word 0<|im_end|>\n<|im_start|>assistant\n"
+    assert prompter.decode(frame.before_speech).endswith("user\nhear:")
+
+
+def test_the_emotion_prompt_hides_the_label_from_the_frame(inputs: Inputs, tiny_models: ModelsParams) -> None:
+    frame = packed.load_frame(inputs.run("emotion"))
+    assert frame.before_text is None
+    assert "sad" not in Prompter.load(fetch(tiny_models.llm)).tokenizer.decode(frame.before_speech)
+
+
+def test_a_clip_that_went_missing_after_ingest_is_named(inputs: Inputs) -> None:
+    (inputs.folder / "2.wav").unlink()
+    with pytest.raises(UserError, match=r"2\.wav: .*ingest c again"):
+        inputs.run()
+    assert not (inputs.folder / "packed").exists()
+
+
+def test_a_corpus_without_a_root_is_named(inputs: Inputs) -> None:
+    file = inputs.folder / "params.yaml"
+    file.write_text(file.read_text().replace("c:\n    reader", "d:\n    reader"))
+    with pytest.raises(UserError, match="corpus c is not listed under ingest"):
+        inputs.run()
+
+
+def test_no_kept_train_row_is_an_error(inputs: Inputs) -> None:
+    kept = tables.read(inputs.folder / "kept.parquet", continuations.SCHEMA)
+    tables.write(kept.slice(1), inputs.folder / "kept.parquet")
+    with pytest.raises(UserError, match="no continuation of a train row"):
+        inputs.run()

@@ -1,0 +1,17 @@
+"""What a person can do to get a model: the stages of training."""
+
+import typer
+
+from pipeline.stage import overview, run_app
+
+STAGES = {"fit": "train a stage: semantic alignment, or emotion alignment from it"}
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(help=overview("train", "Train: from packed data to a model.", STAGES), no_args_is_help=True)
+def _list_stages() -> None: ...
+
+
+if __name__ == "__main__":
+    run_app(app)
