@@ -36,14 +36,14 @@ class Answering:
     def emotion_scores(self, clips: Sequence[Clip]) -> list[list[float]]:
         """Return the emotion head's log-probability of each class, a list a clip."""
         logits = self.model.head(self.hear(clips).pooled())
-        return torch.log_softmax(logits.double(), dim=-1).tolist()  # type: ignore[no-any-return]
+        return torch.log_softmax(logits.double(), dim=-1).tolist()
 
     def write(self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None) -> list[str]:
         """Return the answers to prompts, each with its clip in the place of the content, if clips are given."""
         contents, speech = self._contents(prompts, clips)
         asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
         with self.model.positions.at(asked.speech):
-            written = self.model.llm.generate(
+            written = self.model.llm.generate(  # type: ignore[operator]
                 inputs_embeds=self.model.embed(asked, speech),
                 attention_mask=asked.attended.long(),
                 do_sample=False,

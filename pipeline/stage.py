@@ -12,7 +12,8 @@ import typer
 
 # a full or read-only disk, or a file where a folder is expected and the other way round
 _USERS_ERRNOS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
 )  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_both_stages_learn_and_save_what_they_trained(tiny_models: ModelsParams,
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    assert {"ce", "emotion", "rate", "step"} == set(losses(stage_2(places))[1])
+    assert {"step", "loss", "ce", "emotion", "lr"} == set(losses(stage_2(places))[1])
 
 
 def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams, places: Places) -> None:

@@ -31,8 +31,15 @@ def folder(tmp_path: Path, root: Path) -> Path:
     }
     values["ingest"] = {"speech": {"reader": "librispeech", "root": str(tmp_path / "corpus")}}
     values["generate"]["engine"] = "transformers"
-    steps = {"epochs": 120, "batch_size": 16, "log_every": 20, "evaluate_every": 1000, "save_every": 1000}
-    values["fit"]["semantic"] |= steps | {"temperature": 1.0, "precision": "float32", "learning_rate": 2e-3}
+    steps = {
+        "epochs": 120,
+        "max_steps": None,
+        "batch_size": 16,
+        "log_every": 20,
+        "evaluate_every": 1000,
+        "save_every": 1000,
+    }
+    values["fit"]["semantic"] |= steps | {"temperature": 1.0, "learning_rate": 2e-3}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     return tmp_path
 

@@ -8,7 +8,6 @@ something else. Folders lie outside the outputs of the DVC stage, since DVC dele
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 import xxhash
+
+from pipeline import tables
 
 STATE_FILE = "state.pt"
 
@@ -46,10 +47,8 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole, replacing the one before; call on the main process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{STATE_FILE}.partial"
-    torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, partial)
-    os.replace(partial, folder / STATE_FILE)
+    with tables.whole(folder / STATE_FILE) as partial:
+        torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, partial)
 
 
 def load(folder: Path) -> Checkpoint | None:

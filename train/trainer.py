@@ -184,7 +184,8 @@ def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals
         done = step + 1
         progress.step(sum(batch.num_positions for batch in taken))
         if done % intervals.log == 0 or done == schedule.num_steps:
-            progress.log(done, {**values, "rate": schedule.rate(step) * trainer.peak_rates[0]})
+            loss = sum(trainer.objective.weights[name] * value for name, value in values.items())
+            progress.log(done, {"loss": loss, **values, "lr": schedule.rate(step) * trainer.peak_rates[0]})
         if done % intervals.evaluate == 0 or done == schedule.num_steps:
             _evaluate(trainer, data, progress, done)
         if done % intervals.save == 0 and trainer.accelerator.is_main_process:

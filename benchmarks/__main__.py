@@ -1,0 +1,97 @@
+"""What the trainer saves: each way timed in turn with the plain one, medians of five, on random weights.
+
+The sizes are the demo's (whisper-tiny, SmolLM2-135M), the batch is 16 clips of 3 s. Absolute times
+depend on the machine and on what else it does; the ratios are the result.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from train.batches import sequences
+from train.losses import response_kl
+from train.model import SpeechLLM
+from train.model.encoder import SpeechEncoder
+
+ROUNDS = 5
+BATCH, FRAMES, RESPONSE = 16, 300, 24
+WHISPER_TINY = WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536)
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1_536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+)
+
+
+def ratio(name: str, ours: Callable[[], object], plain: Callable[[], object]) -> None:
+    """Time both in turn and print how many times as long the plain way takes."""
+    ours(), plain()  # the first run of each pays for memory and compiled kernels
+    times = [(_timed(ours), _timed(plain)) for _ in range(ROUNDS)]
+    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
+    print(f"{name:<58} {mine * 1000:7.0f} ms {other * 1000:7.0f} ms   x{other / mine:.2f}", flush=True)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def plain_kl(student: Tensor, teacher: Tensor, matrix: Tensor, temperature: float) -> Tensor:
+    """The loss as autograd computes it from the logits of all rows."""
+    p = functional.log_softmax(teacher @ matrix.T / temperature, dim=-1)
+    q = functional.log_softmax(student @ matrix.T / temperature, dim=-1)
+    return functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+
+
+def main() -> None:
+    """Run all benchmarks."""
+    torch.manual_seed(0)
+    whisper = WhisperEncoder(WHISPER_TINY).eval()
+    model = SpeechLLM(SpeechEncoder(whisper, pad_to_30s=False), LlamaForCausalLM(SMOLLM2_135M).eval(), 5)
+    features, num_frames = torch.randn(BATCH, 80, FRAMES), torch.full((BATCH,), FRAMES)
+    padded = functional.pad(features, (0, 3000 - FRAMES))
+    published = SpeechEncoder(whisper, pad_to_30s=True)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; ours, plain, plain / ours")
+    with torch.no_grad():
+        ratio(
+            "encode clips at their true length / padded to 30 s",
+            lambda: model.encoder(features, num_frames),
+            lambda: published(padded, num_frames),
+        )
+
+    rows, matrix = BATCH * RESPONSE, model.output_embeddings
+    teacher = torch.randn(rows, 576)
+
+    def loss(way: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
+        way(torch.randn(rows, 576, requires_grad=True), teacher, matrix, 2.0).mean().backward()
+
+    ratio("KL with its gradient in closed form / by autograd", lambda: loss(response_kl), lambda: loss(plain_kl))
+
+    speech = model.hear(features, num_frames)
+    places: list[list[int | None]] = [[None] * int(n) for n in speech.valid.sum(1)]
+    asked = sequences(range(30), places, range(6), [range(RESPONSE)] * BATCH)
+
+    def student(num_shared: int) -> None:
+        heard = model.hear(features, num_frames)
+        model.predicting(replace(asked, num_shared=num_shared), heard).sum().backward()
+
+    ratio(
+        "student step, what rows start with computed once / each time",
+        lambda: student(asked.num_shared),
+        lambda: student(0),
+    )
+
+
+if __name__ == "__main__":
+    main()

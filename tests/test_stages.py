@@ -1,0 +1,113 @@
+"""What a person sees who makes a mistake: one line, exit status 1 (2 for the command line), no traceback."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+STAGES = [
+    "pipeline.synthesise",
+    "pipeline.ingest",
+    "pipeline.split",
+    "pipeline.generate",
+    "pipeline.filter",
+    "pipeline.pack",
+    "train.fit",
+    "evaluate.respond",
+    "evaluate.score",
+    "evaluate.report",
+]
+
+
+def run(
+    arguments: list[str], root: Path, folder: Path, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=before,
+    )
+
+
+def the_one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 1, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_says_what_it_takes(stage: str, root: Path, tmp_path: Path) -> None:
+    done = run([stage, "--help"], root, tmp_path)
+    assert done.returncode == 0
+    assert f"python -m {stage}" in done.stdout
+
+
+@pytest.mark.parametrize("package", ["pipeline", "train", "evaluate"])
+def test_every_package_lists_its_stages(package: str, root: Path, tmp_path: Path) -> None:
+    done = run([package, "--help"], root, tmp_path)
+    stages = [stage for stage in STAGES if stage.startswith(package)]
+    assert done.returncode == 0
+    assert all(f"python -m {stage} " in done.stdout for stage in stages)
+
+
+def test_a_wrong_command_line_ends_with_status_2(root: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ["pipeline.ingest", "--corpus", "ravdess"],
+        ["train.fit", "--kind", "both"],
+        ["evaluate", "sing"],
+    ):
+        done = run(arguments, root, tmp_path)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_a_missing_corpus_is_one_line(root: Path, tmp_path: Path) -> None:
+    done = run(["pipeline.ingest", "--corpus", "ravdess", "--root", "nowhere", "--output", "m.parquet"], root, tmp_path)
+    assert "nowhere" in the_one_line(done)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_parameter_is_one_line_that_knows_better(root: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["generate"]["max_new_tokns"] = values["generate"].pop("max_new_tokens")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    done = run(
+        ["pipeline.generate", "--kind", "semantic", "--manifest", "m.parquet", "--output", "o.parquet"], root, tmp_path
+    )
+    assert "generate.max_new_tokns: unknown parameter, did you mean max_new_tokens?" in the_one_line(done)
+
+
+def test_a_missing_model_is_one_line(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+    done = run(
+        ["evaluate.respond", "--kind", "semantic", "--data", "d", "--model", "m", "--output", "o"], root, tmp_path
+    )
+    assert "d: no packed part test" in the_one_line(done)
+
+
+def test_a_file_system_that_takes_no_more_is_one_line_and_nothing_is_left_half_written(
+    root: Path, tmp_path: Path
+) -> None:
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["synthesise"] = {"s": {**values["synthesise"]["librispeech-synthetic"], "root": "corpus"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    assert run(["pipeline.synthesise", "--name", "s", "--output", "corpus"], root, tmp_path).returncode == 0
+
+    def files_end_at_1_kb() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+    ingest = ["pipeline.ingest", "--corpus", "librispeech", "--root", "corpus", "--output", "out/m.parquet"]
+    assert "out/" in the_one_line(run(ingest, root, tmp_path, files_end_at_1_kb))
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"m.quarantine.parquet"}
+    assert run(ingest, root, tmp_path).returncode == 0
