@@ -25,8 +25,8 @@ def folder(tmp_path: Path, root: Path) -> Path:
             "layout": "librispeech",
             "root": str(tmp_path / "corpus"),
             "seed": 3,
-            "speakers": 3,
-            "utterances_per_speaker": 16,
+            "speakers": 4,
+            "utterances_per_speaker": 8,
         }
     }
     values["ingest"] = {"speech": {"reader": "librispeech", "root": str(tmp_path / "corpus")}}

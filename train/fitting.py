@@ -44,6 +44,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], places: 
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config = build_model(settings, models, emotions, places.init)
+    model.to(accelerator.device)
     data = open_data(places.data, settings, config, with_teacher=kind == "semantic")
     if kind == "emotion":
         standardise_head(model, data, settings)
@@ -57,9 +58,10 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], places: 
         say(f"fit: {kind}: going on after step {state.step} of {schedule.num_steps}")
     first_step, records = (0, []) if state is None else (state.step, state.records)
     intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
-    with Progress(kind, places.logs / kind, first_step, schedule.num_steps, records) as progress:
+    main = accelerator.is_main_process
+    with Progress(kind, places.logs / kind, first_step, schedule.num_steps, records, heard=main) as progress:
         train(trainer, data, progress, intervals, folder)
-    if accelerator.is_main_process:
+    if main:
         save(accelerator.unwrap_model(trainer.model), config, progress.records, places.output)
         checkpoint.remove(folder)
         say(f"fit: {kind}: {schedule.num_steps} steps on {len(data.train):,} rows, model in {places.output}")
@@ -134,7 +136,8 @@ def standardise_head(model: SpeechLLM, data: Data, settings: FitParams) -> None:
     """Let the emotion head know the mean and deviation of training clips as the model hears them now."""
     batches = plan_epoch(data.train_lengths, settings.batch_size, settings.seed, epoch=0)
     batches = batches[: max(1, STANDARDISING_CLIPS // settings.batch_size)]
-    speech = (model.hear(batch.features, batch.num_frames) for batch in data.batches(batches))
+    on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
+    speech = (model.hear(batch.features, batch.num_frames) for batch in on_device)
     model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
 
 

@@ -1,6 +1,7 @@
 """What training tells: a step line, a bar on a terminal, JSONL and TensorBoard files."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,23 +14,33 @@ from pipeline.stage import say
 
 
 class Progress:
-    """Report the steps of one training run.
+    """Report the steps of one training run; of several processes, only the main one is to be `heard`.
 
     A record is one dictionary of numbers a logged step. `records` holds them all, those from before a
     resume too, without anything that depends on the machine's speed.
     """
 
-    def __init__(self, name: str, log_folder: Path, first_step: int, num_steps: int, records: list[dict[str, float]]):
+    def __init__(
+        self,
+        name: str,
+        log_folder: Path,
+        first_step: int,
+        num_steps: int,
+        records: list[dict[str, float]],
+        heard: bool = True,
+    ) -> None:
         self.name = name
+        self.heard = heard
         self.first_step = first_step
         self.num_steps = num_steps
         self.records = records
         self.started = self.last = time.monotonic()
         self.tokens = 0
         log_folder.mkdir(parents=True, exist_ok=True)
-        self.jsonl = (log_folder / "steps.jsonl").open("a")
-        self.board = SummaryWriter(str(log_folder))
-        self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=not sys.stderr.isatty())
+        self.jsonl = (log_folder / "steps.jsonl" if heard else Path(os.devnull)).open("a")
+        self.board = SummaryWriter(str(log_folder)) if heard else None
+        hidden = not (heard and sys.stderr.isatty())
+        self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=hidden)
 
     def step(self, num_tokens: int) -> None:
         """Count a finished optimizer step and the sequence positions that it took."""
@@ -44,15 +55,13 @@ class Progress:
         self.tokens, self.last = 0, now
         self._record({"step": step, **values}, {"tokens_per_s": round(tokens_per_s, 1)})
         shown = "  ".join(f"{key} {value:.3g}" for key, value in values.items())
-        with tqdm.external_write_mode():
-            say(f"{self.name} {step}/{self.num_steps}  {shown}  {tokens_per_s:,.0f} tok/s  ETA {_clock(left_s)}")
+        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {tokens_per_s:,.0f} tok/s  ETA {_clock(left_s)}")
 
     def held_out(self, step: int, values: dict[str, float]) -> None:
         """Report losses on the dev part."""
         self._record({"step": step, **values}, {})
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-        with tqdm.external_write_mode():
-            say(f"{self.name} {step}/{self.num_steps}  {shown}")
+        self._say(f"{self.name} {step}/{self.num_steps}  {shown}")
 
     def __enter__(self) -> Self:
         return self
@@ -60,14 +69,20 @@ class Progress:
     def __exit__(self, *_error: object) -> None:
         self.bar.close()
         self.jsonl.close()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
+
+    def _say(self, line: str) -> None:
+        if self.heard:
+            with tqdm.external_write_mode():
+                say(line)
 
     def _record(self, record: dict[str, float], speed: dict[str, float]) -> None:
         self.records.append(record)
         self.jsonl.write(json.dumps(record | speed) + "\n")
         self.jsonl.flush()
         for key, value in (record | speed).items():
-            if key != "step":
+            if self.board is not None and key != "step":
                 self.board.add_scalar(key, value, int(record["step"]))
 
 
