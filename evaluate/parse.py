@@ -1,6 +1,6 @@
 """The emotion that an answer in plain words names: the first label word in it.
 
-The published rule is unknown; this is the one of method.md 5.1. Negation is not understood ("not sad
+The published rule is unknown; this is the obvious one. Negation is not understood ("not sad
 but happy" reads as sad), and an answer that lists the options reads as the first of them. Words for
 emotions outside the run's classes count as nothing said.
 """

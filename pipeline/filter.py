@@ -15,7 +15,7 @@ from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.stage import UserError, run, say
 from pipeline.weights import Weights, fetch
 
-# What the official cleaning takes for a refusal (method.md 2.2), the first two in any case of letters.
+# What the official data_process/clean_noise_examples.py takes for a refusal, the first two in any case of letters.
 REFUSALS = (r"(?i:as an ai language model)", r"(?i:i'm sorry, but i)", r"I'm not sure what you")
 
 

@@ -2,7 +2,7 @@
 
 A prompt is the LLM's own chat template around a system message and a user turn of an instruction and a content: a
 transcript, or the embeddings of a clip. The pieces are tokenised apart, so that no token spans a border and the content
-can be exchanged without changing an id around it (method.md 1.6):
+can be exchanged without changing an id around it:
 
     before  <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n{instruction}
     content {transcript}, or nothing where speech goes

@@ -38,7 +38,7 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Return the share of the peak learning rate at `step`, counted from 0.
 
-        Logarithmic warm-up, then linear decay to zero: DeepSpeed's WarmupDecayLR (method.md 4).
+        Logarithmic warm-up, then linear decay to zero: DeepSpeed's WarmupDecayLR, as published.
         """
         if step < self.warmup_steps:
             return math.log(step + 2) / math.log(self.warmup_steps + 1)

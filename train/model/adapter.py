@@ -15,7 +15,7 @@ BOTTLENECK_WIDTH = 512
 
 
 class ConvAdapter(nn.Module):
-    """Three strided convolutions with GLU, a residual bottleneck, LayerNorm (BLSP-Emo, method.md 1.2).
+    """Three strided convolutions with GLU, a residual bottleneck, LayerNorm (BLSP-Emo, arXiv 2406.03872).
 
     Frames beyond a clip's end are zeroed before each convolution, so that its tokens do not depend on
     the clips beside it.

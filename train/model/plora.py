@@ -2,7 +2,7 @@
 
     y_t = W x_t + m_t * (alpha / r) * B A dropout(x_t),   m_t = 1 where position t holds speech
 
-(BLSP-Emo, method.md 1.4; first in InternLM-XComposer2, arXiv 2401.16420.) The layers, their
+(BLSP-Emo, arXiv 2406.03872; first in InternLM-XComposer2, arXiv 2401.16420.) The layers, their
 initialisation and the files are peft's own LoRA; a hook on each A multiplies its r outputs by the
 mask, which is the same since A and B have no bias, and cheap since r is small.
 """

@@ -38,7 +38,7 @@ class Outputs:
 
 
 class SpeechLLM(nn.Module):
-    """An LLM that takes speech in the place of words (BLSP-Emo, method.md section 1)."""
+    """An LLM that takes speech in the place of words (BLSP-Emo, arXiv 2406.03872)."""
 
     def __init__(self, encoder: SpeechEncoder, llm: PreTrainedModel, num_emotions: int) -> None:
         super().__init__()
