@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from pipeline.stage import UserError
 from pipeline.weights import ModelsParams
 from train import checkpoint, fitting, model_folder
-from train.fit_params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams
+from train.fit_params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams, WarmStartParams
 from train.fitting import Places
 from train.model import Batch
 from train.trainer import Schedule, Trainer
@@ -38,7 +38,7 @@ EMOTIONS = ["sad", "happy"]
 
 
 def semantic(**changes: Any) -> SemanticFitParams:
-    return SemanticFitParams(**{**COMMON, "pad_to_30s": False, "temperature": 2.0, **changes})
+    return SemanticFitParams(**{**COMMON, "pad_to_30s": False, "warm_start": None, "temperature": 2.0, **changes})
 
 
 def emotion(**changes: Any) -> EmotionFitParams:
@@ -106,7 +106,7 @@ def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     tiny_models: ModelsParams, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    settings: FitParams = semantic()
+    settings: FitParams = semantic(warm_start=WarmStartParams(epochs=1, learning_rate=1e-3))
     if stage == "emotion":
         fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
         places, settings = stage_2(places), emotion()

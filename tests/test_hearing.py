@@ -39,7 +39,7 @@ def folder(tmp_path: Path, root: Path) -> Path:
         "evaluate_every": 1000,
         "save_every": 1000,
     }
-    values["fit"]["semantic"] |= steps | {"temperature": 1.0, "learning_rate": 2e-3}
+    values["fit"]["semantic"] |= steps | {"warm_start": None, "temperature": 1.0, "learning_rate": 2e-3}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     return tmp_path
 

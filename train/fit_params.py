@@ -32,8 +32,18 @@ class FitParams(Section):
     save_every: PositiveInt
 
 
+class WarmStartParams(Section):
+    """Letting the adapter spell the transcripts before stage 1 (train/warm_start.py)."""
+
+    epochs: PositiveInt
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
 class SemanticFitParams(FitParams):
     """Stage 1."""
+
+    warm_start: WarmStartParams | None
+    """null: none, as published."""
 
     pad_to_30s: bool
     """Pad every clip to 30 s of log-mel as the published models do; stage 2 inherits it."""

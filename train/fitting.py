@@ -23,6 +23,7 @@ from train.model_folder import ModelConfig
 from train.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.progress import Progress
 from train.trainer import Data, Intervals, Schedule, Trainer, train
+from train.warm_start import warm_start
 
 LOSSES_FILE = "losses.jsonl"
 STANDARDISING_CLIPS = 256  # a mean and a deviation per dimension need no more
@@ -49,17 +50,22 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], places: 
     if kind == "emotion":
         standardise_head(model, data, settings)
     schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
-    objective = make_objective(settings, model)
-    trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
     folder = places.checkpoints / f"{kind}-{run_fingerprint(settings, config, places)}"
     state = checkpoint.load(folder) if resume else None
-    if state is not None:
+    if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
+        warm_start(model, data.train, data.train_lengths, schedule.batch_size, settings.seed, settings.warm_start)
+    objective = make_objective(settings, model)
+    trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
+    main = accelerator.is_main_process
+    if state is None:
+        state = trainer.checkpoint(0, [])
+        if main:
+            checkpoint.save(folder, state)  # a warm start is not to be done twice
+    else:
         trainer.restore(state)
         say(f"fit: {kind}: going on after step {state.step} of {schedule.num_steps}")
-    first_step, records = (0, []) if state is None else (state.step, state.records)
     intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
-    main = accelerator.is_main_process
-    with Progress(kind, places.logs / kind, first_step, schedule.num_steps, records, heard=main) as progress:
+    with Progress(kind, places.logs / kind, state.step, schedule.num_steps, state.records, heard=main) as progress:
         train(trainer, data, progress, intervals, folder)
     if main:
         save(accelerator.unwrap_model(trainer.model), config, progress.records, places.output)

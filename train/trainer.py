@@ -130,10 +130,10 @@ class Trainer:
         totals, units = self._over_processes(_added(sums)), self._over_processes(_added(counts))
         return {f"dev_{name}": total / max(1.0, units[name]) for name, total in totals.items()}
 
-    def checkpoint(self, step: int, progress: Progress) -> Checkpoint:
-        """Return the state after `step` steps."""
+    def checkpoint(self, step: int, records: list[dict[str, float]]) -> Checkpoint:
+        """Return the state after `step` steps, with the records so far."""
         tensors = {name: tensor.detach().cpu() for name, tensor in self.state.items()}
-        return Checkpoint(step, tensors, self.optimizer.state_dict(), progress.records)
+        return Checkpoint(step, tensors, self.optimizer.state_dict(), records)
 
     def restore(self, state: Checkpoint) -> None:
         """Go on from a checkpoint."""
@@ -189,7 +189,7 @@ def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals
         if done % intervals.evaluate == 0 or done == schedule.num_steps:
             _evaluate(trainer, data, progress, done)
         if done % intervals.save == 0 and trainer.accelerator.is_main_process:
-            checkpoint.save(folder, trainer.checkpoint(done, progress))
+            checkpoint.save(folder, trainer.checkpoint(done, progress.records))
 
 
 def _evaluate(trainer: Trainer, data: Data, progress: Progress, step: int) -> None:

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import packed
+from pipeline.weights import ModelsParams, fetch
+from train import model_folder
+from train.batches import Examples
+from train.features import LogMel
+from train.fit_params import WarmStartParams
+from train.model import SpeechLLM
+from train.model_folder import ModelConfig
+from train.warm_start import Speller, Vocabulary, spelling_loss, warm_start
+
+
+@pytest.fixture
+def model(tiny_models: ModelsParams) -> SpeechLLM:
+    config = ModelConfig(
+        models=tiny_models, emotions=["sad"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
+    )
+    return model_folder.build(config, torch.float32)
+
+
+@pytest.fixture
+def examples(packed_folder: Path, tiny_models: ModelsParams) -> Examples:
+    return Examples(packed.load(packed_folder, "train"), LogMel(fetch(tiny_models.encoder), False), ["sad"])
+
+
+def test_embeddings_come_to_spell_the_transcripts_and_nothing_else_is_trained(
+    model: SpeechLLM, examples: Examples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not name.startswith("adapter")}
+    settings = WarmStartParams(epochs=12, learning_rate=1e-2)
+    warm_start(model, examples, examples.rows["num_samples"][:], batch_size=4, seed=1, settings=settings)
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 12
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
+
+
+def test_the_vocabulary_holds_the_tokens_of_the_transcripts_alone(examples: Examples) -> None:
+    vocabulary = Vocabulary([[7, 5], [7, 9]])
+    assert vocabulary.ids == [5, 7, 9]
+    everything = Vocabulary(examples.rows["text_ids"][:])
+    spelled = everything.collate([examples[0], examples[3]])
+    assert [everything.ids[int(i)] for i in spelled.tokens[1]] == examples[3].text_ids
+    assert spelled.num_frames.tolist() == [examples[0].num_frames, examples[3].num_frames]
+
+
+def test_an_embedding_is_most_like_itself_whatever_its_length() -> None:
+    table = torch.randn(6, 8)
+    speller = Speller(table)
+    torch.nn.init.constant_(speller.blank.bias, -100.0)
+    assert speller(3.0 * table[None])[0].argmax(-1).tolist() == list(range(6))
+
+
+def test_a_clip_too_short_for_its_transcript_counts_nothing(model: SpeechLLM, examples: Examples) -> None:
+    vocabulary = Vocabulary([list(range(40))])
+    spelled = vocabulary.collate([examples[0]])
+    spelled.tokens[0] = torch.arange(40)
+    assert spelling_loss(model, Speller(model.token_embeddings.weight[:40]), spelled) == 0

@@ -1,0 +1,121 @@
+"""Give the adapter a start before stage 1: let its embeddings spell the transcript.
+
+The KL has to find out through the whole LLM which embedding stands for which word, and on few hours it
+never does. CTC (Graves et al., 2006) says it outright: each embedding is compared with the LLM's token
+embeddings by their cosine, and the transcript's tokens must appear in order, blanks between them. That
+needs no more than the transcripts, and the LLM itself is not run, so a step costs a tenth of one of
+stage 1. It is not in the paper; `warm_start: null` leaves it out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from pipeline.stage import say
+from train.batches import Example, Examples, plan_epoch
+from train.features import pad_features
+from train.fit_params import WarmStartParams
+from train.model import SpeechLLM
+from train.trainer import Schedule
+
+SCALE = 20.0  # of the cosines at the start: peaked, yet not certain
+
+
+class Speller(nn.Module):
+    """Turns embeddings into log-probabilities of tokens, the last one of them the blank."""
+
+    directions: Tensor
+
+    def __init__(self, table: Float[Tensor, "v d"]) -> None:
+        super().__init__()
+        self.register_buffer("directions", functional.normalize(table.float(), dim=-1))
+        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
+        self.blank = nn.Linear(table.shape[1], 1)
+
+    def forward(self, embeddings: Float[Tensor, "b s d"]) -> Float[Tensor, "b s u"]:
+        """Return log-probabilities; u is one more than v."""
+        cosines = functional.normalize(embeddings, dim=-1) @ self.directions.T
+        logits = torch.cat([cosines * self.log_scale.exp(), self.blank(embeddings)], dim=-1)
+        return functional.log_softmax(logits, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """Clips and their transcripts, as numbers in the vocabulary of the training transcripts."""
+
+    features: Float[Tensor, "b m f"]
+    num_frames: Int[Tensor, " b"]
+    tokens: list[Int[Tensor, " _"]]
+
+
+class Vocabulary:
+    """The tokens that occur in some transcripts: those alone are told apart."""
+
+    def __init__(self, transcripts: Sequence[Sequence[int]]) -> None:
+        self.ids = sorted({token for transcript in transcripts for token in transcript})
+        self.numbers = {token: number for number, token in enumerate(self.ids)}
+
+    def collate(self, examples: Sequence[Example]) -> Spelled:
+        """Batch clips with their transcripts."""
+        return Spelled(
+            pad_features([example.features for example in examples]),
+            torch.tensor([example.num_frames for example in examples]),
+            [torch.tensor([self.numbers[token] for token in example.text_ids]) for example in examples],
+        )
+
+
+def warm_start(
+    model: SpeechLLM, train: Examples, lengths: Sequence[int], batch_size: int, seed: int, settings: WarmStartParams
+) -> None:
+    """Train the adapter in place; every process does the same, since it is short."""
+    vocabulary = Vocabulary(train.rows["text_ids"][:])
+    device = model.token_embeddings.weight.device
+    speller = Speller(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
+    trained = [*model.adapter.parameters(), *speller.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate)
+    epochs = [plan_epoch(lengths, batch_size, seed, epoch) for epoch in range(settings.epochs)]
+    num_steps = sum(len(batches) for batches in epochs)
+    schedule = Schedule(
+        seed=seed,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        accumulation=1,
+        warmup_steps=num_steps // 10,
+        max_grad_norm=1.0,
+    )
+    step = 0
+    for epoch, batches in enumerate(epochs, 1):
+        total = 0.0
+        for batch in DataLoader(train, batch_sampler=batches, collate_fn=vocabulary.collate):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule.rate(step)
+            loss = spelling_loss(model, speller, batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, schedule.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            total += float(loss.detach())
+            step += 1
+        say(f"warm start: epoch {epoch} of {settings.epochs}  ctc {total / len(batches):.3g}")
+
+
+def spelling_loss(model: SpeechLLM, speller: Speller, batch: Spelled) -> Float[Tensor, ""]:
+    """Return the CTC loss in nats per token; a clip too short for its transcript counts nothing."""
+    device = speller.blank.weight.device
+    speech = model.hear(batch.features.to(device), batch.num_frames.to(device))
+    log_p = speller(speech.embeddings).transpose(0, 1)
+    loss = functional.ctc_loss(
+        log_p,
+        torch.cat(batch.tokens).to(device),
+        speech.valid.sum(1),
+        torch.tensor([len(tokens) for tokens in batch.tokens]),
+        blank=log_p.shape[-1] - 1,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return loss / sum(len(tokens) for tokens in batch.tokens)
