@@ -2,10 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.weights import ModelsParams, Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
@@ -28,22 +32,11 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
-    """A random Whisper encoder and a random chat LLM with a tokenizer of single characters, as folders."""
-    import torch
+def character_tokenizer() -> "PreTrainedTokenizerFast":
+    """A chat tokenizer of single bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import (
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedTokenizerFast,
-        WhisperConfig,
-        WhisperFeatureExtractor,
-        WhisperModel,
-    )
+    from transformers import PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
     characters = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = ["<|im_end|>", "<|im_start|>"]
     vocabulary = {token: i for i, token in enumerate([*specials, *characters])}
@@ -57,9 +50,26 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    chat.save_pretrained(folder / "llm")
+    return chat
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
+    """A random Whisper encoder and a random chat LLM with a tokenizer of single characters, as folders."""
+    import torch
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperModel,
+    )
+
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    character_tokenizer().save_pretrained(folder / "llm")
     llm = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=258,  # 256 bytes and 2 specials
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
