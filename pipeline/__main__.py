@@ -1,26 +1,28 @@
-"""What a person can do with the pipeline: the list of its stages, and a look at a manifest."""
+"""What a person can do with the pipeline: the list of its stages, and ways to look at what they write.
 
+Libraries are imported where a command needs them, so that --help is there at once.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 
-from pipeline import manifest, tables
-from pipeline.stage import overview, run_app, say
+from pipeline.stage import UserError, overview, run_app, say
 
 STAGES = {
-    "synthesise": "make a synthetic corpus in the layout of a published one",
+    "synthesise": "make a synthetic corpus in a published layout",
     "ingest": "turn a corpus on disk into manifest rows",
-    "split": "join corpora and deal speakers to train, dev and test",
+    "split": "deal the speakers to train, dev and test",
+    "leaks": "look for what train and test share",
     "generate": "let the LLM write the continuations",
-    "filter": "keep the continuations that are usable targets",
-    "pack": "write token ids and audio to Arrow for training",
+    "filter": "keep continuations that are usable targets",
+    "pack": "write token ids and audio to Arrow",
 }
-
-# columns of the tables beside the manifests that say why a row is there
-_REASONS = ("reason", "finish_reason")
 
 app = typer.Typer(
     help=overview("pipeline", "Prepare data: from corpora on disk to packed training data.", STAGES),
@@ -30,71 +32,154 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Table = Annotated[Path, typer.Argument(help="A manifest, or another table of the pipeline.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with the keys above.")]
 
-@app.callback()
-def _keep_show_a_command() -> None: ...
+# hands a stage's own options on to it, --help among them
+_AS_GIVEN = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 @app.command()
-def show(file: Annotated[Path, typer.Argument(help="A manifest, or another table of the pipeline.")]) -> None:
+def show(file: Table, as_json: Json = False) -> None:
     """Print what a manifest holds, by corpus and split.
 
-    Hours, speakers, utterances and emotions; of other tables how many rows have which reason.
+    Hours, speakers, utterances and emotions, how much of the published corpus that is, and what ingest
+    refused; of other tables how many rows have which reason.
+
+    \b
+    JSON: file; groups: a list of corpus, split (null before split), utterances,
+    hours, speakers, emotions {label: utterances}; coverage {corpus: {what:
+    [found, published]}}; quarantined {corpus: {reason: utterances}};
+    reason_column; reasons {reason: rows}.
     """
-    names = tables.columns(file)
-    reason = next((name for name in _REASONS if name in names), None)
-    if reason is None or set(manifest.SCHEMA.names) <= set(names):
-        say(describe(manifest.read(file)))
-    if reason is not None:
-        say(_count_reasons(tables.read(file, pa.schema([(reason, pa.string())]), allow_empty=True), reason))
+    from pipeline import contents
+
+    found = contents.summarise(file)
+    _print(found, contents.describe(found), as_json)
 
 
-def describe(table: pa.Table) -> str:
-    """Lay out hours, speakers and utterances, then emotions where there are any, by corpus and split."""
-    groups = _groups(table)
-    rows = [["corpus", "split", "hours", "speakers", "utterances"]]
-    for (corpus, split), group in groups.items():
-        hours = pc.sum(group["duration_s"]).as_py() / 3600
-        speakers = pc.count_distinct(group["speaker"]).as_py()
-        rows.append([corpus, split, f"{hours:.2f}", f"{speakers:,}", f"{group.num_rows:,}"])
-    labels = sorted(label for label in table["emotion"].unique().to_pylist() if label)
-    if not labels:
-        return _align(rows)
-    emotions = [["corpus", "split", *labels]]
-    for (corpus, split), group in groups.items():
-        counts = [pc.sum(pc.equal(group["emotion"], label)).as_py() or 0 for label in labels]
-        emotions.append([corpus, split, *(f"{count:,}" for count in counts)])
-    return f"{_align(rows)}\n\n{_align(emotions)}"
+@app.command()
+def sample(
+    file: Table,
+    number: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 5,
+    where: Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")] = None,
+    seed: Annotated[int, typer.Option(help="Another one draws other rows.")] = 1,
+    to: Annotated[Path | None, typer.Option(help="Folder to write the clips to, with an index.csv.")] = None,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Print rows drawn at random, or write clips to listen to.
+
+    Clips become 16 kHz mono WAV files named by id; where the corpora lie says section ingest of the
+    parameter file.
+
+    \b
+    python -m pipeline sample manifests/emotion.parquet --to listen \\
+        --where "emotion == 'sad' and duration_s < 3"
+
+    \b
+    JSON: file; fitting (rows from which was drawn); rows: a list of all columns
+    by name, and of file (the clip in --to) where clips are written.
+    """
+    from pipeline import roots, samples
+
+    drawn = samples.draw(file, number, seed, where)
+    if to is not None:
+        drawn = replace(drawn, rows=samples.write_clips(drawn, to, roots.read(params_file)))
+    _print(drawn, samples.describe(drawn), as_json)
+    if to is not None and not as_json:
+        say(f"sample: wrote {len(drawn.rows):,} clips and index.csv to {to}")
 
 
-def _groups(table: pa.Table) -> dict[tuple[str, str], pa.Table]:
-    """Divide by corpus and split, train before dev before test."""
-    groups = {}
-    for corpus in sorted(table["corpus"].unique().to_pylist()):
-        rows = table.filter(pc.equal(table["corpus"], corpus))
-        for split in (*manifest.SPLITS, None):
-            is_split = pc.is_null(rows["split"]) if split is None else pc.equal(rows["split"], split)
-            group = rows.filter(is_split)
-            if group.num_rows:
-                groups[corpus, split or "none yet"] = group
-    return groups
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A table, or with --file a git revision.")],
+    b: Annotated[
+        str | None,
+        typer.Argument(metavar="B", help="As A; with --file none is the file as it lies.", show_default=False),
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="The output of the graph to compare at two git revisions.")] = None,
+    number: Annotated[int, typer.Option("-n", help="How many ids to name of each kind.", min=0)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare two tables, or a table at two git revisions.
+
+    Rows and hours by corpus, emotion, split and reason, and which rows were added, removed and changed.
+
+    \b
+    python -m pipeline diff old.parquet new.parquet
+    python -m pipeline diff HEAD~1 HEAD --file manifests/emotion.parquet
+
+    \b
+    JSON: a; b; by {column: {value: {rows: [a, b], hours: [a, b]}}}, hours null
+    where there are none; added, removed, changed: rows and the first ids;
+    unchanged; columns {changed column: rows and the first ids};
+    only_in_a, only_in_b: columns.
+    """
+    from pipeline import comparison, revisions
+
+    if file is None:
+        if b is None:
+            raise typer.BadParameter("found one table, expected two, or one git revision and --file", param_hint="B")
+        found = comparison.compare(_table(a), _table(b), number)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            before = revisions.fetch(file, a, Path(folder, "a"))
+            after = file if b is None else revisions.fetch(file, b, Path(folder, "b"))
+            found = comparison.compare(before, after, number)
+        found = replace(found, a=f"{file} at {a}", b=str(file) if b is None else f"{file} at {b}")
+    _print(found, comparison.describe(found), as_json)
 
 
-def _count_reasons(table: pa.Table, column: str) -> str:
-    counts = table.group_by(column).aggregate([([], "count_all")]).sort_by([("count_all", "descending")]).to_pylist()
-    rows = [[column.replace("_", " "), "rows"], *([row[column] or "none", f"{row['count_all']:,}"] for row in counts)]
-    return _align([*rows, ["all", f"{table.num_rows:,}"]])
+@app.command()
+def quarantine(
+    file: Annotated[Path, typer.Argument(help="A quarantine, or the manifest beside it.", show_default=False)],
+    reason: Annotated[str | None, typer.Option(help="Only this reason code, and its first rows.")] = None,
+    number: Annotated[int, typer.Option("-n", help="How many rows of it.", min=0)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Print what ingest refused, by reason and corpus.
+
+    \b
+    JSON: file; rows; reasons {code: meaning, rows, corpora {corpus: rows}};
+    clips: with --reason a list of id, corpus, audio, reason, detail.
+    """
+    from pipeline import refusals
+
+    found = refusals.summarise(file, reason, number)
+    _print(found, refusals.describe(found), as_json)
 
 
-def _align(rows: list[list[str]]) -> str:
-    """Set columns under each other: words to the left, numbers, whose column ends in one, to the right."""
-    lines = [""] * len(rows)
-    for column in zip(*rows, strict=True):
-        width = max(map(len, column))
-        is_number = column[-1][:1].isdigit()
-        for i, cell in enumerate(column):
-            lines[i] += (cell.rjust(width) if is_number else cell.ljust(width)) + "  "
-    return "\n".join(line.rstrip() for line in lines)
+@app.command(context_settings=_AS_GIVEN, add_help_option=False)
+def leaks(context: typer.Context) -> None:
+    """Report what train and test share; fails on what is forbidden."""
+    from pipeline.leaks import main
+
+    _hand_on(main, context)
+
+
+@app.command(context_settings=_AS_GIVEN, add_help_option=False)
+def download(context: typer.Context) -> None:
+    """Download corpora, or tell where to ask for them."""
+    from pipeline.download import download as main
+
+    _hand_on(main, context)
+
+
+def _hand_on(main: Callable[..., None], context: typer.Context) -> None:
+    stage = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    stage.command()(main)
+    stage(context.args, prog_name=context.command_path)
+
+
+def _table(path: str) -> Path:
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; a table is compared at two git revisions with --file TABLE")
+    return Path(path)
+
+
+def _print(result: Any, text: str, as_json: bool) -> None:
+    say(json.dumps(asdict(result), indent=2, ensure_ascii=False) if as_json else text)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ LENGTH = "length"
 """The answer was cut at generate.max_new_tokens."""
 PROMPT_TOO_LONG = "prompt too long"
 """Nothing was generated: the prompt leaves no room for an answer in generate.max_model_len."""
+NO_TRANSCRIPT = "no transcript"
+"""Nothing was generated: the corpus publishes none."""
 
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # of the manifest's row
         ("continuation", pa.string()),  # the decoded answer, stripped of white space at its ends
         ("token_ids", pa.list_(pa.int32())),  # the answer as the LLM gave it, without the end token
-        ("finish_reason", pa.string()),  # one of the three above
+        ("finish_reason", pa.string()),  # one of the four above
         ("engine", pa.string()),  # name and version, as in "vllm 0.32.0"
     ]
 )

@@ -53,6 +53,7 @@ def find_reason(row: dict[str, Any], num_tokens: int, settings: FilterParams) ->
         "too short": row["duration_s"] < settings.min_duration_s,
         "too long": row["duration_s"] > settings.max_duration_s,
         continuations.PROMPT_TOO_LONG: row["finish_reason"] == continuations.PROMPT_TOO_LONG,
+        continuations.NO_TRANSCRIPT: row["finish_reason"] == continuations.NO_TRANSCRIPT,
         "empty": not row["continuation"],
         "refusal": settings.drop_refusals and is_refusal(row["continuation"]),
         "too many tokens": num_tokens > settings.max_tokens,
@@ -74,8 +75,8 @@ def judge(
         if utterance["id"] not in by_id:
             raise UserError(f"{utterance['id']}: found no continuation, expected one; run generate on this manifest")
         row = utterance | by_id[utterance["id"]]
-        row["echo"] = is_echo(row["continuation"], row["text"])
-        prompt_ids = prompter.text(prompt, row["text"], emotion=row["emotion"]).ids
+        row["echo"] = is_echo(row["continuation"], row["text"] or "")
+        prompt_ids = prompter.text(prompt, row["text"] or "", emotion=row["emotion"]).ids
         row["reason"] = find_reason(row, len(prompt_ids) + len(row["token_ids"]), settings)
         rows.append({name: row[name] for name in continuations.DROPPED_SCHEMA.names})
     return rows

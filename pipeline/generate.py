@@ -16,19 +16,25 @@ from pipeline.weights import Weights, fetch
 
 
 def make_prompts(utterances: pa.Table, prompt: Prompt, prompter: Prompter) -> list[tuple[int, ...]]:
-    """Return the ids of the prompt of each utterance; raises UserError naming one that lacks its emotion."""
+    """Return the ids of the prompt of each utterance, none for one without a transcript.
+
+    Raises UserError naming an utterance that lacks its emotion.
+    """
     rows = utterances.select(["id", "text", "emotion"]).to_pylist()
     for row in rows:
         if row["emotion"] is None and "{emotion}" in prompt.text:
             raise UserError(f"{row['id']}: found no emotion, expected one for a prompt that names it")
-    return [prompter.text(prompt, row["text"], emotion=row["emotion"]).ids for row in rows]
+    return [prompter.text(prompt, row["text"], emotion=row["emotion"]).ids if row["text"] else () for row in rows]
 
 
 def answer(prompts: Sequence[tuple[int, ...]], engine: Engine, limit: int) -> list[Answer]:
     """Answer each prompt of at most `limit` tokens; equal prompts go to the engine once."""
-    distinct = list(dict.fromkeys(prompt for prompt in prompts if len(prompt) <= limit))
+    distinct = list(dict.fromkeys(prompt for prompt in prompts if 0 < len(prompt) <= limit))
     answers = dict(zip(distinct, engine.generate(distinct), strict=True))
-    return [answers.get(prompt, Answer((), continuations.PROMPT_TOO_LONG)) for prompt in prompts]
+    too_long, no_transcript = (
+        Answer((), reason) for reason in (continuations.PROMPT_TOO_LONG, continuations.NO_TRANSCRIPT)
+    )
+    return [answers.get(prompt, too_long if prompt else no_transcript) for prompt in prompts]
 
 
 def main(
@@ -48,7 +54,7 @@ def main(
     prompter = Prompter.load(model)
     prompts = make_prompts(utterances, prompt, prompter)
     limit = settings.max_prompt_tokens
-    if (shortest := min(map(len, prompts))) > limit:
+    if (shortest := min((len(prompt) for prompt in prompts if prompt), default=0)) > limit:
         raise UserError(f"generate.max_model_len: leaves {limit} tokens for a prompt, expected at least {shortest}")
     engine = engines.start(settings, model, prompter.end_id)
     answers = answer(prompts, engine, limit)

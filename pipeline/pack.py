@@ -13,7 +13,7 @@ import pyarrow as pa
 import typer
 from pydantic import Field
 
-from pipeline import audio, continuations, manifest, packed, params, roots, tables
+from pipeline import audio, continuations, manifest, packed, params, recordings, roots, tables
 from pipeline.params import ParamsFile, Section
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError, run, say
@@ -42,10 +42,10 @@ def rows(
             "corpus": row["corpus"],
             "speaker": row["speaker"],
             "emotion": row["emotion"],
-            "text": row["text"],
+            "text": row["text"] or "",
             "audio": {"bytes": audio.encode_flac(samples), "path": None},
             "num_samples": len(samples),
-            "text_ids": list(prompter.content_ids(row["text"])),
+            "text_ids": list(prompter.content_ids(row["text"] or "")),
             "response_ids": [] if response is None else _response_ids(response, prompter.end_id),
         }
 
@@ -58,9 +58,9 @@ def _response_ids(response: dict[str, Any], end_id: int) -> list[int]:
 def _samples(row: dict[str, Any], corpora: dict[str, Path]) -> Any:
     path = corpora[row["corpus"]] / row["audio"]
     try:
-        return audio.read(path, row["start_s"], row["duration_s"])
-    except audio.UnreadableAudio as error:
-        raise UserError(f"{path}: {error}, yet ingest read it; ingest {row['corpus']} again") from None
+        return recordings.read(path, row["start_s"], row["duration_s"])
+    except recordings.UnreadableAudio as error:
+        raise UserError(f"{path}: {error}; ingest {row['corpus']} again, with --check samples") from None
 
 
 def frame(prompt: Prompt, prompter: Prompter, kind: str) -> packed.Frame:

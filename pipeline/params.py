@@ -17,7 +17,7 @@ from pipeline.stage import UserError
 # Every section that a params.yaml may hold; a stage reads its own and the shared ones.
 SECTIONS = (
     "models", "emotions", "prompts",
-    "synthesise", "ingest", "split", "generate", "filter", "pack", "fit", "respond", "score", "report",
+    "synthesise", "ingest", "split", "leaks", "generate", "filter", "pack", "fit", "respond", "score", "report",
 )  # fmt: skip
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]

@@ -1,9 +1,12 @@
 """Where the corpora lie: section ingest of params.yaml."""
 
 from pathlib import Path
+from typing import Literal
 
 from pipeline import params
 from pipeline.params import Section
+
+Check = Literal["samples", "headers"]
 
 
 class CorpusParams(Section):
@@ -12,6 +15,8 @@ class CorpusParams(Section):
     reader: str
     """Name of a reader in pipeline/corpora, as --corpus takes it."""
     root: str
+    check: Check
+    """What ingest looks at: all samples, or headers alone where they suffice, as for LibriSpeech and GigaSpeech."""
 
 
 def read(params_file: Path) -> dict[str, Path]:

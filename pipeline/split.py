@@ -1,24 +1,24 @@
 """Split: the manifests of the corpora become one of speech with transcripts and one of emotional speech.
 
-A corpus with official parts keeps them; where it has train but no dev, dev_fraction of the train speakers
-become dev, and it gives test speakers only where test_speakers names them. The speakers of any other corpus
-are dealt to test, dev and train in an order that hashes the seed and the published speaker id: the same on
-every machine, and the same for two names of one corpus. Fractions are of speakers, at least one where above 0.
+The official parts of a corpus stay, unless `lists` gives the part of each clip; `folds` and `test_speakers` name
+the test speakers of a corpus without an official test part; pipeline/dealing.py deals the rest by speaker. So
+what is dealt here shares no speaker; official parts and lists may, and the stage leaks tells.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
-import xxhash
 from pydantic import Field
 
-from pipeline import manifest, params, tables, taxonomy
+from pipeline import dealing, fold_lists, manifest, params, readers, tables, taxonomy
 from pipeline.params import ParamsFile, Section
+from pipeline.roots import CorpusParams
 from pipeline.stage import UserError, run, say
 
 EXCLUDED_SCHEMA = manifest.SCHEMA.append(pa.field("reason", pa.string()))
@@ -28,7 +28,7 @@ Corpora = Annotated[list[str], Field(min_length=1)]
 
 
 class SplitParams(Section):
-    """Which corpora go into which manifest, and how speakers are dealt."""
+    """Which corpora go into which manifest, and what makes their parts; a corpus is in one of the last three."""
 
     seed: int
     semantic: Corpora
@@ -39,95 +39,94 @@ class SplitParams(Section):
     test_fraction: Fraction
     test_speakers: dict[str, list[str]]
     """Corpus: published ids of the speakers that make its test part, in place of test_fraction."""
+    folds: dict[str, str]
+    """Corpus: name of a fold of its reader, whose speakers make its test part."""
+    lists: dict[str, str]
+    """Corpus: folder with EmoBox's lists of a fold, in place of official parts; a clip in no list is left out."""
 
 
-def assign(table: pa.Table, corpus: str, options: SplitParams) -> pa.Table:
-    """Give each row of a corpus its part; raises UserError where the speakers do not allow it."""
-    part_of = _official(table, corpus)
-    has_official = any(part_of.values())
-    chosen = _chosen(corpus, set(part_of), options)
-    if chosen and "test" in part_of.values():
-        raise UserError(f"split.test_speakers: {corpus} has an official test part; expected no speakers for it")
-    part_of.update(dict.fromkeys(chosen, "test"))
-    free = _shuffled((speaker for speaker, part in part_of.items() if part in (None, "train")), options.seed)
-    num_test = 0 if has_official or chosen else _share(options.test_fraction, len(free))
-    num_dev = 0 if "dev" in part_of.values() else _share(options.dev_fraction, len(free))
-    if free and num_test + num_dev >= len(free):
-        raise UserError(
-            f"split: {corpus}: expected speakers left for train, found {len(free)}, "
-            f"of which test takes {num_test} and dev {num_dev}"
-        )
-    for i, speaker in enumerate(free):
-        part_of[speaker] = "test" if i < num_test else "dev" if i < num_test + num_dev else "train"
-    speakers = table["speaker"].combine_chunks().dictionary_encode()
-    parts = pa.array([part_of[speaker] for speaker in speakers.dictionary.to_pylist()], pa.string())
-    return table.set_column(manifest.SCHEMA.get_field_index("split"), "split", parts.take(speakers.indices))
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """The rows that a manifest takes, and those left out, which carry a reason."""
+
+    kept: pa.Table
+    excluded: pa.Table
 
 
-def _official(table: pa.Table, corpus: str) -> dict[str, str | None]:
-    """Read each speaker's official part."""
-    part_of: dict[str, str | None] = {}
-    pairs = table.select(["speaker", "split"]).group_by(["speaker", "split"]).aggregate([]).to_pylist()
-    for pair in pairs:
-        speaker, part = pair["speaker"], pair["split"]
-        if part_of.setdefault(speaker, part) != part:
-            raise UserError(f"split: {corpus}: expected one part for each speaker, found {speaker} in two")
-    if None in part_of.values() and any(part_of.values()):
-        raise UserError(f"split: {corpus}: expected an official part for all rows or for none, found both")
-    return part_of
+def assign(table: pa.Table, corpus: str, options: SplitParams, folds: Mapping[str, Collection[str]]) -> pa.Table:
+    """Give each row of a corpus its part, none to rows that have no place; raises UserError where that cannot be.
+
+    `folds` are the test speakers of the corpus' folds by name.
+    """
+    chosen: set[str] = set()
+    if corpus in options.lists:
+        table = dealing.with_parts(table, fold_lists.match(table, corpus, Path(options.lists[corpus])))
+    elif corpus in options.test_speakers:
+        chosen = dealing.choose(table, corpus, options.test_speakers[corpus], "split.test_speakers")
+    elif corpus in options.folds:
+        name = options.folds[corpus]
+        if name not in folds:
+            raise UserError(f"split.folds: {corpus} has no fold {name}; expected one of {', '.join(folds) or 'none'}")
+        chosen = dealing.choose(table, corpus, folds[name], "split.folds", in_part=True)
+        if len(chosen) < len(folds[name]):
+            say(f"split: {corpus}: {len(chosen)} of the {len(folds[name])} test speakers of {name} are there")
+    fractions = {"dev_fraction": options.dev_fraction, "test_fraction": options.test_fraction}
+    return dealing.deal(table, corpus, chosen, seed=options.seed, **fractions)
 
 
-def _chosen(corpus: str, speakers: set[str], options: SplitParams) -> set[str]:
-    chosen = {f"{corpus}/{speaker}" for speaker in options.test_speakers.get(corpus, [])}
-    unknown = sorted(chosen - speakers)
-    if unknown:
-        raise UserError(f"split.test_speakers: no speaker {unknown[0]}; expected some of {', '.join(sorted(speakers))}")
-    return chosen
+def divide(
+    table: pa.Table, kind: Literal["semantic", "emotion"], classes: Iterable[str], listed: Iterable[str]
+) -> Divided:
+    """Leave out the rows that the manifest of a kind cannot use; `listed` are the corpora whose parts are lists."""
+    no_part, no_text, emotion = pc.is_null(table["split"]), pc.is_null(table["text"]), table["emotion"]
+    is_listed = pc.is_in(table["corpus"], pa.array(list(listed), pa.string()))
+    rules: list[tuple[Any, Any]] = [(pc.and_(no_part, is_listed), "in no list"), (no_part, "no official part")]
+    if kind == "emotion":
+        is_class = pc.is_in(emotion, pa.array(list(classes), pa.string()))
+        rules.append((pc.is_null(emotion), "no emotion"))
+        rules.append((pc.invert(is_class), pc.binary_join_element_wise("not a class", emotion, ": ")))
+        # a clip can be tested on without its words; training continues them
+        no_text = pc.and_(no_text, pc.not_equal(table["split"], "test"))
+    rules.append((no_text, "no transcript"))
+    conditions = pc.make_struct(*(rule[0] for rule in rules), field_names=[str(i) for i in range(len(rules))])
+    reasons = pc.case_when(conditions, *(rule[1] for rule in rules))
+    excluded = table.append_column(EXCLUDED_SCHEMA.field("reason"), reasons).filter(pc.is_valid(reasons))
+    return Divided(table.filter(pc.is_null(reasons)), excluded)
 
 
-def _shuffled(speakers: Iterable[str], seed: int) -> list[str]:
-    def key(speaker: str) -> tuple[str, str]:
-        published = speaker.partition("/")[2]
-        return xxhash.xxh3_128_hexdigest(f"{seed}/{published}".encode()), speaker
-
-    return sorted(speakers, key=key)
-
-
-def _share(fraction: float, num_speakers: int) -> int:
-    return max(1, round(fraction * num_speakers)) if fraction > 0 else 0
-
-
-def select_classes(table: pa.Table, classes: list[str]) -> tuple[pa.Table, pa.Table]:
-    """Divide emotion rows into those of the run's classes and the excluded ones, which carry a reason."""
+def check_classes(table: pa.Table, classes: Iterable[str]) -> None:
+    """Raise UserError when no row is of one of the classes."""
     found = {label for label in table["emotion"].unique().to_pylist() if label}
     for name in classes:
         if name not in found:
             expected = ", ".join(sorted(found)) or "none"
             raise UserError(f"emotions: no emotion clip is {name}; expected some of {expected}")
-    keep = pc.fill_null(pc.is_in(table["emotion"], pa.array(classes)), False)
-    excluded = table.filter(pc.invert(keep))
-    reasons = [f"not a class: {label}" if label else "no emotion" for label in excluded["emotion"].to_pylist()]
-    return table.filter(keep), excluded.append_column("reason", pa.array(reasons, pa.string()))
 
 
-def check_disjoint(table: pa.Table) -> None:
-    """Raise UserError when a speaker or a recording is in two parts, under whatever names of corpora."""
-    for column, what in (("speaker", "speaker"), ("content_hash", "recording")):
-        counts = table.group_by(column).aggregate([("split", "count_distinct")])
-        shared = counts.filter(pc.greater(counts["split_count_distinct"], 1))[column].to_pylist()
-        if shared:
-            rows = table.filter(pc.equal(table[column], shared[0])).sort_by("id")
-            first = {row["split"]: row["id"] for row in reversed(rows.to_pylist())}
-            found = " and ".join(f"{key} in {part}" for part, key in sorted(first.items()))
-            raise UserError(f"split: expected each {what} in one part only, found {found}")
-
-
-def join(manifests: Path, corpora: list[str], options: SplitParams) -> pa.Table:
-    """Read the manifests of `corpora` and give their rows parts, sorted by id."""
+def join(manifests: Path, corpora: list[str], options: SplitParams, readers_of: Mapping[str, str]) -> pa.Table:
+    """Read the manifests of `corpora` and give their rows parts, sorted by id; `readers_of` names their readers."""
     if len(set(corpora)) < len(corpora):
         raise UserError(f"split: expected each corpus once, found {', '.join(corpora)}")
-    parts = [assign(manifest.read(manifests / f"{corpus}.parquet"), corpus, options) for corpus in corpora]
-    return pa.concat_tables(parts).sort_by("id")
+    joined = []
+    for corpus in corpora:
+        folds = readers.load(readers_of[corpus]).folds if corpus in options.folds else {}
+        joined.append(assign(manifest.read(manifests / f"{corpus}.parquet"), corpus, options, folds))
+    return pa.concat_tables(joined).sort_by("id")
+
+
+def check_corpora(options: SplitParams, ingested: Collection[str]) -> None:
+    """Raise UserError when a corpus has its parts from two parameters, or is named in vain."""
+    corpora = [*options.semantic, *options.emotion]
+    unknown = [corpus for corpus in corpora if corpus not in ingested]
+    if unknown:
+        raise UserError(f"split: {unknown[0]} is not listed under ingest; expected some of {', '.join(ingested)}")
+    keys: dict[str, str] = {}
+    for key in ("test_speakers", "folds", "lists"):
+        for corpus in getattr(options, key):
+            if corpus not in corpora:
+                raise UserError(f"split.{key}: {corpus} is in neither split.semantic nor split.emotion")
+            if keys.setdefault(corpus, key) != key:
+                raise UserError(f"split: expected {corpus} in one of {keys[corpus]} and {key}, found it in both")
 
 
 def main(
@@ -137,20 +136,24 @@ def main(
     excluded: Annotated[Path, typer.Option(help="Table of the rows left out, with reasons, to write.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Join corpora into the two manifests and deal speakers to train, dev and test."""
+    """Join corpora into the two manifests and give each row its part."""
     options = params.load(params_file, "split", SplitParams)
+    ingested = params.load(params_file, "ingest", dict[str, CorpusParams])
     classes = taxonomy.read_classes(params_file)
-    unlisted = sorted(set(options.test_speakers) - {*options.semantic, *options.emotion})
-    if unlisted:
-        raise UserError(f"{params_file}: split.test_speakers: {unlisted[0]} is in neither split.semantic nor .emotion")
-    speech = join(manifests, options.semantic, options)
-    emotional, left_out = select_classes(join(manifests, options.emotion, options), classes)
-    check_disjoint(pa.concat_tables([speech, emotional]))
-    tables.write(speech, semantic)
-    tables.write(emotional, emotion)
+    check_corpora(options, ingested)
+    readers_of = {name: corpus.reader for name, corpus in ingested.items()}
+    emotional = join(manifests, options.emotion, options, readers_of)
+    check_classes(emotional, classes)
+    speech = divide(join(manifests, options.semantic, options, readers_of), "semantic", classes, options.lists)
+    acted = divide(emotional, "emotion", classes, options.lists)
+    left_out = pa.concat_tables([speech.excluded, acted.excluded])
+    tables.write(speech.kept, semantic)
+    tables.write(acted.kept, emotion)
     tables.write(left_out, excluded)
-    counts = f"semantic {_count(speech)}, emotion {_count(emotional)}"
-    say(f"split: {counts} rows for train/dev/test; {left_out.num_rows:,} excluded")
+    counts = f"semantic {_count(speech.kept)}, emotion {_count(acted.kept)}"
+    reasons = Counter(left_out["reason"].to_pylist()).most_common()
+    why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+    say(f"split: {counts} rows for train/dev/test; {left_out.num_rows:,} excluded" + (f" ({why})" if why else ""))
 
 
 def _count(table: pa.Table) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,61 @@ def write(table: pa.Table, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
+class Stream:
+    """A table that is written a chunk of rows at a time; `commit` puts it in place."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.partial = path, path.with_name(f".{path.name}.partial")
+        self.schema = schema
+        with _named(path):
+            self.writer = pq.ParquetWriter(self.partial, schema, compression="zstd")
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows, each with columns of the schema; a missing one is null."""
+        table = pa.Table.from_pylist(list(rows), schema=self.schema)
+        if table.num_rows:
+            with _named(self.path):
+                self.writer.write_table(table)
+
+    def commit(self) -> None:
+        """End the table and let it replace what was at its path."""
+        with _named(self.path):
+            self.writer.close()
+            os.replace(self.partial, self.path)
+
+
+@contextmanager
+def stream(path: Path, schema: pa.Schema) -> Iterator[Stream]:
+    """Open a table to be written in chunks; without `commit` nothing is left of it."""
+    table = Stream(path, schema)
+    try:
+        yield table
+    finally:
+        with suppress(OSError):  # of a disk that is full, which has been told
+            table.writer.close()
+        table.partial.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary file to write beside `path`, which it replaces at the end and never in part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with _named(path):
+            yield partial
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name `path` in the error of a write: pyarrow names no file where a disk is full."""
+    try:
+        yield
     except OSError as error:
         if error.errno is None:
             raise
-        # pyarrow names no file where a disk is full
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,47 +1,38 @@
-"""The unified emotions, and how each corpus' published labels map to them."""
+"""The unified emotions, and how the published labels of a corpus map to them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline import params
 from pipeline.stage import UserError
 
-EMOTIONS = ("neutral", "happy", "sad", "angry", "surprise", "fear", "disgust", "calm")
-
-# reader of pipeline/corpora: published label: unified emotion
-LABELS = {
-    "cremad": {
-        "NEU": "neutral",
-        "HAP": "happy",
-        "SAD": "sad",
-        "ANG": "angry",
-        "FEA": "fear",
-        "DIS": "disgust",
-    },
-    "ravdess": {
-        "neutral": "neutral",
-        "calm": "calm",
-        "happy": "happy",
-        "sad": "sad",
-        "angry": "angry",
-        "fearful": "fear",
-        "disgust": "disgust",
-        "surprised": "surprise",
-    },
-}
+EMOTIONS = (
+    "neutral", "happy", "sad", "angry", "surprise", "fear", "disgust", "calm", "contempt", "boredom", "frustration",
+    "enthusiasm", "other",
+)  # fmt: skip
+"""The first five are the paper's classes; a run selects its own by `emotions` of params.yaml."""
 
 
-def mapping(reader: str, published: Iterable[str]) -> dict[str, str]:
-    """Map the published labels that a corpus holds; raises UserError when one has no unified emotion."""
-    known = LABELS.get(reader, {})
+def check_labels(corpus: str, known: Mapping[str, str | None], published: Iterable[str]) -> None:
+    """Raise UserError, with the labels that a corpus holds, when one of them is not mapped."""
     found = sorted(set(published))
     unmapped = [label for label in found if label not in known]
     if unmapped:
         raise UserError(
-            f"{reader}: no unified emotion for {', '.join(unmapped)}; "
-            f"found the labels {', '.join(found)}, expected {', '.join(known) or 'none'} (pipeline/taxonomy.py)"
+            f"{corpus}: no unified emotion for {', '.join(unmapped)}; "
+            f"found the labels {', '.join(found)}, expected {', '.join(known) or 'none'}"
         )
-    return {label: known[label] for label in found}
+
+
+def soften(votes: Mapping[str, float], known: Mapping[str, str | None]) -> dict[str, float]:
+    """Turn votes by published label into shares by unified emotion; labels that name no emotion are `other`."""
+    total = sum(votes.values())
+    shares: dict[str, float] = {}
+    for label, count in votes.items():
+        if count:
+            emotion = known[label] or "other"
+            shares[emotion] = shares.get(emotion, 0.0) + count / total
+    return shares
 
 
 def read_classes(params_file: Path) -> list[str]:

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-_APOSTROPHES = str.maketrans("\u2018\u2019\u02bc\u0060\u00b4", "'''''")
+# the last two are what becomes of quotes in Windows-1252 that was taken for Latin-1
+_APOSTROPHES = str.maketrans("\u2018\u2019\u02bc\u0060\u00b4\x91\x92", "'" * 7)
 _NO_WORD = re.compile(r"[^\w']|_")
 # an apostrophe stays beside a letter ("it's", "'tis", "dogs'"), a lone one goes
 _LONE_APOSTROPHE = re.compile(r"(?<!\w)'+(?!\w)")

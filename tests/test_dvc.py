@@ -116,6 +116,15 @@ def imported_names(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and name_of(node.func) == "import_module":
+            yield from named_by(ast.unparse(node.args[0]))
+
+
+def named_by(pattern: str) -> Iterator[str]:
+    """Name the modules of a folder from which one is loaded by name: f'pipeline.corpora.{name}'."""
+    folder = re.fullmatch(r"f'([\w.]+)\.\{\w+\}'", pattern)
+    assert folder, f"cannot tell what import_module({pattern}) loads"
+    yield from (f"{folder[1]}.{file.stem}" for file in (ROOT / folder[1].replace(".", "/")).glob("*.py"))
 
 
 def own_files(name: str) -> Iterator[Path]:
@@ -187,7 +196,7 @@ def loads_in(tree: ast.AST, stage: Stage, file: Path | None = None) -> Iterator[
     name = ".".join((file or stage.source).relative_to(ROOT).with_suffix("").parts)
     options = {option.removeprefix("--"): value for option, value in stage.options.items()}
     for node in nodes_of_kind(tree, options.get("kind", "")):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("load", "params.load"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("load", "params.load") and len(node.args) == 3:
             scope = {**options, **vars(importlib.import_module(name))}
             yield Load(*(eval(ast.unparse(argument), scope) for argument in node.args[1:]))
 

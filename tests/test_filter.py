@@ -68,6 +68,7 @@ def test_an_answer_of_its_own_is_no_echo(continuation: str, transcript: str) -> 
         ({"duration_s": 1.0}, 10, None),
         ({"finish_reason": continuations.LENGTH}, 10, None),
         ({"finish_reason": continuations.PROMPT_TOO_LONG, "continuation": ""}, 1000, "prompt too long"),
+        ({"finish_reason": continuations.NO_TRANSCRIPT, "continuation": ""}, 10, "no transcript"),
         ({"continuation": ""}, 10, "empty"),
         ({"continuation": "I'm not sure what you want"}, 1000, "refusal"),
         ({"duration_s": 0.5, "continuation": ""}, 1000, "too short"),

@@ -35,7 +35,7 @@ class EchoEngine:
         return [Answer(tuple(prompt[-3:]), continuations.STOP) for prompt in prompts]
 
 
-def write_manifest(path: Path, texts: Sequence[str] = TEXTS, emotion: str | None = "sad") -> Path:
+def write_manifest(path: Path, texts: Sequence[str | None] = TEXTS, emotion: str | None = "sad") -> Path:
     empty = dict.fromkeys(manifest.SCHEMA.names)
     rows = [{**empty, "id": f"corpus/{i}", "text": text, "emotion": emotion} for i, text in enumerate(texts)]
     tables.write(tables.from_rows(rows, manifest.SCHEMA), path)
@@ -84,6 +84,17 @@ def test_a_prompt_without_room_for_an_answer_does_not_go_to_the_engine() -> None
     answers = generate.answer([(1, 2, 3), (1, 2, 3, 4)], engine, limit=3)
     assert engine.asked == [(1, 2, 3)]
     assert answers[1] == Answer((), continuations.PROMPT_TOO_LONG)
+
+
+def test_an_utterance_without_transcript_does_not_go_to_the_engine(
+    tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = EchoEngine()
+    monkeypatch.setattr(engines, "start", lambda *_: engine)
+    write_manifest(tmp_path / "manifest.parquet", ["yes", None])
+    rows = run_generate(tmp_path, llm)
+    assert len(engine.asked) == 1
+    assert (rows[1]["finish_reason"], rows[1]["token_ids"]) == (continuations.NO_TRANSCRIPT, [])
 
 
 def test_rows_come_in_the_order_of_the_manifest_and_say_which_engine_wrote_them(

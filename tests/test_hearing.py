@@ -29,7 +29,7 @@ def folder(tmp_path: Path, root: Path) -> Path:
             "utterances_per_speaker": 8,
         }
     }
-    values["ingest"] = {"speech": {"reader": "librispeech", "root": str(tmp_path / "corpus")}}
+    values["ingest"] = {"speech": {"reader": "librispeech", "root": str(tmp_path / "corpus"), "check": "samples"}}
     values["generate"]["engine"] = "transformers"
     steps = {
         "epochs": 120,

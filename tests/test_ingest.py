@@ -1,5 +1,7 @@
 import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,167 +11,222 @@ import pytest
 import soundfile
 import typer
 
-from pipeline import ingest, manifest, tables
-from pipeline.corpora import READERS
+from pipeline import ingest, intake, manifest, quarantine, readers
+from pipeline.corpora.ravdess import CORPUS as RAVDESS
+from pipeline.corpus import Clip, Corpus
+from pipeline.quarantine import Fault
+from pipeline.roots import Check
 from pipeline.stage import UserError
 
+Rows = dict[str, dict[str, Any]]
 
-def speak(path: Path, num_samples: int = 1600, seed: int = 0) -> None:
+
+def speak(path: Path, num_samples: int = 9600, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples = np.random.default_rng([seed, *path.name.encode()]).integers(-9, 9, num_samples, dtype=np.int16)
+    samples = np.random.default_rng([seed, *path.name.encode()]).integers(-99, 99, (num_samples, 1), dtype=np.int16)
     soundfile.write(path, samples, 16_000)
-
-
-def rows(table: pa.Table) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in table.to_pylist()}
-
-
-def reasons(table: pa.Table) -> dict[str, str]:
-    return {row["id"]: row["reason"] for row in table.to_pylist()}
-
-
-@pytest.fixture
-def librispeech(tmp_path: Path) -> Path:
-    chapter = tmp_path / "dev-clean" / "84" / "121123"
-    for turn in (0, 1):
-        speak(chapter / f"84-121123-000{turn}.flac")
-    (chapter / "84-121123.trans.txt").write_text("84-121123-0000 IT'S LATE\n84-121123-0001 GO HOME")
-    (tmp_path / "SPEAKERS.TXT").write_text(
-        ";ID |SEX| SUBSET |MINUTES| NAME\n84   | F | dev-clean  |  8.02 | Ann | Lee\n"
-    )
-    return tmp_path
-
-
-@pytest.fixture
-def cremad(tmp_path: Path) -> Path:
-    for name in ("1001_IEO_ANG_HI.wav", "1002_TSI_NEU_XX.wav", "1040_ITH_SAD_X.wav"):
-        speak(tmp_path / "AudioWAV" / name)
-    (tmp_path / "VideoDemographics.csv").write_text('"ActorID","Age","Sex"\n1001,51,"Male"\n1002,21,"Female"\n')
-    (tmp_path / "processedResults").mkdir()
-    (tmp_path / "processedResults" / "tabulatedVotes.csv").write_text(
-        '"","A","D","F","H","N","S","fileName"\n'
-        '"100001",7,1,0,0,2,0,"1001_IEO_ANG_HI"\n"200001",0,0,0,9,0,0,"1001_IEO_ANG_HI"\n'
-        '"103234",0,0,2,0,5,3,"1040_ITH_SAD_XX"\n'
-    )
-    return tmp_path
+    return path
 
 
 @pytest.fixture
 def ravdess(tmp_path: Path) -> Path:
+    root = tmp_path / "RAVDESS"
     for actor in (1, 2):
-        speak(tmp_path / "audio_speech_actors_01-24" / f"Actor_0{actor}" / f"03-01-06-02-01-01-0{actor}.wav")
-    return tmp_path
+        speak(root / "audio_speech_actors_01-24" / f"Actor_0{actor}" / f"03-01-06-02-01-01-0{actor}.wav")
+    return root
 
 
-def test_librispeech_gives_transcript_speaker_chapter_and_official_part(librispeech: Path) -> None:
-    usable, unusable = ingest.ingest(librispeech, "librispeech", "libri")
-    assert unusable.num_rows == 0
-    row = rows(usable)["libri/84-121123-0001"]
-    assert row["audio"] == "dev-clean/84/121123/84-121123-0001.flac"
-    assert (row["text"], row["text_published"]) == ("go home", "GO HOME")
-    assert (row["speaker"], row["gender"], row["session"], row["turn"]) == ("libri/84", "female", "121123", 1)
-    assert (row["split"], row["duration_s"], row["licence"]) == ("dev", 0.1, "CC-BY-4.0")
-    assert row["emotion"] is row["emotion_published"] is row["votes"] is None
+def take_in(root: Path, corpus: Corpus = RAVDESS, name: str = "x", check: Check = "samples") -> tuple[Rows, Rows]:
+    """Ingest a corpus; return its usable rows and its refused ones by id."""
+    output = root.parent / "out" / f"{name}.parquet"
+    ingest.ingest(corpus, root, name, check, output)
+    return by_id(manifest.read(output)), by_id(quarantine.read(quarantine.beside(output)))
 
 
-def test_librispeech_sets_aside_what_lacks_audio_or_transcript(librispeech: Path) -> None:
-    chapter = librispeech / "dev-clean" / "84" / "121123"
-    speak(chapter / "84-121123-0002.flac")
-    speak(chapter / "notes.flac")
-    with (chapter / "84-121123.trans.txt").open("a") as file:
-        file.write("\n84-121123-0003 NOT RECORDED\n84-121123-0004\n")
-    usable, unusable = ingest.ingest(librispeech, "librispeech", "libri")
-    assert usable.num_rows == 2
-    assert reasons(unusable) == {
-        "libri/84-121123-0002": "no transcript line",
-        "libri/84-121123-0003": "file is missing",
-        "libri/84-121123-0004": "empty transcript",
-        "libri/notes": "name is not of the form SPK-CHAP-NNNN",
-    }
+def by_id(table: pa.Table) -> Rows:
+    return {row["id"]: row for row in table.to_pylist()}
 
 
-def test_a_transcript_that_is_not_utf_8_is_told(librispeech: Path) -> None:
-    (librispeech / "dev-clean/84/121123/84-121123.trans.txt").write_bytes(b"84-121123-0000 CAF\xc9\n")
-    with pytest.raises(UserError, match=r"84-121123\.trans\.txt: expected UTF-8 text, found byte 0xc9"):
-        ingest.ingest(librispeech, "librispeech", "libri")
+def reasons(refused: Rows) -> dict[str, str]:
+    return {key: row["reason"] for key, row in refused.items()}
 
 
-def test_cremad_gives_emotion_intensity_gender_and_the_votes_on_the_voice_alone(cremad: Path) -> None:
-    usable, _ = ingest.ingest(cremad, "cremad", "cremad")
-    row = rows(usable)["cremad/1001_IEO_ANG_HI"]
-    assert (row["emotion"], row["emotion_published"], row["intensity"]) == ("angry", "ANG", "high")
-    assert (row["text_published"], row["speaker"], row["gender"]) == ("It's eleven o'clock.", "cremad/1001", "male")
-    assert dict(row["votes"]) == {"ANG": 7, "DIS": 1, "FEA": 0, "HAP": 0, "NEU": 2, "SAD": 0}
-    assert row["split"] is None
-    assert rows(usable)["cremad/1002_TSI_NEU_XX"]["votes"] is None
+def corpus_of(*clips: Clip, **facts: Any) -> Corpus:
+    def read(root: Path) -> Iterator[Clip]:
+        yield from clips
+
+    plain = Corpus(title="Ours", layout="a.wav", licence="CC0-1.0", source="here", language="de", read=read)
+    return replace(plain, **facts)
 
 
-def test_cremad_knows_the_clip_whose_file_is_misnamed(cremad: Path) -> None:
-    row = rows(ingest.ingest(cremad, "cremad", "cremad")[0])["cremad/1040_ITH_SAD_XX"]
-    assert row["audio"] == "AudioWAV/1040_ITH_SAD_X.wav"
-    assert row["intensity"] == "unspecified"
-    assert dict(row["votes"])["NEU"] == 5
+def clip(utterance: str, **values: Any) -> Clip:
+    return Clip(**{"utterance": utterance, "audio": f"{utterance}.wav", "text": "ja", "speaker": "s", **values})
 
 
-def test_cremad_needs_no_metadata(tmp_path: Path) -> None:
-    speak(tmp_path / "AudioWAV" / "1001_IEO_SAD_XX.flac")
-    row = ingest.ingest(tmp_path, "cremad", "cremad")[0].to_pylist()[0]
-    assert row["gender"] is row["votes"] is None
-
-
-def test_ravdess_gives_emotion_intensity_statement_and_gender_by_parity(ravdess: Path) -> None:
-    usable, _ = ingest.ingest(ravdess, "ravdess", "ravdess")
-    first, second = usable.to_pylist()
+def test_a_row_holds_what_names_metadata_and_audio_tell(ravdess: Path) -> None:
+    rows, _ = take_in(ravdess)
+    first, second = rows.values()
+    assert (first["id"], first["corpus"], first["speaker"]) == ("x/03-01-06-02-01-01-01", "x", "x/01")
+    assert first["audio"] == "audio_speech_actors_01-24/Actor_01/03-01-06-02-01-01-01.wav"
     assert (first["emotion"], first["emotion_published"], first["intensity"]) == ("fear", "fearful", "strong")
-    assert (first["speaker"], first["gender"], second["gender"]) == ("ravdess/01", "male", "female")
-    assert first["text"] == "kids are talking by the door"
+    assert (first["gender"], second["gender"]) == ("male", "female")
+    assert (first["text"], first["text_published"]) == ("kids are talking by the door", "Kids are talking by the door.")
+    assert (first["language"], first["licence"]) == ("en", "CC-BY-NC-SA-4.0")
+    assert (first["start_s"], first["duration_s"], first["sample_rate_hz"], first["channels"]) == (0, 0.6, 16_000, 1)
+    assert len(first["content_hash"]) == 32
+    assert first["split"] is first["votes"] is first["dialogue"] is None
 
 
-def test_ravdess_sets_aside_songs_and_foreign_names(ravdess: Path) -> None:
-    speak(ravdess / "Actor_03" / "03-02-06-02-01-01-03.wav")
-    speak(ravdess / "Actor_03" / "outtake.wav")
-    assert reasons(ingest.ingest(ravdess, "ravdess", "ravdess")[1]) == {
-        "ravdess/03-02-06-02-01-01-03": "sung, not spoken",
-        "ravdess/outtake": "name is not of the form 03-01-EE-II-SS-RR-AA",
+def test_the_header_tells_the_same_as_the_samples_of_sound_flac(tmp_path: Path) -> None:
+    for actor in (1, 2):
+        speak(tmp_path / "RAVDESS" / f"Actor_0{actor}" / f"03-01-06-02-01-01-0{actor}.flac")
+    assert take_in(tmp_path / "RAVDESS", check="headers") == take_in(tmp_path / "RAVDESS", check="samples")
+
+
+def test_every_refused_clip_has_a_reason_and_none_is_lost(ravdess: Path) -> None:
+    actor = ravdess / "Actor_03"
+    speak(actor / "03-02-06-02-01-01-03.wav")
+    speak(actor / "outtake.wav")
+    content = speak(actor / "03-01-06-01-01-01-03.flac", 48_000).read_bytes()
+    (actor / "03-01-06-01-01-01-03.flac").write_bytes(content[: len(content) // 2])
+    (actor / "03-01-06-01-01-02-03.wav").write_bytes(b"")
+    (actor / "03-01-06-01-02-01-03.wav").write_text("no audio")
+    soundfile.write(actor / "03-01-06-01-02-02-03.wav", np.zeros(1600, np.int16), 16_000)
+    soundfile.write(actor / "03-01-06-02-01-02-03.wav", np.full(1600, np.nan), 16_000, subtype="FLOAT")
+    soundfile.write(actor / "03-01-06-02-02-01-03.wav", np.ones(1600) / 9, 500)
+    rows, refused = take_in(ravdess)
+    assert len(rows) == 2
+    assert reasons(refused) == {
+        "x/03-01-06-01-01-01-03": refused["x/03-01-06-01-01-01-03"]["reason"],
+        "x/03-01-06-01-01-02-03": "empty-file",
+        "x/03-01-06-01-02-01-03": "unreadable",
+        "x/03-01-06-01-02-02-03": "silent",
+        "x/03-01-06-02-01-02-03": "not-finite",
+        "x/03-01-06-02-02-01-03": "sample-rate",
+        "x/03-02-06-02-01-01-03": "not-speech",
+        "x/outtake": "bad-name",
     }
+    assert refused["x/03-01-06-01-01-01-03"]["reason"] in ("truncated", "unreadable")
+    assert refused["x/outtake"]["detail"] == "expected 03-01-EE-II-SS-RR-AA"
 
 
-def test_unusable_audio_is_set_aside_with_a_reason(cremad: Path) -> None:
-    (cremad / "AudioWAV" / "1001_IEO_ANG_LO.wav").write_text("no audio")
-    soundfile.write(cremad / "AudioWAV" / "1076_MTI_SAD_XX.wav", np.zeros(1600, np.int16), 16_000)
-    (cremad / "AudioWAV" / "1064_TIE_SAD_XX.wav").write_bytes(b"")
-    usable, unusable = ingest.ingest(cremad, "cremad", "cremad")
-    assert usable.num_rows == 3
-    assert reasons(unusable) == {
-        "cremad/1001_IEO_ANG_LO": "not readable: Format not recognised",
-        "cremad/1064_TIE_SAD_XX": "file is empty",
-        "cremad/1076_MTI_SAD_XX": "silent",
+def test_names_with_quotes_and_spaces_are_read(tmp_path: Path) -> None:
+    name = 'it\'s "here" - ok'
+    speak(tmp_path / "c" / f"{name}.wav")
+    rows, _ = take_in(tmp_path / "c", corpus_of(clip(name)))
+    assert rows[f"x/{name}"]["audio"] == f"{name}.wav"
+
+
+def test_audio_that_a_table_names_absolutely_is_found(tmp_path: Path) -> None:
+    elsewhere = speak(tmp_path / "elsewhere" / "a.wav")
+    (tmp_path / "c").mkdir()
+    rows, _ = take_in(tmp_path / "c", corpus_of(clip("a", audio=str(elsewhere))))
+    assert rows["x/a"]["audio"] == str(elsewhere)
+
+
+def test_a_loop_of_links_does_not_hang_the_reader(ravdess: Path) -> None:
+    (ravdess / "loop").symlink_to(ravdess)
+    (ravdess / "Actor_01").symlink_to(ravdess / "Actor_01")
+    assert len(take_in(ravdess)[0]) == 2
+
+
+def test_the_second_of_two_with_one_id_or_the_same_samples_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    content = speak(root / "a.wav").read_bytes()
+    speak(root / "b.wav")
+    (root / "copy.wav").write_bytes(content)
+    _, refused = take_in(root, corpus_of(clip("a"), clip("b"), clip("a", audio="b.wav"), clip("copy")))
+    assert [row["reason"] for row in refused.values()] == ["double-id", "double-audio"]
+
+
+def test_a_double_that_belongs_to_the_published_counts_stays(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    (root / "copy.wav").parent.mkdir()
+    (root / "copy.wav").write_bytes(speak(root / "a.wav").read_bytes())
+    assert len(take_in(root, corpus_of(clip("a"), clip("copy"), doubles=("copy",)))[0]) == 2
+
+
+def test_what_the_metadata_lacks_is_a_reason(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    for name in "abcdefg":
+        speak(root / f"{name}.wav")
+    clips = [
+        clip("a", emotion="froh", text=None),
+        clip("b"),
+        clip("c", emotion="froh", text="..."),
+        clip("d", emotion="froh", text="sehr " * 20),
+        clip("e", emotion="froh", fault=Fault("not-speech", "music")),
+        clip("f", emotion="unklar"),
+        clip("g", emotion="froh"),
+    ]
+    corpus = corpus_of(*clips, labels={"froh": "happy", "unklar": None}, faults={"g": "hiss"})
+    rows, refused = take_in(root, corpus)
+    assert reasons(refused) == {
+        "x/b": "no-label",
+        "x/c": "no-transcript",
+        "x/d": "too-much-text",
+        "x/e": "not-speech",
+        "x/g": "known-fault",
     }
+    assert rows["x/a"]["text"] is rows["x/a"]["text_published"] is None
+    assert (rows["x/f"]["emotion"], rows["x/f"]["emotion_published"]) == (None, "unklar")
 
 
-def test_a_label_without_unified_emotion_stops_with_the_labels_found(cremad: Path) -> None:
-    speak(cremad / "AudioWAV" / "1001_IEO_BOR_XX.wav")
-    with pytest.raises(UserError, match="no unified emotion for BOR; found the labels ANG, BOR, NEU, SAD"):
-        ingest.ingest(cremad, "cremad", "cremad")
+def test_votes_become_shares_of_unified_emotions(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    speak(root / "a.wav")
+    speak(root / "b.wav")
+    labels = {"hap": "happy", "exc": "happy", "xxx": None}
+    first = clip("a", emotion="hap", votes={"hap": 1.0, "exc": 2.0, "xxx": 1.0}, votes_both={"hap": 9.0})
+    rows, _ = take_in(root, corpus_of(first, clip("b", emotion="hap", votes_both={"hap": 2.0}), labels=labels))
+    assert dict(rows["x/a"]["emotion_votes"]) == {"happy": 0.75, "other": 0.25}
+    assert dict(rows["x/a"]["votes"]) == {"hap": 1, "exc": 2, "xxx": 1}
+    assert dict(rows["x/b"]["emotion_votes"]) == {"happy": 1}
 
 
-def test_one_id_for_two_files_is_told(cremad: Path) -> None:
-    speak(cremad / "AudioWAV" / "1001_IEO_ANG_HI.flac")
-    message = r"expected one clip for each id, found 1001_IEO_ANG_HI as AudioWAV/\S+\.flac, AudioWAV/\S+\.wav"
-    with pytest.raises(UserError, match=message):
-        ingest.ingest(cremad, "cremad", "cremad")
+def test_many_utterances_of_one_file_are_parts_of_it(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    speak(root / "long.wav", 32_000)
+    clips = [clip(str(i), audio="long.wav", start_s=i / 2, duration_s=0.5) for i in range(5)]
+    rows, refused = take_in(root, corpus_of(*clips))
+    assert [row["start_s"] for row in rows.values()] == [0, 0.5, 1, 1.5]
+    assert len({row["content_hash"] for row in rows.values()}) == 4
+    assert reasons(refused) == {"x/4": "truncated"}
 
 
-@pytest.mark.parametrize("reader", sorted(READERS))
-def test_a_root_that_is_missing_empty_or_of_another_layout_is_told(reader: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no/such: no such folder; expected .+ layout"):
-        ingest.ingest(tmp_path / "no/such", reader, "x")
-    with pytest.raises(UserError, match=f"{tmp_path}: found nothing; expected .+ layout"):
-        ingest.ingest(tmp_path, reader, "x")
-    for i in range(7):
-        (tmp_path / f"folder-{i}").mkdir()
-    with pytest.raises(UserError, match=r"found folder-0, .+ folder-4 and 2 more; expected .+ layout"):
-        ingest.ingest(tmp_path, reader, "x")
+def test_rows_come_in_the_readers_order_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "CHUNK", 2)
+    clips = [clip(name) for name in ("d", "a", "c", "b", "e")]
+    for each in clips:
+        speak(tmp_path / "c" / each.audio)
+    assert list(take_in(tmp_path / "c", corpus_of(*clips))[0]) == ["x/d", "x/a", "x/c", "x/b", "x/e"]
+
+
+def test_a_label_without_unified_emotion_stops_with_the_labels_found(tmp_path: Path) -> None:
+    corpus = corpus_of(clip("a", emotion="froh"), clip("b", emotion="müde"), labels={"froh": "happy"})
+    with pytest.raises(UserError, match="x: no unified emotion for müde; found the labels froh, müde, expected froh"):
+        take_in(tmp_path, corpus)
+
+
+def test_an_emotion_corpus_without_a_label_map_stops(tmp_path: Path) -> None:
+    speak(tmp_path / "c" / "a.wav")
+    with pytest.raises(UserError, match="no unified emotion for froh; found the labels froh, expected none"):
+        take_in(tmp_path / "c", corpus_of(clip("a", emotion="froh")))
+
+
+def test_more_than_was_published_stops(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    clips = [clip(name, emotion="froh") for name in "abc"]
+    for each in clips:
+        speak(root / each.audio)
+    corpus = corpus_of(*clips, labels={"froh": "happy"}, counts={"clips": 3, "froh": 2})
+    with pytest.raises(UserError, match="x: froh: found 3, expected at most 2 as published"):
+        take_in(root, corpus)
+
+
+def coverage_line(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    ingest.main("ravdess", root, output, "rav")
+    return capsys.readouterr().out
 
 
 def test_the_stage_writes_manifest_quarantine_and_summary(
@@ -177,84 +234,103 @@ def test_the_stage_writes_manifest_quarantine_and_summary(
 ) -> None:
     speak(ravdess / "Actor_03" / "03-02-06-02-01-01-03.wav")
     output = tmp_path / "manifests" / "rav.parquet"
-    ingest.main("ravdess", ravdess, output, "rav")
+    line = coverage_line(ravdess, output, capsys)
+    assert line == (
+        "ingest: rav: 2 clips, 0.00 h, 2 speakers; 1 quarantined (1 not-speech); "
+        "in part: clips 2 of 1,440, speakers 2 of 24, fearful 2 of 192\n"
+    )
     first = output.read_bytes()
-    ingest.main("ravdess", ravdess, output, "rav")
+    coverage_line(ravdess, output, capsys)
     assert output.read_bytes() == first
     assert manifest.read(output)["id"].to_pylist() == ["rav/03-01-06-02-01-01-01", "rav/03-01-06-02-01-01-02"]
-    assert tables.read(tmp_path / "manifests" / "rav.quarantine.parquet", manifest.QUARANTINE_SCHEMA).num_rows == 1
     summary = json.loads((tmp_path / "manifests" / "ingested" / "rav.json").read_text())
-    assert (summary["corpus"], summary["rows"], summary["speakers"]) == ("rav", 2, 2)
-    assert summary["quarantined"] == {"sung, not spoken": 1}
-    assert "ingest: rav: 2 clips, 0.00 h, 2 speakers; 1 quarantined (1 sung, not spoken)\n" in capsys.readouterr().out
+    assert (summary["corpus"], summary["rows"], summary["speakers"], summary["found"]) == ("rav", 2, 2, 3)
+    assert summary["quarantined"] == {"not-speech": 1}
+    assert summary["coverage"] == {"clips": [2, 1440], "speakers": [2, 24], "fearful": [2, 192]}
+
+
+def test_a_complete_corpus_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for actor in range(1, 25):
+        for emotion in range(1, 9):
+            for intensity in (1, 2) if emotion > 1 else (1,):
+                for statement in (1, 2):
+                    for take in (1, 2):
+                        name = f"03-01-{emotion:02}-{intensity:02}-{statement:02}-{take:02}-{actor:02}.flac"
+                        speak(tmp_path / "RAVDESS" / f"Actor_{actor:02}" / name)
+    line = coverage_line(tmp_path / "RAVDESS", tmp_path / "rav.parquet", capsys)
+    assert line == "ingest: rav: 1,440 clips, 0.24 h, 24 speakers; 0 quarantined; complete\n"
 
 
 def test_a_corpus_without_a_usable_clip_stops_but_leaves_its_quarantine(tmp_path: Path) -> None:
-    (tmp_path / "AudioWAV").mkdir()
-    (tmp_path / "AudioWAV" / "1001_IEO_ANG_HI.wav").write_text("no audio")
-    with pytest.raises(UserError, match="no usable clip; expected at least one, found 1 not readable"):
-        ingest.main("cremad", tmp_path, tmp_path / "out.parquet")
-    assert not (tmp_path / "out.parquet").exists()
-    quarantine = tables.read(tmp_path / "out.quarantine.parquet", manifest.QUARANTINE_SCHEMA)
-    assert quarantine["audio"].to_pylist() == ["AudioWAV/1001_IEO_ANG_HI.wav"]
+    (tmp_path / "Actor_01").mkdir()
+    (tmp_path / "Actor_01" / "03-01-06-02-01-01-01.wav").write_text("no audio")
+    with pytest.raises(UserError, match="no usable clip; expected at least one, found 1 unreadable"):
+        ingest.main("ravdess", tmp_path, tmp_path / "out.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Actor_01", "out.quarantine.parquet"]
+    refused = quarantine.read(tmp_path / "out.quarantine.parquet")
+    assert refused["audio"].to_pylist() == ["Actor_01/03-01-06-02-01-01-01.wav"]
 
 
-@pytest.mark.parametrize(
-    ("corpus", "output", "name", "message"),
-    [
-        ("crema", "a.parquet", None, "found crema, expected one of cremad, librispeech, ravdess"),
-        ("cremad", "a.csv", None, r"found a\.csv, expected a \.parquet file"),
-        ("cremad", "a.parquet", "a/b", "found 'a/b', expected letters, digits"),
-    ],
-)
-def test_a_wrong_option_is_told(corpus: str, output: str, name: str | None, message: str, tmp_path: Path) -> None:
-    with pytest.raises(typer.BadParameter, match=message):
-        ingest.main(corpus, tmp_path, Path(output), name)
+@pytest.mark.parametrize("reader", readers.names())
+def test_a_root_that_is_missing_empty_or_of_another_layout_is_told(reader: str, tmp_path: Path) -> None:
+    corpus = readers.load(reader)
+    root = tmp_path / "root"
+    with pytest.raises(UserError, match=r"root: no such folder; expected .+ layout"):
+        take_in(root, corpus)
+    root.mkdir()
+    with pytest.raises(UserError, match=f"{root}: found nothing; expected .+ layout"):
+        take_in(root, corpus)
+    for i in range(7):
+        (root / f"folder-{i}").mkdir()
+    with pytest.raises(UserError, match=r"found folder-0, .+ folder-4 and 2 more; expected .+ layout"):
+        take_in(root, corpus)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("reader", readers.names())
+def test_a_reader_is_small_and_its_facts_fit_together(reader: str) -> None:
+    from pipeline import taxonomy
+
+    corpus = readers.load(reader)
+    assert set(corpus.labels.values()) - {None} <= set(taxonomy.EMOTIONS)
+    assert len(corpus.language) == 2
+    assert corpus.licence
+    assert corpus.source.startswith("http")
+
+
+def test_wrong_options_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--corpus: found crema, expected one of .*cremad, .*librispeech"):
+        ingest.main("crema", tmp_path, Path("a.parquet"))
+    with pytest.raises(UserError, match="--corpus: ravdess: found the part M, expected no part"):
+        ingest.main("ravdess:M", tmp_path, Path("a.parquet"))
+    with pytest.raises(typer.BadParameter, match=r"found a\.csv, expected a \.parquet file"):
+        ingest.main("ravdess", tmp_path, Path("a.csv"))
+    with pytest.raises(typer.BadParameter, match="found 'a/b', expected letters, digits"):
+        ingest.main("ravdess", tmp_path, Path("a.parquet"), "a/b")
 
 
 @pytest.mark.shared
-def test_real_librispeech_is_read(shared: Path) -> None:
-    usable, unusable = ingest.ingest(shared / "data" / "LibriSpeech", "librispeech", "librispeech")
-    assert unusable.num_rows == 0
-    files = Counter(path.split("/")[0] for path in usable["audio"].to_pylist())
-    assert files == {"test-other": 80, "test-clean": 4}
-    assert len(usable["speaker"].unique()) == 9
-    assert set(usable["split"].to_pylist()) == {"test"}
-    assert usable["gender"].null_count == 0
-
-
-@pytest.mark.shared
-def test_readings_in_librispeechs_layout_are_train_by_their_folder(shared: Path) -> None:
-    usable, unusable = ingest.ingest(shared / "data" / "LibriSpeech-tts", "librispeech", "tts")
-    assert (usable.num_rows, unusable.num_rows) == (1070, 0)
-    assert len(usable["speaker"].unique()) == 28
-    assert set(usable["split"].to_pylist()) == {"train"}
-
-
-@pytest.mark.shared
-def test_real_ravdess_is_read(shared: Path) -> None:
-    usable, unusable = ingest.ingest(shared / "data" / "RAVDESS", "ravdess", "ravdess")
-    assert (usable.num_rows, unusable.num_rows) == (1080, 0)
-    emotions = Counter(usable["emotion"].to_pylist())
+def test_real_ravdess_is_read(shared: Path, tmp_path: Path) -> None:
+    ingest.main("ravdess", shared / "data" / "RAVDESS", tmp_path / "ravdess.parquet")
+    rows = list(by_id(manifest.read(tmp_path / "ravdess.parquet")).values())
+    assert len(rows) == 1080
+    assert quarantine.read(tmp_path / "ravdess.quarantine.parquet").num_rows == 0
+    emotions = Counter(row["emotion"] for row in rows)
     assert emotions.pop("neutral") == 72
     assert set(emotions.values()) == {144}
     assert len(emotions) == 7
-    as_published = [row for row in usable.to_pylist() if row["sample_rate_hz"] == 48_000]
+    as_published = [row for row in rows if row["sample_rate_hz"] == 48_000]
     assert len(as_published) == 17
     assert {row["speaker"] for row in as_published} == {"ravdess/01"}
     assert sum(row["channels"] == 2 for row in as_published) == 2
 
 
 @pytest.mark.shared
-def test_real_cremad_metadata_fits_its_names(shared: Path, tmp_path: Path) -> None:
-    real = shared / "data" / "CREMA-D"
-    names = [line.split('"')[1] for line in (real / "SentenceFilenames.csv").read_text().splitlines()[1:]]
-    (tmp_path / "AudioWAV").mkdir()
-    for name in names:
-        (tmp_path / "AudioWAV" / f"{name}.wav").touch()
-    for metadata in ("VideoDemographics.csv", "processedResults"):
-        (tmp_path / metadata).symlink_to(real / metadata)
-    clips = list(READERS["cremad"](tmp_path))
-    assert len(clips) == 7442
-    assert all(clip.fault is None and clip.gender and sum((clip.votes or {}).values()) >= 4 for clip in clips)
-    assert len({clip.speaker for clip in clips}) == 91
+@pytest.mark.parametrize("check", ["headers", "samples"])
+def test_real_librispeech_is_read(shared: Path, tmp_path: Path, check: Check) -> None:
+    ingest.main("librispeech", shared / "data" / "LibriSpeech", tmp_path / "libri.parquet", check=check)
+    rows = list(by_id(manifest.read(tmp_path / "libri.parquet")).values())
+    assert Counter(row["audio"].split("/")[0] for row in rows) == {"test-other": 80, "test-clean": 4}
+    assert len({row["speaker"] for row in rows}) == 9
+    assert {row["split"] for row in rows} == {"test"}
+    assert all(row["gender"] and row["content_hash"] for row in rows)

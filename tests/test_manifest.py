@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import continuations, manifest, tables
+from pipeline import continuations, manifest, quarantine, tables
 from pipeline.stage import UserError
 
 
@@ -26,6 +26,11 @@ def test_the_readme_explains_the_columns_of_the_code(root: Path) -> None:
 def test_the_readme_explains_the_columns_of_continuations(root: Path) -> None:
     found = [row[0] for row in rows_of((root / "manifests" / "README.md").read_text(), "Continuations")]
     assert found == continuations.SCHEMA.names
+
+
+def test_the_readme_explains_the_reasons_of_the_quarantine(root: Path) -> None:
+    found = rows_of((root / "manifests" / "README.md").read_text(), "Quarantine")
+    assert found == list(quarantine.REASONS.items())
 
 
 def test_an_empty_manifest_is_told(tmp_path: Path) -> None:

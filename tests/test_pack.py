@@ -54,7 +54,7 @@ def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
     values = {
         "models": tiny_models.model_dump(),
         "prompts": PROMPTS,
-        "ingest": {"c": {"reader": "cremad", "root": str(tmp_path)}},
+        "ingest": {"c": {"reader": "cremad", "root": str(tmp_path), "check": "samples"}},
         "pack": {"rows_per_shard": 2},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
@@ -84,6 +84,14 @@ def test_a_clip_is_stored_as_16_khz_mono_flac(inputs: Inputs) -> None:
     assert abs(samples[800] - 0.25) < 1e-2
 
 
+def test_a_clip_without_transcript_is_packed_to_be_tested_on(inputs: Inputs) -> None:
+    table = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
+    table[4]["text"] = None
+    tables.write(tables.from_rows(table, manifest.SCHEMA), inputs.folder / "manifest.parquet")
+    row = packed.load(inputs.run(), "test")[1]
+    assert (row["id"], row["text"], row["text_ids"]) == ("c/4", "", [])
+
+
 def test_the_frame_and_a_rows_ids_make_the_prompt_that_the_llm_continued(
     inputs: Inputs, tiny_models: ModelsParams
 ) -> None:
@@ -111,7 +119,7 @@ def test_a_clip_that_went_missing_after_ingest_is_named(inputs: Inputs) -> None:
 
 def test_a_corpus_without_a_root_is_named(inputs: Inputs) -> None:
     file = inputs.folder / "params.yaml"
-    file.write_text(file.read_text().replace("c:\n    reader", "d:\n    reader"))
+    file.write_text(file.read_text().replace("ingest:\n  c:", "ingest:\n  d:"))
     with pytest.raises(UserError, match="corpus c is not listed under ingest"):
         inputs.run()
 

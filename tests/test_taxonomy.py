@@ -3,21 +3,20 @@ from pathlib import Path
 import pytest
 
 from pipeline import taxonomy
-from pipeline.corpora import cremad, ravdess
 from pipeline.stage import UserError
 
 
-def test_every_published_label_maps_to_a_unified_emotion() -> None:
-    assert set(taxonomy.LABELS["ravdess"]) == set(ravdess.EMOTIONS.values())
-    assert set(taxonomy.LABELS["cremad"]) == set(cremad.VOTE_COLUMNS)
-    for labels in taxonomy.LABELS.values():
-        assert set(labels.values()) <= set(taxonomy.EMOTIONS)
-
-
 def test_an_unmapped_label_stops_with_the_labels_found() -> None:
-    assert taxonomy.mapping("cremad", ["SAD", "ANG"]) == {"ANG": "angry", "SAD": "sad"}
-    with pytest.raises(UserError, match=r"cremad: no unified emotion for BOR; found the labels ANG, BOR, expected NEU"):
-        taxonomy.mapping("cremad", ["ANG", "BOR"])
+    known = {"SAD": "sad", "ANG": "angry", "XXX": None}
+    taxonomy.check_labels("acted", known, ["SAD", "XXX"])
+    with pytest.raises(UserError, match="acted: no unified emotion for BOR; found the labels ANG, BOR, expected SAD"):
+        taxonomy.check_labels("acted", known, ["ANG", "BOR"])
+
+
+def test_votes_become_shares_and_what_names_no_emotion_is_other() -> None:
+    known = {"hap": "happy", "exc": "happy", "xxx": None}
+    assert taxonomy.soften({"hap": 1, "exc": 2, "xxx": 1}, known) == {"happy": 0.75, "other": 0.25}
+    assert taxonomy.soften({"hap": 2, "xxx": 0}, known) == {"happy": 1}
 
 
 def test_classes_are_read_in_prompt_order(tmp_path: Path) -> None:

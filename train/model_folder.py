@@ -8,6 +8,7 @@
 The frozen LLM is never copied: it is fetched again by name, revision and checksum.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
         assert model.plora is not None
         (folder / "plora").mkdir(exist_ok=True)
         save_file(plora_state(model), folder / "plora" / SAFETENSORS_WEIGHTS_NAME)
-        model.plora.save_pretrained(str(folder / "plora"))
+        plora = copy.copy(model.plora)
+        if isinstance(plora.target_modules, set):
+            plora.target_modules = sorted(plora.target_modules)  # else its order differs from run to run
+        plora.save_pretrained(str(folder / "plora"))
     (folder / CONFIG_FILE).write_text(json.dumps(config.model_dump(), indent=1) + "\n")
 
 

@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.clip import AUDIO_SUFFIXES, Clip, wrong_layout
-
-LICENCE = "CC-BY-NC-SA-4.0"
+from pipeline.corpus import Archive, Clip, Corpus, audio_files
+from pipeline.quarantine import Fault
 
 EMOTIONS = {
     "01": "neutral",
@@ -24,32 +23,59 @@ EMOTIONS = {
 }
 INTENSITIES = {"01": "normal", "02": "strong"}
 STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+FOLDS = ("01 11 20 21", "04 10 12 14", "08 09 19 23", "03 05 07 24", "02 15 16 18", "06 13 17 22")  # EmoBox's
 
-_SPOKEN = re.compile(r"03-01-(\d\d)-(01|02)-(01|02)-\d\d-(\d\d)")
+_SPOKEN = re.compile(r"03-01-(\d\d)-(01|02)-(01|02)-(\d\d)-(\d\d)")
 _SUNG = re.compile(r"03-02(-\d\d){5}")
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the clips of all actor folders; raises UserError when `root` has none."""
-    folders = [*root.glob("Actor_*"), *root.glob("*/Actor_*")]
-    files = sorted(path for folder in folders for path in folder.glob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not files:
-        raise wrong_layout(root, "RAVDESS' layout (Actor_01/03-01-01-01-01-01-01.wav)")
-    for path in files:
+    """Yield the clips of all actor folders."""
+    for path in audio_files(*root.glob("Actor_*"), *root.glob("*/Actor_*")):
         audio = path.relative_to(root).as_posix()
         match = _SPOKEN.fullmatch(path.stem)
         if match is None:
-            fault = "sung, not spoken" if _SUNG.fullmatch(path.stem) else "name is not of the form 03-01-EE-II-SS-RR-AA"
-            yield Clip(utterance=path.stem, audio=audio, text="", speaker="", licence=LICENCE, fault=fault)
+            sung = _SUNG.fullmatch(path.stem)
+            fault = Fault("not-speech", "sung") if sung else Fault("bad-name", "expected 03-01-EE-II-SS-RR-AA")
+            yield Clip(utterance=path.stem, audio=audio, text="", speaker="", fault=fault)
             continue
-        emotion, intensity, statement, actor = match.groups()
+        emotion, intensity, statement, repetition, actor = match.groups()
         yield Clip(
             utterance=path.stem,
             audio=audio,
             text=STATEMENTS[statement],
             speaker=actor,
-            licence=LICENCE,
             gender="male" if int(actor) % 2 else "female",
             emotion=EMOTIONS.get(emotion, emotion),
             intensity=INTENSITIES[intensity],
+            attributes={"repetition": repetition},
         )
+
+
+CORPUS = Corpus(
+    title="RAVDESS",
+    layout="Actor_01/03-01-01-01-01-01-01.wav",
+    licence="CC-BY-NC-SA-4.0",
+    source="https://zenodo.org/records/1188976",
+    archives={
+        "speech": Archive(
+            url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
+            md5="bc696df654c87fed845eb13823edef8a",
+        )
+    },
+    language="en",
+    read=read,
+    labels={
+        "neutral": "neutral",
+        "calm": "calm",
+        "happy": "happy",
+        "sad": "sad",
+        "angry": "angry",
+        "fearful": "fear",
+        "disgust": "disgust",
+        "surprised": "surprise",
+    },
+    counts={"clips": 1440, "speakers": 24, "neutral": 96} | dict.fromkeys(list(EMOTIONS.values())[1:], 192),
+    doubles=("03-01-03-01-02-02-07",),  # of 03-01-03-01-02-01-07
+    folds={f"emobox-{i}": actors.split() for i, actors in enumerate(FOLDS, start=1)},
+)

@@ -1,0 +1,177 @@
+"""How fast corpora come in: python -m benchmarks.corpora DIR, where DIR takes some 2 GB of generated files.
+
+LibriSpeech's manifest against lhotse's on one tree of the train part's shape (281,241 tiny FLAC files);
+the memory of GigaSpeech's index with a million segments; reading clips against bare soundfile and soxr;
+decoding on two cores against one. lhotse is needed for the first: pip install lhotse.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from pipeline import audio, looks, recordings
+from pipeline.looks import Part
+
+ROUNDS = 5
+SUBSETS = {"train-clean-100": 28_539, "train-clean-360": 104_014, "train-other-500": 148_688}
+PER_CHAPTER = 50
+_MD5 = slice(26, 42)  # of the samples, in a FLAC file
+
+LHOTSE = """
+import sys
+from lhotse.recipes import prepare_librispeech
+prepare_librispeech(sys.argv[1], dataset_parts=sys.argv[3].split(","), output_dir=sys.argv[2])
+"""
+
+
+def librispeech_tree(root: Path) -> None:
+    """Write the train part with clips of 0.3 s, each with an MD5 of its own."""
+    flac = bytearray(audio.encode_flac((np.sin(np.arange(4800) / 9) / 2).astype(np.float32)))
+    for subset, count in SUBSETS.items():
+        for first in range(0, count, PER_CHAPTER):
+            speaker, chapter = first // 1000 + 10_000, first // PER_CHAPTER + 100_000
+            folder = root / subset / str(speaker) / str(chapter)
+            folder.mkdir(parents=True)
+            names = [f"{speaker}-{chapter}-{i:04}" for i in range(min(PER_CHAPTER, count - first))]
+            for i, name in enumerate(names):
+                flac[_MD5] = f"{subset[6]}{first + i:015}".encode()
+                (folder / f"{name}.flac").write_bytes(flac)
+            lines = "".join(f"{name} HE'S GONE\\n" for name in names)
+            (folder / f"{speaker}-{chapter}.trans.txt").write_text(lines)
+
+
+def gigaspeech_tree(root: Path, num_segments: int = 1_000_000, per_file: int = 500) -> None:
+    """Write an index of a million segments in long files, which are all one silent Opus file."""
+    (root / "audio").mkdir(parents=True)
+    silence = root / "audio" / "silence.opus"
+    soundfile.write(silence, np.zeros(per_file * 4 * 16_000, np.int16), 16_000, format="OGG", subtype="OPUS")
+    with (root / "GigaSpeech.json").open("w") as file:
+        file.write('{"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": [\\n')
+        for number in range(num_segments // per_file):
+            path = root / "audio" / f"POD{number:010}.opus"
+            os.link(silence, path)
+            segments = [
+                {
+                    "sid": f"POD{number:010}_S{i:07}",
+                    "speaker": "N/A",
+                    "begin_time": 4.0 * i,
+                    "end_time": 4.0 * i + 3.5,
+                    "text_tts": "AND THAT IS WHAT WE DID <COMMA> I THINK <PERIOD>",
+                    "subsets": ["{XL}", "{L}"],
+                }
+                for i in range(per_file)
+            ]
+            entry = {
+                "title": "a talk",
+                "url": "https://example.com/talk",
+                "path": f"audio/{path.name}",
+                "aid": path.stem,
+                "source": "podcast",
+                "language": "EN",
+                "subsets": ["{XL}", "{L}"],
+                "segments": segments,
+            }
+            file.write((",\\n" if number else "") + json.dumps(entry, indent=1))
+        file.write("]}\\n")
+
+
+def timed(command: Sequence[str]) -> tuple[float, float]:
+    """Run a command; return its seconds and the most memory that a command has taken so far, in GB."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+
+
+def ingest(corpus: str, root: Path, output: Path) -> tuple[float, float]:
+    """Run the stage."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.ingest",
+        "--corpus",
+        corpus,
+        "--root",
+        str(root),
+        "--output",
+        str(output),
+    ]
+    return timed(command)
+
+
+def librispeech(folder: Path) -> None:
+    """Ours and lhotse's manifest of the same tree, once each after one look at it."""
+    root = folder / "LibriSpeech"
+    if not root.exists():
+        librispeech_tree(root)
+    ours, memory = min(ingest("librispeech", root, folder / "librispeech.parquet") for _ in range(2))
+    plain, _ = timed([sys.executable, "-c", LHOTSE, str(root), str(folder / "lhotse"), ",".join(SUBSETS)])
+    print(f"LibriSpeech's train part: {ours:.1f} s, {memory:.2f} GB; lhotse {plain:.1f} s   x{plain / ours:.1f}")
+
+
+def gigaspeech(folder: Path) -> None:
+    """Memory and time of an index of a million segments."""
+    root = folder / "GigaSpeech"
+    if not root.exists():
+        gigaspeech_tree(root)
+    seconds, memory = ingest("gigaspeech", root, folder / "gigaspeech.parquet")
+    print(f"GigaSpeech, 1,000,000 segments: {seconds:.0f} s, {memory:.2f} GB at most in this run")
+
+
+def reading(folder: Path, rate_hz: int, suffix: str) -> None:
+    """recordings.read against bare soundfile and soxr; decoding with a hash on two threads against one."""
+    generator = np.random.default_rng(0)
+    files = [folder / f"{rate_hz}-{i}{suffix}" for i in range(40)]
+    for file in files:
+        soundfile.write(file, np.cumsum(generator.integers(-99, 100, 8 * rate_hz)).astype(np.int16), rate_hz)
+
+    def bare(file: Path) -> None:
+        samples, rate = soundfile.read(file, dtype="float32")
+        if rate != audio.SAMPLE_RATE_HZ:
+            soxr.resample(samples, rate, audio.SAMPLE_RATE_HZ, quality="HQ")
+
+    def examine(file: Path) -> None:
+        looks.examine(file, [Part(0.0, None)])
+
+    share = median_ratio(lambda: each(bare, files, 1), lambda: each(recordings.read, files, 1))
+    scale = median_ratio(lambda: each(examine, files, 1), lambda: each(examine, files, 2))
+    print(f"{rate_hz} Hz {suffix}: {share:.2f} of bare soundfile + soxr; two threads x{scale:.2f}")
+
+
+def each(do: Callable[[Path], object], files: Sequence[Path], threads: int) -> None:
+    """Do something with every file."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(do, [file for _ in range(5) for file in files]))
+
+
+def median_ratio(first: Callable[[], None], second: Callable[[], None]) -> float:
+    """Time both in turn; return the median of first / second."""
+    ratios = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        first()
+        middle = time.perf_counter()
+        second()
+        ratios.append((middle - start) / (time.perf_counter() - middle))
+    return statistics.median(ratios)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m benchmarks.corpora DIR")
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for rate, suffix in ((16_000, ".flac"), (48_000, ".wav")):
+        reading(folder, rate, suffix)
+    gigaspeech(folder)
+    librispeech(folder)

@@ -1,0 +1,100 @@
+"""Lists of the clips of train, valid and test in EmoBox's form, matched to a corpus by audio path.
+
+A fold is a folder with `*_train_*.jsonl`, and `*_valid_*.jsonl` and `*_test_*.jsonl` where it has such parts,
+each plain or as `.gz`. An entry counts by the tail of its path without suffix, as long as it takes to tell the
+entries apart: the file's name in most corpora, folder and name in MELD, whose parts repeat the names.
+"""
+
+import gzip
+import itertools
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from pipeline.stage import UserError, say
+
+# part in the names of the lists: part in the manifest
+PARTS = {"train": "train", "valid": "dev", "test": "test"}
+
+Tail = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldLists:
+    """The clips of a fold."""
+
+    parts: Mapping[Tail, str]
+    """Tail of an audio path: its part in the manifest."""
+    length: int
+    """Names in each tail."""
+
+
+def read(folder: Path) -> FoldLists:
+    """Read the lists of a fold; raises UserError when one is broken, train is missing or a clip is in two parts."""
+    part_of: dict[Tail, str] = {}
+    for name, part in PARTS.items():
+        for path in _entries(folder, name):
+            if part_of.setdefault(path, part) != part:
+                raise UserError(f"{folder}: expected each clip in one part, found {'/'.join(path)} in two")
+    length = next(n for n in itertools.count(1) if len({path[-n:] for path in part_of}) == len(part_of))
+    return FoldLists({path[-length:]: part for path, part in part_of.items()}, length)
+
+
+def match(table: pa.Table, corpus: str, folder: Path) -> pa.Array:
+    """Return the part of each row of a corpus, null where no list of `folder` names it.
+
+    Where the audio path fails, the published id is tried, since readers mend misspelt file names there. Raises
+    UserError when the lists name no row; says how many clips they name that have none.
+    """
+    lists = read(folder)
+    tails = []
+    for audio, key in zip(table["audio"].to_pylist(), table["id"].to_pylist(), strict=True):
+        names = (_path(audio), tuple(key.split("/")[1:]))
+        tails.append(next((path[-lists.length :] for path in names if path[-lists.length :] in lists.parts), None))
+    found = len({tail for tail in tails if tail})
+    if not found:
+        raise UserError(f"{folder}: names no clip of {corpus}; expected, for one, {table['audio'][0]}")
+    if found < len(lists.parts):
+        missing = len(lists.parts) - found
+        say(f"split: {corpus}: {missing:,} of the {len(lists.parts):,} clips that {folder} lists are not there")
+    return pa.array([tail and lists.parts[tail] for tail in tails], pa.string())
+
+
+def _entries(folder: Path, name: str) -> Iterator[Tail]:
+    files = sorted([*folder.glob(f"*_{name}_*.jsonl"), *folder.glob(f"*_{name}_*.jsonl.gz")])
+    if len(files) > 1 or (not files and name == "train"):
+        found = ", ".join(file.name for file in files) or "none"
+        raise UserError(f"{folder}: expected one list *_{name}_*.jsonl or .jsonl.gz, found {found}")
+    for file in files:
+        for number, line in enumerate(_lines(file), start=1):
+            if line.strip():
+                yield _audio_of(line, f"{file}: line {number}")
+
+
+def _lines(file: Path) -> list[str]:
+    content = file.read_bytes()
+    try:
+        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode().split("\n")
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise UserError(f"{file}: not a gzip file, or one cut short") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: expected UTF-8 text, found byte {error.object[error.start]:#04x}") from None
+
+
+def _audio_of(line: str, where: str) -> Tail:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
+        raise UserError(f"{where}: expected an object with the audio's path as wav, found {line.strip()[:60]}")
+    return _path(entry["wav"])
+
+
+def _path(audio: str) -> Tail:
+    path = PurePosixPath(audio)
+    return (*path.parent.parts, path.stem)

@@ -1,0 +1,170 @@
+"""The rows of a corpus: each utterance is judged by its metadata, its audio and those before it.
+
+Utterances pass a chunk at a time, so that memory does not grow with the corpus. Audio is decoded on all
+cores, a file with many utterances opened once; where headers suffice, they alone are read.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import looks, taxonomy
+from pipeline.corpus import Clip, Corpus
+from pipeline.coverage import Coverage
+from pipeline.looks import Look, Part
+from pipeline.quarantine import Fault
+from pipeline.roots import Check
+from pipeline.transcript import normalise
+
+CHUNK = 4096  # utterances
+# English runs at 15 characters a second, and no one speaks at three times that
+MAX_CHARACTERS_PER_S = 50
+_ALWAYS_FITS = 20  # characters: a word or two may be cut close
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Intake:
+    """One corpus on its way into the manifest, under `name`."""
+
+    corpus: Corpus
+    root: Path
+    name: str
+    check: Check
+    coverage: Coverage
+    ids: set[int] = field(default_factory=set)
+    """Hashes of the ids so far."""
+    recordings: set[int] = field(default_factory=set)
+    """Hashes of the content hashes so far."""
+
+    def rows(self) -> Iterator[list[Row]]:
+        """Yield the rows of each chunk in the reader's order, refused ones with a `reason`."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for clips in _chunks(self._clips()):
+                files = [list(group) for _, group in itertools.groupby(clips, key=lambda clip: clip.audio)]
+                # decoding leaves Python's lock, parsing a header does not
+                looked_at = pool.map(self._look, files) if self.check == "samples" else map(self._look, files)
+                pairs = zip(clips, itertools.chain.from_iterable(looked_at), strict=True)
+                yield [self._row(clip, look) for clip, look in pairs]
+
+    def _clips(self) -> Iterable[Clip]:
+        """Read the corpus; one with emotions is checked for unknown labels before any audio is looked at."""
+        clips = self.corpus.read(self.root)
+        if not self.corpus.labels:
+            return clips
+        read = list(clips)
+        published = (label for clip in read if clip.fault is None for label in _labels(clip))
+        taxonomy.check_labels(self.name, self.corpus.labels, published)
+        return read
+
+    def _look(self, clips: list[Clip]) -> list[Look | Fault]:
+        """Look at the utterances of one file."""
+        faults = [self._fault(clip) for clip in clips]
+        parts = [Part(clip.start_s, clip.duration_s) for clip, fault in zip(clips, faults, strict=True) if not fault]
+        look = looks.examine if self.check == "samples" else looks.glance
+        found = iter(look(Path(self._path(clips[0])), parts) if parts else [])
+        return [fault or next(found) for fault in faults]
+
+    def _fault(self, clip: Clip) -> Fault | None:
+        """Judge an utterance by all but its audio."""
+        if clip.fault is not None:
+            return clip.fault
+        if not os.path.exists(self._path(clip)):
+            return Fault("no-file")
+        if clip.utterance in self.corpus.faults:
+            return Fault("known-fault", self.corpus.faults[clip.utterance])
+        if not self.corpus.labels:
+            taxonomy.check_labels(self.name, {}, _labels(clip))
+        elif clip.emotion is None:
+            return Fault("no-label")
+        if clip.text is not None and not normalise(clip.text):
+            return Fault("no-transcript")
+        return None
+
+    def _path(self, clip: Clip) -> str:
+        """Return where the audio lies; tables may name it absolutely. Joining strings is faster than joining paths."""
+        return os.path.join(self.root, clip.audio)
+
+    def _row(self, clip: Clip, look: Look | Fault) -> Row:
+        """Make a row of an utterance; what it shares with those before it shows only here."""
+        fault = self._double_id(clip) or (look if isinstance(look, Fault) else self._fault_with(clip, look))
+        self.coverage.add(clip, fault)
+        key = {"id": f"{self.name}/{clip.utterance}", "corpus": self.name, "audio": clip.audio}
+        if fault is not None:
+            return {**key, "reason": fault.reason, "detail": fault.detail}
+        assert isinstance(look, Look)
+        return {**key, **self._published(clip), **_heard(clip, look)}
+
+    def _double_id(self, clip: Clip) -> Fault | None:
+        known = hash(clip.utterance) in self.ids
+        self.ids.add(hash(clip.utterance))
+        return Fault("double-id") if known else None
+
+    def _fault_with(self, clip: Clip, look: Look) -> Fault | None:
+        if clip.text and len(clip.text) > max(_ALWAYS_FITS, MAX_CHARACTERS_PER_S * look.duration_s):
+            return Fault("too-much-text", f"{len(clip.text)} characters in {look.duration_s:.2f} s")
+        if look.content_hash is None:
+            return None
+        known = hash(look.content_hash) in self.recordings
+        self.recordings.add(hash(look.content_hash))
+        if known and clip.utterance not in self.corpus.doubles:
+            return Fault("double-audio", f"content hash {look.content_hash}")
+        return None
+
+    def _published(self, clip: Clip) -> Row:
+        """Return the columns that come from the corpus' names and metadata."""
+        labels, votes = self.corpus.labels, clip.votes or clip.votes_both
+        return {
+            "text": None if clip.text is None else normalise(clip.text),
+            "text_published": clip.text,
+            "language": clip.language or self.corpus.language,
+            "speaker": f"{self.name}/{clip.speaker}",
+            "gender": clip.gender,
+            "session": clip.session,
+            "dialogue": clip.dialogue,
+            "turn": clip.turn,
+            "emotion": None if clip.emotion is None else labels[clip.emotion],
+            "emotion_published": clip.emotion,
+            "emotion_votes": _items(taxonomy.soften(votes, labels) if votes else None),
+            "votes": _items(clip.votes),
+            "votes_face": _items(clip.votes_face),
+            "votes_both": _items(clip.votes_both),
+            "intensity": clip.intensity,
+            "split": clip.split,
+            "attributes": _items(clip.attributes),
+            "licence": self.corpus.licence,
+        }
+
+
+def _labels(clip: Clip) -> Iterator[str]:
+    """Yield all labels that an utterance has, the votes' too."""
+    if clip.emotion is not None:
+        yield clip.emotion
+    for votes in (clip.votes, clip.votes_face, clip.votes_both):
+        yield from votes or ()
+
+
+def _chunks(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+    reading = iter(clips)
+    while chunk := list(itertools.islice(reading, CHUNK)):
+        yield chunk
+
+
+def _heard(clip: Clip, look: Look) -> Row:
+    """Return the columns that come from the audio."""
+    return {
+        "start_s": clip.start_s,
+        "duration_s": look.duration_s,
+        "sample_rate_hz": look.sample_rate_hz,
+        "channels": look.channels,
+        "content_hash": look.content_hash,
+    }
+
+
+def _items(values: Any) -> list[tuple[str, Any]] | None:
+    return None if values is None else list(values.items())

@@ -1,0 +1,44 @@
+"""The readers of pipeline/corpora by name; a file there is a reader, and nothing else makes it known."""
+
+import dataclasses
+import functools
+import importlib
+from pathlib import Path
+
+from pipeline.corpus import Corpus
+from pipeline.hub_corpus import open_dataset
+from pipeline.stage import UserError
+from pipeline.table_corpus import open_table
+
+FOLDER = Path(__file__).parent / "corpora"
+
+
+def names() -> list[str]:
+    """Return the names of all readers."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def load(name: str) -> Corpus:
+    """Import one reader alone; NAME:PART is one that reads a part of the corpus."""
+    name, _, part = name.partition(":")
+    if name not in names():
+        raise UserError(f"--corpus: found {name}, expected one of {', '.join([*names(), 'table', 'hub:ID'])}")
+    module = importlib.import_module(f"pipeline.corpora.{name}")
+    corpus: Corpus = module.CORPUS
+    if not part:
+        return corpus
+    if part not in corpus.parts:
+        expected = ", ".join(corpus.parts) or "no part"
+        raise UserError(f"--corpus: {name}: found the part {part}, expected {expected}")
+    return dataclasses.replace(corpus, read=functools.partial(corpus.read, part=part))
+
+
+def open_corpus(name: str, root: Path, table: Path | None, mapping: Path | None) -> Corpus:
+    """Return the corpus that --corpus names: a reader, `table`, or `hub:ID` for a Hugging Face dataset."""
+    if mapping is None:
+        mapping = root / "mapping.yaml"
+    if name == "table":
+        return open_table(root, table, mapping)
+    if name.startswith("hub:"):
+        return open_dataset(name.removeprefix("hub:"), root, mapping)
+    return load(name)

@@ -1,0 +1,143 @@
+"""The rows of a table in CSV, TSV, JSONL or Parquet, each with its place, so that a mistake can be told.
+
+Rows are streamed. A table that cannot be read to its end stops with the line at which it breaks.
+"""
+
+import csv
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.stage import UserError
+
+_DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row of a table."""
+
+    cells: Mapping[str, Any]
+    """Column: what stands in it."""
+    table: str
+    """File or data set."""
+    place: str
+    """Where in the table: line 3."""
+
+    def text(self, column: str) -> str | None:
+        """Return a cell as text, None where it is empty; raises UserError where it is neither text nor a number."""
+        value = self.cells.get(column)
+        if isinstance(value, float):
+            # pandas makes whole numbers floats where one is missing, and the missing one not a number
+            value = None if math.isnan(value) else int(value) if value.is_integer() else value
+        if isinstance(value, bytes | dict | list):
+            raise self.mistake(column, "text or a number", type(value).__name__)
+        return None if value is None else str(value).strip() or None
+
+    def number(self, column: str) -> float | None:
+        """Return a cell as a number, None where it is empty; raises UserError where it is none."""
+        text = self.text(column)
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            raise self.mistake(column, "a number", text) from None
+
+    def mistake(self, column: str, expected: str, found: object) -> UserError:
+        """Tell what is wrong with a cell."""
+        return UserError(f"{self.table}: {self.place}: {column}: expected {expected}, found {found}")
+
+
+def columns(path: Path, encoding: str = "utf-8") -> list[str]:
+    """Return the names of a table's columns; of JSONL, those that any row has."""
+    kind = _kind(path)
+    if kind == "csv":
+        return next((cells for _, cells in _csv(path, encoding)), [])
+    if kind == "jsonl":
+        return list(dict.fromkeys(key for record in _jsonl(path, encoding) for key in record.cells))
+    return list(_parquet(path).schema_arrow.names)
+
+
+def read(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
+    """Yield the rows of a table; raises UserError at the first that is broken."""
+    kind = _kind(path)
+    if kind == "csv":
+        yield from _csv_records(path, encoding)
+    elif kind == "jsonl":
+        yield from _jsonl(path, encoding)
+    else:
+        yield from _parquet_records(path)
+
+
+def lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the lines of a text file, with their ends; raises UserError with the line that is not so encoded."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.decode("utf-8-sig" if (number, encoding) == (1, "utf-8") else encoding)
+            except UnicodeDecodeError as error:
+                found = f"byte {line[error.start]:#04x}"
+                raise UserError(f"{path}: line {number}: expected {encoding.upper()} text, found {found}") from None
+
+
+def _kind(path: Path) -> str:
+    kinds = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+    if path.suffix.lower() not in kinds:
+        raise UserError(f"{path}: expected a table in {', '.join(kinds)}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such table")
+    return kinds[path.suffix.lower()]
+
+
+def _csv(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, the header first, with the line on which each ends."""
+    text = lines(path, encoding)
+    header = next(text, "")
+    delimiter = max(_DELIMITERS, key=header.count)
+    reader = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
+    try:
+        yield from ((reader.line_num, cells) for cells in reader if cells)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: expected CSV, found {error}") from None
+
+
+def _csv_records(path: Path, encoding: str) -> Iterator[Record]:
+    rows = _csv(path, encoding)
+    _, header = next(rows, (1, []))
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise UserError(f"{path}: line {line}: expected {len(header)} cells, found {len(cells)}")
+        yield Record(dict(zip(header, cells, strict=True)), str(path), f"line {line}")
+
+
+def _jsonl(path: Path, encoding: str) -> Iterator[Record]:
+    for number, line in enumerate(lines(path, encoding), start=1):
+        try:
+            cells = json.loads(line) if line.strip() else None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {number}: expected JSON, found {error.msg} at {error.colno}") from None
+        if cells is None:
+            continue
+        if not isinstance(cells, dict):
+            raise UserError(f"{path}: line {number}: expected a JSON object, found {type(cells).__name__}")
+        yield Record(cells, str(path), f"line {number}")
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError):
+        raise UserError(f"{path}: not a Parquet file, or one cut short") from None
+
+
+def _parquet_records(path: Path) -> Iterator[Record]:
+    with _parquet(path) as file:
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
+        for number, cells in enumerate(rows, start=1):
+            yield Record(cells, str(path), f"row {number}")

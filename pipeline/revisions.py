@@ -1,0 +1,27 @@
+"""Earlier versions of what the graph writes: git keeps a table's hash in dvc.lock, and DVC's cache the table."""
+
+import os
+from pathlib import Path
+
+from pipeline.stage import UserError
+
+
+def fetch(file: Path, revision: str, folder: Path) -> Path:
+    """Write `file`, as it was at a git revision, to a new folder; raises UserError where it is not there any more."""
+    import dvc.api
+    from dvc.exceptions import DvcException, PathMissingError
+    from dvc.scm import SCM
+
+    try:
+        # of the checkout, not of the nearest DVC project: a recipe's own, under runs/, has no revisions
+        inside = os.path.relpath(file.absolute(), SCM(os.curdir, search_parent_directories=True).root_dir)
+        content = dvc.api.read(inside, rev=revision, mode="rb")
+    except PathMissingError:
+        found = "neither an output of the graph that DVC's cache still holds nor a file in git"
+        raise UserError(f"{file} at {revision}: {found}") from None
+    except DvcException as error:
+        raise UserError(f"{file} at {revision}: {error}") from None
+    folder.mkdir()
+    place = folder / file.name
+    place.write_bytes(content)
+    return place

@@ -1,0 +1,178 @@
+"""Unpacking: the files of a zip or tar archive go below one folder, and nowhere else.
+
+They are first written to a new folder beside the archive, links last and only after all files: nothing
+is ever written through a link, a way by which archives got past tarfile's own filter (CVE-2025-4517).
+Then the tree moves to its place, where other parts of the corpus may lie already.
+"""
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from lzma import LZMAError
+from pathlib import Path, PureWindowsPath
+
+from tqdm import tqdm
+
+from pipeline.stage import UserError
+
+_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_ZIP_MAGIC = b"PK\x03\x04"
+_ENCRYPTED = 1  # bit of a zip member's flags
+_DAMAGES = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, ValueError)
+
+
+def is_archive(path: Path, file_name: str) -> bool:
+    """Tell by the published name whether `path` is to be unpacked, by its bytes where the name has no suffix."""
+    if not Path(file_name).suffix:
+        return _is_zip(path) or tarfile.is_tarfile(path)
+    return is_named_archive(file_name)
+
+
+def is_named_archive(file_name: str) -> bool:
+    """Tell by the published name alone."""
+    return file_name.lower().endswith(_SUFFIXES)
+
+
+def unpack(archive: Path, folder: Path) -> int:
+    """Unpack `archive`, and archives within it where they lie, into `folder`; return the number of files.
+
+    Raises UserError when it is damaged, or holds a name or link that leads outside; `folder` is then untouched.
+    """
+    stage = archive.with_name(f"{archive.name}.unpacking")
+    shutil.rmtree(stage, ignore_errors=True)
+    try:
+        stage.mkdir()
+        count = _fill(stage, archive)
+        _merge(stage, folder)
+    except NotImplementedError:
+        raise UserError(f"{archive}: compressed in a way that only other programs unpack, such as 7z") from None
+    except OSError as error:
+        if error.errno is None:  # of a decompressor
+            raise _damaged(archive, error) from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{archive}: cannot be unpacked: {where}{os.strerror(error.errno).lower()}") from None
+    except _DAMAGES as error:
+        raise _damaged(archive, error) from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return count
+
+
+def _fill(stage: Path, archive: Path) -> int:
+    """Write all files below `stage`, then all links, and count both."""
+    links: dict[Path, str] = {}
+    count = _extract(archive, stage, links)
+    # MELD's parts are tar files in a tar file
+    for inner in [path for path in sorted(stage.rglob("*")) if path.is_file() and is_named_archive(path.name)]:
+        count += _extract(inner, inner.parent, links) - 1
+        inner.unlink()
+    _link(archive, stage, links)
+    return count
+
+
+def _extract(archive: Path, folder: Path, links: dict[Path, str]) -> int:
+    """Write the files of one archive, add its symbolic links to `links`, and count both."""
+    return _extract_zip(archive, folder, links) if _is_zip(archive) else _extract_tar(archive, folder, links)
+
+
+def _extract_zip(archive: Path, folder: Path, links: dict[Path, str]) -> int:
+    count = 0
+    with zipfile.ZipFile(archive) as file:
+        for member in tqdm(file.infolist(), "unpack", unit=" files", disable=None):
+            _check_name(archive, member.filename)
+            if member.flag_bits & _ENCRYPTED:
+                raise UserError(f"{archive}: {member.filename!r} is encrypted; expected an archive without password")
+            count += not member.is_dir()
+            if stat.S_ISLNK(member.external_attr >> 16):  # the upper half holds the mode of Unix
+                links[folder / member.filename] = os.fsdecode(file.read(member))
+            else:
+                file.extract(member, folder)
+    return count
+
+
+def _extract_tar(archive: Path, folder: Path, links: dict[Path, str]) -> int:
+    count = 0
+    with tarfile.open(archive) as file:
+        for member in tqdm(file, "unpack", unit=" files", disable=None):
+            _check_name(archive, member.name)
+            count += not member.isdir()
+            if member.issym():
+                links[folder / member.name] = member.linkname
+            elif member.islnk():  # the name of an earlier file
+                _check_name(archive, member.linkname)
+                (folder / member.name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / member.linkname, folder / member.name)
+            elif member.isdir():
+                (folder / member.name).mkdir(parents=True, exist_ok=True)
+            elif member.isreg():
+                _write(file, member, folder / member.name)
+            else:
+                raise UserError(f"{archive}: {member.name!r} is a device or pipe; expected files and folders")
+        assert file.fileobj is not None
+        while file.fileobj.read(1 << 20):  # a compressed file's own checksum comes last
+            pass
+    return count
+
+
+def _write(file: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Write a file with none of its published owner and mode; Debian 12's tarfile has no filter that would do so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = file.extractfile(member)
+    assert source is not None
+    with source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
+
+
+def _link(archive: Path, stage: Path, links: dict[Path, str]) -> None:
+    """Make the symbolic links; raises UserError when one does not lead to a file or folder below `stage`."""
+    for path in links:  # while there is no link that could lead a folder astray
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for path, target in links.items():
+        if path.exists():
+            raise UserError(f"{archive}: found two entries {str(path.relative_to(stage))!r}, one a link to {target!r}")
+        path.symlink_to(target)
+    for path, target in links.items():
+        name = path.relative_to(stage)
+        try:
+            inside = path.resolve(strict=True).is_relative_to(stage.resolve())
+        except (OSError, RuntimeError):  # leads nowhere, or round in a circle
+            inside = False
+        if not inside or _leads_out(os.path.normpath(name.parent / target)):
+            raise UserError(f"{archive}: the link {str(name)!r} leads to {target!r}; expected a file in the archive")
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move what lies in `source` to `target`, replacing files of the same name."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        there = target / path.name
+        is_folder = path.is_dir() and not path.is_symlink()
+        if is_folder and there.is_dir():
+            _merge(path, there)
+        elif there.exists() and is_folder != there.is_dir():
+            raise UserError(f"{there}: found a {'file' if is_folder else 'folder'}, the archive has the other there")
+        else:
+            shutil.move(path, there)  # to another disk too, where a folder of the corpus is a link to one
+
+
+def _check_name(archive: Path, name: str) -> None:
+    if _leads_out(name):
+        raise UserError(f"{archive}: {name!r} leads outside; expected names below the archive's own folder")
+
+
+def _leads_out(name: str) -> bool:
+    path = PureWindowsPath(name)  # parts end at slashes of both kinds
+    return bool(path.anchor) or ".." in path.parts or "\0" in name
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+
+
+def _damaged(archive: Path, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0].rstrip(":")
+    return UserError(f"{archive}: not a whole zip or tar archive ({reason}); remove the download to load it anew")
