@@ -47,7 +47,7 @@ def librispeech_tree(root: Path) -> None:
             for i, name in enumerate(names):
                 flac[_MD5] = f"{subset[6]}{first + i:015}".encode()
                 (folder / f"{name}.flac").write_bytes(flac)
-            lines = "".join(f"{name} HE'S GONE\\n" for name in names)
+            lines = "".join(f"{name} HE'S GONE\n" for name in names)
             (folder / f"{speaker}-{chapter}.trans.txt").write_text(lines)
 
 
@@ -57,7 +57,7 @@ def gigaspeech_tree(root: Path, num_segments: int = 1_000_000, per_file: int = 5
     silence = root / "audio" / "silence.opus"
     soundfile.write(silence, np.zeros(per_file * 4 * 16_000, np.int16), 16_000, format="OGG", subtype="OPUS")
     with (root / "GigaSpeech.json").open("w") as file:
-        file.write('{"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": [\\n')
+        file.write('{"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": [\n')
         for number in range(num_segments // per_file):
             path = root / "audio" / f"POD{number:010}.opus"
             os.link(silence, path)
@@ -82,8 +82,8 @@ def gigaspeech_tree(root: Path, num_segments: int = 1_000_000, per_file: int = 5
                 "subsets": ["{XL}", "{L}"],
                 "segments": segments,
             }
-            file.write((",\\n" if number else "") + json.dumps(entry, indent=1))
-        file.write("]}\\n")
+            file.write((",\n" if number else "") + json.dumps(entry, indent=1))
+        file.write("]}\n")
 
 
 def timed(command: Sequence[str]) -> tuple[float, float]:
