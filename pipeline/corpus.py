@@ -118,6 +118,13 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
 def read_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
     """Read a table with a header; raises UserError when it lacks one of `columns` or a line lacks a cell."""
     reader = csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter, restval=None)
+    try:
+        return _read_rows(path, reader, columns)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: expected CSV, found {error}") from None
+
+
+def _read_rows(path: Path, reader: "csv.DictReader[str]", columns: Sequence[str]) -> list[dict[str, str]]:
     missing = [column for column in columns if column not in (reader.fieldnames or [])]
     if missing:
         found = ", ".join(reader.fieldnames or []) or "nothing"

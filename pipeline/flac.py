@@ -6,6 +6,7 @@ must carry the last number. One opening and two reads a file, 20 times as fast a
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def read_header(path: str | Path) -> Header | Fault | None:
     except OSError:
         return None
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
         head = os.pread(file, _HEADER_BYTES, 0)
         if len(head) < _HEADER_BYTES or head[:4] != b"fLaC" or head[4] & 0x7F:
             return None

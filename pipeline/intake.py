@@ -6,9 +6,9 @@ cores, a file with many utterances opened once; where headers suffice, they alon
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,17 @@ class Intake:
         """Yield the rows of each chunk in the reader's order, refused ones with a `reason`."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for clips in _chunks(self._clips()):
-                files = [list(group) for _, group in itertools.groupby(clips, key=lambda clip: clip.audio)]
+                files = _by_file(clips)
                 # decoding leaves Python's lock, parsing a header does not
                 looked_at = pool.map(self._look, files) if self.check == "samples" else map(self._look, files)
-                pairs = zip(clips, itertools.chain.from_iterable(looked_at), strict=True)
-                yield [self._row(clip, look) for clip, look in pairs]
+                found: dict[int, Look | Fault] = {}
+                for file, looks_of_file in zip(files, looked_at, strict=True):
+                    found.update(zip(map(id, file), looks_of_file, strict=True))
+                yield [self._row(clip, found[id(clip)]) for clip in clips]
 
     def _clips(self) -> Iterable[Clip]:
         """Read the corpus; one with emotions is checked for unknown labels before any audio is looked at."""
-        clips = self.corpus.read(self.root)
+        clips = map(_writable, self.corpus.read(self.root))
         if not self.corpus.labels:
             return clips
         read = list(clips)
@@ -147,6 +149,25 @@ def _labels(clip: Clip) -> Iterator[str]:
         yield clip.emotion
     for votes in (clip.votes, clip.votes_face, clip.votes_both):
         yield from votes or ()
+
+
+def _by_file(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """Put the clips of each file together, in time order."""
+    files: dict[str, list[Clip]] = {}
+    for clip in clips:
+        files.setdefault(clip.audio, []).append(clip)
+    return [sorted(file, key=lambda clip: clip.start_s) for file in files.values()]
+
+
+def _writable(clip: Clip) -> Clip:
+    """Refuse a clip whose file name is not UTF-8, since no table can hold it; it is told with its odd bytes escaped."""
+    names = (clip.utterance, clip.audio)
+    if all(map(str.isascii, names)):
+        return clip
+    utterance, audio = (name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names)
+    if (utterance, audio) == names:
+        return clip
+    return replace(clip, utterance=utterance, audio=audio, fault=Fault("bad-name", "expected a name in UTF-8"))
 
 
 def _chunks(clips: Iterable[Clip]) -> Iterator[list[Clip]]:

@@ -62,8 +62,10 @@ def find(table: pa.Table, kind: Kind) -> pa.Table:
 
 def keys(table: pa.Table, kind: Kind) -> pa.ChunkedArray:
     """Return what of a kind each row has, null where nothing is known."""
-    if kind == "speaker":  # corpus name, a slash, the published id
-        return pc.if_else(pc.ends_with(table["speaker"], "/"), None, table["speaker"])
+    if kind == "speaker":  # corpus name, a slash, the published id; who is unknown may be anybody
+        return pc.if_else(
+            pc.match_substring_regex(table["speaker"], f"/({manifest.UNKNOWN_SPEAKER})?$"), None, table["speaker"]
+        )
     if kind == "dialogue":
         return pc.binary_join_element_wise(table["corpus"], table["dialogue"], "/")
     values = table["text" if kind == "sentence" else "content_hash"]

@@ -78,6 +78,8 @@ def _look_at_each(file: Recording, parts: Sequence[Part], look: Any) -> Iterator
 
 def _glance_part(file: Recording, part: Part) -> Look | Fault:
     length_s = file.frames / file.samplerate
+    if part.start_s < 0:
+        return Fault("too-short", f"starts at {part.start_s} s")
     duration_s = length_s - part.start_s if part.duration_s is None else part.duration_s
     if part.start_s + duration_s > length_s + 0.1:  # times are published rounded
         return Fault("truncated", f"the file ends at {length_s:.2f} s")

@@ -21,6 +21,9 @@ class Column:
     meaning: str
 
 
+UNKNOWN_SPEAKER = "unknown"
+"""Published id where none is: one for all of a corpus, so that no split parts what may be one voice."""
+
 _WEIGHTS = pa.map_(pa.string(), pa.float64())
 
 COLUMNS = (

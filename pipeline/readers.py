@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.corpus import Corpus
@@ -31,6 +32,11 @@ def load(name: str) -> Corpus:
         expected = ", ".join(corpus.parts) or "no part"
         raise UserError(f"--corpus: {name}: found the part {part}, expected {expected}")
     return dataclasses.replace(corpus, read=functools.partial(corpus.read, part=part))
+
+
+def folds(name: str) -> Mapping[str, Sequence[str]]:
+    """Return the published folds of a reader's corpus; a table or a Hugging Face dataset has none."""
+    return load(name).folds if name.partition(":")[0] in names() else {}
 
 
 def open_corpus(name: str, root: Path, table: Path | None, mapping: Path | None) -> Corpus:

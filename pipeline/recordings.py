@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pipeline import wav
 from pipeline.audio import Samples, to_mono_16k
 from pipeline.quarantine import Fault
 
@@ -55,6 +56,8 @@ def opened(path: Path) -> Iterator[Recording]:
             with soundfile.SoundFile(path) as file:
                 if file.frames >= _UNKNOWN_LENGTH:
                     raise UnreadableAudio(Fault("unreadable", "the header tells no length"))
+                if path.suffix.lower() == ".wav" and wav.is_cut(path):
+                    raise UnreadableAudio(Fault("truncated", "the file ends before the length in its header"))
                 yield file
     except soundfile.LibsndfileError as error:
         raise UnreadableAudio(_describe(path, error.error_string.strip(" ."))) from None
@@ -62,6 +65,8 @@ def opened(path: Path) -> Iterator[Recording]:
 
 def read_part(file: Recording, start_s: float, duration_s: float | None, dtype: str) -> NDArray[Any]:
     """Read a part of an open file as (frames, channels); raises UnreadableAudio where the file ends before."""
+    if start_s < 0 or (duration_s is not None and duration_s <= 0):
+        raise UnreadableAudio(Fault("too-short", f"starts at {start_s} s and lasts {duration_s} s"))
     start = round(start_s * file.samplerate)
     rest = max(file.frames - start, 0)
     wanted = rest if duration_s is None else round(duration_s * file.samplerate)
@@ -124,8 +129,11 @@ def _describe(path: Path, error: str) -> Fault:
     """Tell why a file did not open, after the fact: looking first would cost every sound file as much."""
     if not path.is_file():
         return Fault("no-file")
-    with path.open("rb") as file:
-        head = file.read(len(_LFS_POINTER))
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_LFS_POINTER))
+    except OSError as denied:
+        return Fault("unreadable", (denied.strerror or error).lower())
     if not head:
         return Fault("empty-file")
     return Fault("lfs-pointer") if head == _LFS_POINTER else Fault("unreadable", error)

@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,22 @@ class Record:
         return None if value is None else str(value).strip() or None
 
     def number(self, column: str) -> float | None:
-        """Return a cell as a number, None where it is empty; raises UserError where it is none."""
+        """Return a cell as a number, None where it is empty; raises UserError where it is none, or not finite."""
         text = self.text(column)
         try:
-            return None if text is None else float(text)
+            number = None if text is None else float(text)
         except ValueError:
-            raise self.mistake(column, "a number", text) from None
+            number = math.nan
+        if number is not None and not math.isfinite(number):
+            raise self.mistake(column, "a number", text)
+        return number
+
+    def count(self, column: str) -> int | None:
+        """Return a cell as a whole number from 0, None where it is empty; raises UserError where it is none."""
+        number = self.number(column)
+        if number is not None and not (number.is_integer() and 0 <= number < 2**31):
+            raise self.mistake(column, "a whole number", self.text(column))
+        return None if number is None else int(number)
 
     def mistake(self, column: str, expected: str, found: object) -> UserError:
         """Tell what is wrong with a cell."""
@@ -110,6 +121,8 @@ def _csv(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
 def _csv_records(path: Path, encoding: str) -> Iterator[Record]:
     rows = _csv(path, encoding)
     _, header = next(rows, (1, []))
+    if doubled := [name for name, count in Counter(header).items() if count > 1]:
+        raise UserError(f"{path}: line 1: expected each column once, found {doubled[0]} twice")
     for line, cells in rows:
         if len(cells) != len(header):
             raise UserError(f"{path}: line {line}: expected {len(header)} cells, found {len(cells)}")

@@ -37,7 +37,7 @@ class Refusals:
 
 def summarise(path: Path, reason: str | None, number: int) -> Refusals:
     """Count a quarantine, given by itself or by its manifest; with a `reason` that alone, and its first rows."""
-    if "reason" not in tables.columns(path):
+    if (not path.exists() and quarantine.beside(path).exists()) or "reason" not in tables.columns(path):
         path = quarantine.beside(path)
     rows: list[dict[str, str]] = quarantine.read(path).to_pylist()
     if reason is not None:

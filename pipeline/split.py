@@ -109,7 +109,7 @@ def join(manifests: Path, corpora: list[str], options: SplitParams, readers_of: 
         raise UserError(f"split: expected each corpus once, found {', '.join(corpora)}")
     joined = []
     for corpus in corpora:
-        folds = readers.load(readers_of[corpus]).folds if corpus in options.folds else {}
+        folds = readers.folds(readers_of[corpus]) if corpus in options.folds else {}
         joined.append(assign(manifest.read(manifests / f"{corpus}.parquet"), corpus, options, folds))
     return pa.concat_tables(joined).sort_by("id")
 

@@ -18,6 +18,7 @@ as a unified emotion needs no line. What else there is:
     encoding: cp1252               of text that is not UTF-8: latin-1 or cp1252
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline import records
 from pipeline.corpus import Clip, Corpus
+from pipeline.manifest import UNKNOWN_SPEAKER
 from pipeline.params import Section
 from pipeline.quarantine import Fault
 from pipeline.records import Record
@@ -39,11 +41,10 @@ Constant = Literal["speaker", "gender", "session", "dialogue", "emotion", "inten
 Name = Literal["id", "audio", "text", "start_s", "duration_s", "language", "turn", Constant]
 
 SPLITS = {"train": "train", "dev": "dev", "test": "test", "validation": "dev", "valid": "dev", "val": "dev"}
-UNKNOWN = "unknown"
-"""Speaker of rows that name none: one for all, so that no split parts what may be one voice."""
+LANGUAGE = "[a-z]{2,3}"
 
 _GENDERS = {"f": "female", "female": "female", "m": "male", "male": "male"}
-_NUMBERS = ("start_s", "duration_s", "turn")
+_SECONDS = ("start_s", "duration_s")
 
 
 def _check_emotion(name: str) -> str:
@@ -55,7 +56,7 @@ def _check_emotion(name: str) -> str:
 class TableMapping(Section):
     """The YAML beside a table; the module tells what each key is for."""
 
-    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+    language: Annotated[str, Field(pattern=f"^{LANGUAGE}$")]
     """ISO 639-1, of rows that do not tell theirs."""
     licence: Annotated[str, Field(min_length=1)]
     columns: dict[Name, str] = Field(default_factory=dict)
@@ -93,24 +94,27 @@ class Fields:
         """Make a clip of a row; raises UserError where a cell is not of its field's kind."""
         cells: dict[str, str] = dict(self.mapping.constants.items())
         cells |= {name: cell for name, column in self.columns.items() if (cell := record.text(column))}
-        numbers = {name: record.number(self.columns[name]) or 0.0 for name in _NUMBERS if name in cells}
+        seconds = {name: record.number(self.columns[name]) or 0.0 for name in _SECONDS if name in cells}
         audio = cells.get("audio", record.place.replace(" ", "-"))
         split = cells.get("split", "")
         if split and split not in SPLITS:
             raise record.mistake("split", f"one of {', '.join(SPLITS)}", split)
+        language = cells.get("language")
+        if language and not re.fullmatch(LANGUAGE, language):
+            raise record.mistake("language", "an ISO 639 code such as en", language)
         attributes = {name: record.text(name) for name in self.mapping.attributes}
         return Clip(
             utterance=cells.get("id", splitext(audio)[0]),
             audio=audio,
             text=cells.get("text", "") if "text" in self.columns else None,
-            speaker=cells.get("speaker", UNKNOWN),
-            start_s=numbers.get("start_s", 0.0),
-            duration_s=numbers.get("duration_s"),
-            language=cells.get("language"),
+            speaker=cells.get("speaker", UNKNOWN_SPEAKER),
+            start_s=seconds.get("start_s", 0.0),
+            duration_s=seconds.get("duration_s"),
+            language=language,
             gender=_GENDERS.get(cells.get("gender", "").lower()),
             session=cells.get("session"),
             dialogue=cells.get("dialogue"),
-            turn=int(numbers["turn"]) if "turn" in numbers else None,
+            turn=record.count(self.columns["turn"]) if "turn" in cells else None,
             emotion=cells.get("emotion"),
             votes=_votes(record, self.mapping.votes),
             votes_face=_votes(record, self.mapping.votes_face),

@@ -112,6 +112,13 @@ def test_an_index_without_its_column_is_told(cremad: Path) -> None:
         read(cremad)
 
 
+def test_an_index_that_breaks_off_is_told_with_its_line(cremad: Path) -> None:
+    rows = "".join(f"{i},1001_IEO_ANG_HI\n" for i in range(20_000))
+    (cremad / "SentenceFilenames.csv").write_text(f'Stimulus_Number,Filename\n1,"1001_IEO_ANG_HI\n{rows}')
+    with pytest.raises(UserError, match=r"SentenceFilenames\.csv: line \d+: expected CSV, found field larger than"):
+        read(cremad)
+
+
 def test_votes_that_are_no_counts_are_told(cremad: Path) -> None:
     with (cremad / "processedResults" / "tabulatedVotes.csv").open("a") as file:
         file.write('"100002",x,0,0,0,1,0,"1002_TSI_NEU_XX"\n')

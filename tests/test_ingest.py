@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import typer
 
-from pipeline import ingest, intake, manifest, quarantine, readers
+from pipeline import ingest, intake, looks, manifest, quarantine, readers
 from pipeline.corpora.ravdess import CORPUS as RAVDESS
 from pipeline.corpus import Clip, Corpus
 from pipeline.quarantine import Fault
@@ -115,6 +115,37 @@ def test_names_with_quotes_and_spaces_are_read(tmp_path: Path) -> None:
     speak(tmp_path / "c" / f"{name}.wav")
     rows, _ = take_in(tmp_path / "c", corpus_of(clip(name)))
     assert rows[f"x/{name}"]["audio"] == f"{name}.wav"
+
+
+def test_a_name_that_is_not_utf_8_is_one_bad_file(tmp_path: Path) -> None:
+    odd = b"caf\xe8".decode(errors="surrogateescape")
+    speak(tmp_path / "c" / "ok.wav")
+    speak(tmp_path / "c" / "café.wav")
+    rows, refused = take_in(tmp_path / "c", corpus_of(clip("ok"), clip("café"), clip(odd)))
+    assert set(rows) == {"x/ok", "x/café"}
+    assert reasons(refused) == {"x/caf\\xe8": "bad-name"}
+
+
+def test_a_file_is_opened_once_and_read_in_time_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        speak(tmp_path / "c" / f"{name}.wav", 48_000)
+    starts = (2.0, 0.0, 1.0)
+    clips = [
+        clip(f"{name}{start}", audio=f"{name}.wav", start_s=start, duration_s=0.5) for start in starts for name in "ab"
+    ]
+    opened: list[tuple[str, list[float]]] = []
+
+    def look(path: Path, parts: list[looks.Part]) -> Any:
+        opened.append((path.name, [part.start_s for part in parts]))
+        return examine(path, parts)
+
+    examine = looks.examine
+    monkeypatch.setattr(looks, "examine", look)
+    rows, _ = take_in(tmp_path / "c", corpus_of(*clips))
+    assert sorted(opened) == [("a.wav", [0.0, 1.0, 2.0]), ("b.wav", [0.0, 1.0, 2.0])]
+    assert [(row["id"], row["start_s"]) for row in rows.values()] == [
+        (f"x/{one.utterance}", one.start_s) for one in clips
+    ]
 
 
 def test_audio_that_a_table_names_absolutely_is_found(tmp_path: Path) -> None:
@@ -292,6 +323,8 @@ def test_a_reader_is_small_and_its_facts_fit_together(reader: str) -> None:
     from pipeline import taxonomy
 
     corpus = readers.load(reader)
+    if reader != "mosei":  # whose labels have to be made of the viewers' ratings
+        assert len((readers.FOLDER / f"{reader}.py").read_text().splitlines()) <= 80
     assert set(corpus.labels.values()) - {None} <= set(taxonomy.EMOTIONS)
     assert len(corpus.language) == 2
     assert corpus.licence
@@ -307,6 +340,16 @@ def test_wrong_options_are_told(tmp_path: Path) -> None:
         ingest.main("ravdess", tmp_path, Path("a.csv"))
     with pytest.raises(typer.BadParameter, match="found 'a/b', expected letters, digits"):
         ingest.main("ravdess", tmp_path, Path("a.parquet"), "a/b")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("corpus", "folder", "count"), [("meld", "MELD", 13_708), ("cremad", "CREMA-D", 7_442)])
+def test_published_tables_without_media_are_all_quarantined(
+    shared: Path, tmp_path: Path, corpus: str, folder: str, count: int
+) -> None:
+    with pytest.raises(UserError, match=f"no usable clip; expected at least one, found {count:,} no-file"):
+        ingest.main(corpus, shared / "data" / folder, tmp_path / "x.parquet")
+    assert quarantine.read(tmp_path / "x.quarantine.parquet").num_rows == count
 
 
 @pytest.mark.shared

@@ -167,7 +167,9 @@ def test_an_allowed_kind_passes_for_its_corpus_alone(project: Project) -> None:
 
 def test_what_is_unknown_is_shared_with_nobody(project: Project) -> None:
     for i in range(5):
-        project.change("acted", i, speaker=("acted/", None)[i % 2], dialogue=None, text=None, content_hash=None)
+        project.change(
+            "acted", i, speaker=("acted/", None, "acted/unknown")[i % 3], dialogue=None, text=None, content_hash=None
+        )
         project.change("read", i, text="", dialogue=None)
     assert project.run().num_rows == 0
 

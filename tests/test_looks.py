@@ -77,6 +77,12 @@ def test_the_header_tells_what_shows_in_it(tmp_path: Path) -> None:
     assert whole(glance, tmp_path / "none.flac") == Fault("no-file")
 
 
+def test_a_folder_called_like_a_file_is_no_file(tmp_path: Path) -> None:
+    for name in ("a.flac", "a.wav"):
+        (tmp_path / name).mkdir()
+        assert whole(glance, tmp_path / name) == whole(examine, tmp_path / name) == Fault("no-file")
+
+
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_a_flac_file_that_ends_before_its_last_frame_is_truncated_by_its_header_alone(
     tmp_path: Path, kept: float

@@ -60,6 +60,33 @@ def test_what_cannot_be_read_tells_its_reason_and_no_path(tmp_path: Path) -> Non
     assert reason_of(tmp_path / "cut.flac").startswith(("truncated: ", "unreadable: "))
 
 
+def test_a_wav_file_that_was_cut_is_no_shorter_recording(tmp_path: Path) -> None:
+    path = write(tmp_path / "cut.wav", noise())
+    content = path.read_bytes()
+    for kept in (100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:kept])
+        assert reason_of(path) == "truncated: the file ends before the length in its header"
+    path.write_bytes(content + b"LIST")  # what follows the samples is no matter
+    assert len(recordings.read(path)) == 8000
+    path.write_bytes(content[:40] + b"\xff\xff\xff\xff" + content[44:])  # as written into a pipe
+    assert len(recordings.read(path)) == 8000
+
+
+@pytest.mark.parametrize("part", [{"start_s": -0.1}, {"duration_s": 0.0}, {"duration_s": -0.5}])
+def test_a_part_that_starts_before_the_file_or_lasts_no_time_is_refused(tmp_path: Path, part: dict[str, float]) -> None:
+    assert reason_of(write(tmp_path / "a.wav", noise()), **part).startswith("too-short: starts at ")
+
+
+def test_a_file_that_may_not_be_read_is_one_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path / "a.wav", noise())
+    path.write_bytes(b"")
+    monkeypatch.setattr(Path, "open", deny)
+    assert reason_of(path) == "unreadable: permission denied"
+
+
 def test_a_part_beyond_the_end_is_told_but_for_rounding(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise())
     assert reason_of(path, start_s=0.2, duration_s=0.5) == "truncated: the file ends at 0.50 s"

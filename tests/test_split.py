@@ -148,6 +148,11 @@ def test_a_fold_makes_its_speakers_test_and_deals_dev_from_the_others() -> None:
     assert len(parts["train"]) == 3
 
 
+def test_only_readers_of_published_corpora_have_folds() -> None:
+    assert set(readers.folds("ravdess")) == {f"emobox-{i}" for i in range(1, 7)}
+    assert readers.folds("table") == readers.folds("hub:someone/speech") == {}
+
+
 def test_a_fold_of_which_a_speaker_is_missing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     parts = parts_of(assign(corpus("a", dict.fromkeys("1345")), "a", options(folds={"a": "fold-1"})))
     assert parts["test"] == {"1"}

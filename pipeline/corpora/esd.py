@@ -59,8 +59,7 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _encoding(path: Path) -> str:
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if (data := path.read_bytes()).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     try:
         data.decode()
@@ -77,6 +76,5 @@ CORPUS = Corpus(
     language="en",
     read=read,
     labels=LABELS,
-    counts={"clips": 35_000, "speakers": 20, "train": 30_000, "dev": 2_000, "test": 3_000}
-    | dict.fromkeys(LABELS, 7_000),
+    counts={"clips": 35000, "speakers": 20, "train": 30000, "dev": 2000, "test": 3000} | dict.fromkeys(LABELS, 7000),
 )

@@ -16,7 +16,7 @@ from pipeline.quarantine import Fault
 from pipeline.stage import UserError
 
 MARKS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
-NOT_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
+NOT_SPEECH = dict.fromkeys(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"), "")
 
 _FORM = "aid, path, source and segments with sid, begin_time, end_time, text_tts, subsets"
 _BLOCK = 65_536  # bytes: bounds a line
@@ -48,12 +48,11 @@ def read(root: Path, part: str | None = None) -> Iterator[Clip]:
 
 def _read_audio(audio: dict[str, Any], part: str | None) -> Iterator[Clip]:
     for segment in sorted(audio["segments"], key=lambda segment: float(segment["begin_time"])):
-        # the releases call it by either name
-        text = segment["text_tts" if "text_tts" in segment else "text_tn"].strip()
+        text = tagged = segment["text_tts" if "text_tts" in segment else "text_tn"].strip()  # named so in the releases
         subsets = segment["subsets"]
         if part is not None and f"{{{part}}}" not in subsets:
             continue
-        for tag, mark in MARKS.items():
+        for tag, mark in (MARKS | NOT_SPEECH).items():
             text = text.replace(f" {tag}", mark).replace(tag, mark)
         yield Clip(
             utterance=segment["sid"],
@@ -65,7 +64,7 @@ def _read_audio(audio: dict[str, Any], part: str | None) -> Iterator[Clip]:
             session=audio["aid"],
             split="dev" if "{DEV}" in subsets else "test" if "{TEST}" in subsets else "train",
             attributes={"source": audio["source"]},
-            fault=Fault("not-speech", text) if text and NOT_SPEECH.issuperset(text.split()) else None,
+            fault=Fault("not-speech", tagged) if tagged and set(tagged.split()) <= NOT_SPEECH.keys() else None,
         )
 
 

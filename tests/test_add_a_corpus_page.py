@@ -1,0 +1,54 @@
+"""docs/add-a-corpus.md, followed as a new user would: its reader and its table read what the page says they read."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline import ingest, manifest, readers
+
+
+@pytest.fixture
+def blocks(root: Path) -> list[str]:
+    """The page's code blocks, in order."""
+    return re.findall(r"```\w*\n(.*?)```", (root / "docs" / "add-a-corpus.md").read_text(), re.DOTALL)
+
+
+def speak(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(seed).integers(-99, 99, 9600, dtype=np.int16), 16_000)
+
+
+def test_the_table_is_read(blocks: list[str], tmp_path: Path) -> None:
+    table = next(block for block in blocks if block.startswith("file,actor"))
+    mapping = next(block for block in blocks if block.startswith("language:"))
+    (tmp_path / "clips.csv").write_text(table)
+    (tmp_path / "mapping.yaml").write_text(mapping)
+    speak(tmp_path / "wav" / "0001.wav", 1)
+    speak(tmp_path / "wav" / "0002.wav", 2)
+    ingest.main("table", tmp_path, tmp_path / "ours.parquet", name="ours")
+    rows = manifest.read(tmp_path / "ours.parquet").to_pylist()
+    assert [(row["id"], row["speaker"], row["emotion"], row["text"]) for row in rows] == [
+        ("ours/wav/0001", "ours/anna", "happy", "ich habe bestanden"),
+        ("ours/wav/0002", "ours/ben", "angry", "schon wieder zu spät"),
+    ]
+
+
+def test_the_reader_is_one_file_of_at_most_80_lines(
+    blocks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = next(block for block in blocks if block.startswith('"""TESS'))
+    assert len(code.splitlines()) <= 80
+    module: dict[str, object] = {}
+    exec(compile(code, "tess.py", "exec"), module)
+    monkeypatch.setattr(readers, "open_corpus", lambda *_: module["CORPUS"])
+    for i, emotion in enumerate(("angry", "ps")):
+        speak(tmp_path / "TESS" / f"OAF_{emotion}" / f"OAF_back_{emotion}.wav", i)
+    ingest.main("tess", tmp_path / "TESS", tmp_path / "tess.parquet")
+    rows = manifest.read(tmp_path / "tess.parquet").to_pylist()
+    assert [(row["id"], row["emotion"]) for row in rows] == [
+        ("tess/OAF_back_angry", "angry"),
+        ("tess/OAF_back_ps", "surprise"),
+    ]
