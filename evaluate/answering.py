@@ -15,9 +15,9 @@ from train.model.adapter import num_speech_tokens
 class Clip:
     """A clip as the model takes it in."""
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, num_frames: int) -> None:
         self.features = features
-        self.num_frames = features.shape[1]
+        self.num_frames = num_frames  # fewer than the features have where they are padded to 30 s
 
 
 class Answering:

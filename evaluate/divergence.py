@@ -1,7 +1,8 @@
 """Stage 1 on held-out speech: how far the LLM on the voice is from the LLM on the words.
 
 The KL of each row is taken before training, after it, and after it with another speaker's clip of other
-words: what is left between the last two is what the model owes to hearing.
+words, out of the same corpus and as long as can be: what is left between the last two is what the model owes to
+hearing words.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from train.features import LogMel
 from train.losses import response_kl
 from train.model import Batch, SpeechLLM
 
+_ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
+
 
 def measure(folder: Path, rows: Any, frame: Frame, batch_size: int, seed: int) -> pa.Table:
     """Return the divergence table of the test rows that have a continuation."""
@@ -32,8 +35,13 @@ def measure(folder: Path, rows: Any, frame: Frame, batch_size: int, seed: int) -
     if len(rows) == 0:
         raise UserError("test part: no row has a continuation; expected at least one")
     examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), config.emotions)
-    about = [dict(zip(("id", "corpus", "speaker", "text"), values, strict=True)) for values in _columns(rows)]
-    other = swapped(about, lambda a, b: a["speaker"] != b["speaker"] and a["text"] != b["text"], seed)
+    about = [dict(zip(_ABOUT, values, strict=True)) for values in zip(*(rows[name][:] for name in _ABOUT), strict=True)]
+    other = swapped(
+        about,
+        lambda a, b: a["speaker"] != b["speaker"] and a["text"] != b["text"],
+        lambda a, b: (a["corpus"] != b["corpus"], abs(a["num_samples"] - b["num_samples"])),
+        seed,
+    )
     collate = Collator(frame, with_teacher=True)
     trained, untrained = model_folder.load(folder), model_folder.build(config, torch.float32)
     conditions = (("before", untrained, None), ("after", trained, None), ("shuffled", trained, other))
@@ -52,10 +60,6 @@ def measure(folder: Path, rows: Any, frame: Frame, batch_size: int, seed: int) -
 class _Divergence:
     kl: float
     num_tokens: int
-
-
-def _columns(rows: Any) -> Iterator[tuple[Any, ...]]:
-    return zip(*(rows[column][:] for column in ("id", "corpus", "speaker", "text")), strict=True)
 
 
 def _batches(

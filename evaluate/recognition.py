@@ -21,7 +21,7 @@ from pipeline import audio, tables
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
 from pipeline.weights import fetch
 from train import model_folder
-from train.features import LogMel
+from train.features import LogMel, num_mel_frames
 
 if TYPE_CHECKING:
     from evaluate.respond import RespondParams
@@ -49,6 +49,7 @@ class Respondent:
         other = swapped(
             self.rows,
             lambda a, b: a["speaker"] != b["speaker"] and a["emotion"] != b["emotion"],
+            lambda a, b: a["corpus"] != b["corpus"],
             self.settings.seed,
         )
         return pa.concat_tables(
@@ -126,7 +127,8 @@ class Respondent:
         return tables.from_rows(rows, RECOGNITION_SCHEMA)
 
     def _clip(self, number: int) -> Clip:
-        return Clip(self.log_mel(audio.decode(self.audio[number]["audio"]["bytes"])))
+        samples = audio.decode(self.audio[number]["audio"]["bytes"])
+        return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
 
     def _speech_for(self, text: str) -> PromptIds:
         """Return the prompt that the voice gets, with the words in its place."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from pipeline import packed, params, tables
 from pipeline.params import ParamsFile, Section
@@ -19,7 +19,7 @@ class RespondParams(Section):
     """Chooses the swapped clips and the examples."""
     batch_size: PositiveInt
     max_new_tokens: PositiveInt
-    examples: Annotated[int, Field(ge=0)]
+    examples: PositiveInt
     """Rows answered at length, for the report."""
 
 

@@ -1,7 +1,7 @@
 """The control that takes the right voice away: every row gets the clip of another row."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,8 +10,10 @@ from pipeline.stage import UserError
 Row = TypeVar("Row")
 
 
-def swapped(rows: Sequence[Row], may_stand_for: Callable[[Row, Row], bool], seed: int) -> list[int]:
-    """Return for each row the number of another, chosen at random among those that may stand for it.
+def swapped(
+    rows: Sequence[Row], may_stand_for: Callable[[Row, Row], bool], unlike: Callable[[Row, Row], Any], seed: int
+) -> list[int]:
+    """Return for each row the number of another, chosen at random among the least `unlike` that may stand for it.
 
     Raises UserError where a row has none, since the control would then be no control.
     """
@@ -24,5 +26,7 @@ def swapped(rows: Sequence[Row], may_stand_for: Callable[[Row, Row], bool], seed
                 f"test part: row {number} has no other clip to be swapped with; "
                 "expected at least two speakers with different words or emotions"
             )
-        chosen.append(candidates[generator.integers(len(candidates))])
+        distances = [unlike(row, rows[other]) for other in candidates]
+        nearest = [other for other, distance in zip(candidates, distances, strict=True) if distance == min(distances)]
+        chosen.append(nearest[generator.integers(len(nearest))])
     return chosen

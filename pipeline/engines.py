@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from pipeline.continuations import LENGTH, STOP
 from pipeline.params import Section
 from pipeline.stage import UserError
+from pipeline.weights import loading
 
 BATCH_SIZE = 32  # prompts that the transformers engine answers at a time
 
@@ -131,7 +132,8 @@ class TransformersEngine:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, params.dtype)
         self._llm: Any  # transformers' own types for its models do not fit each other
-        self._llm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        with loading(model):
+            self._llm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         self._llm.to(self._device)
         self._llm.generation_config = transformers.GenerationConfig(
             do_sample=False,

@@ -20,6 +20,7 @@ from pydantic import AfterValidator
 
 from pipeline.params import Section
 from pipeline.stage import UserError
+from pipeline.weights import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,7 +92,9 @@ class Prompter:
         """Load the tokenizer of the model in `folder`."""
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(folder))
+        with loading(folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(tokenizer)
 
     def text(
         self, prompt: Prompt, transcript: str, *, emotion: str | None = None, options: Sequence[str] = ()

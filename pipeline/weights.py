@@ -11,10 +11,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
+from safetensors import SafetensorError
 
 from pipeline import ctranslate2, gguf_weights
 from pipeline.params import Section
@@ -71,6 +74,18 @@ def fetch(weights: Weights) -> Path:
     if weights.source.startswith(("/", ".", "~")):
         raise UserError(f"models: {weights.source}: no such folder; expected one in Hugging Face format")
     return _fetch_hub(weights)
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Tell what a model's folder lacks or has broken in one line, where transformers loads it."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        found = str(error).strip().partition("\n")[0]
+        raise UserError(f"models: {folder}: {found}; expected a whole model in Hugging Face format") from None
 
 
 def cache_folder() -> Path:

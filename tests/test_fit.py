@@ -137,12 +137,41 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 def test_other_parameters_or_data_are_another_run(tiny_models: ModelsParams, places: Places) -> None:
     _, config = fitting.build_model(semantic(), tiny_models, EMOTIONS, None)
     names = {
-        fitting.run_fingerprint(semantic(), config, places),
-        fitting.run_fingerprint(semantic(learning_rate=1.0), config, places),
-        fitting.run_fingerprint(semantic(), config.model_copy(update={"pad_to_30s": True}), places),
-        fitting.run_fingerprint(semantic(), config, replace(places, data=places.data / "dev")),
+        fitting.run_fingerprint(semantic(), config, places, 1),
+        fitting.run_fingerprint(semantic(learning_rate=1.0), config, places, 1),
+        fitting.run_fingerprint(semantic(), config.model_copy(update={"pad_to_30s": True}), places, 1),
+        fitting.run_fingerprint(semantic(), config, replace(places, data=places.data / "dev"), 1),
+        fitting.run_fingerprint(semantic(), config, places, 2),
     }
-    assert len(names) == 4
+    assert len(names) == 5
+
+
+def test_the_log_of_a_resumed_run_holds_each_step_once(
+    tiny_models: ModelsParams, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
+        if state.step == 4:
+            raise KeyboardInterrupt
+        save(folder, state)
+
+    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=True)
+    monkeypatch.setattr(checkpoint, "save", save)
+    fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=True)
+    (log,) = places.logs.glob("semantic-*/steps.jsonl")
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [record["step"] for record in logged] == [record["step"] for record in losses(places)]
+
+
+def test_an_evaluation_without_a_batch_adds_nothing(tiny_models: ModelsParams, places: Places) -> None:
+    model, _ = fitting.build_model(semantic(), tiny_models, EMOTIONS, None)
+    schedule = fitting.make_schedule(semantic(), 12, 1)
+    optimizer = fitting.make_optimizer(model, semantic())
+    trainer = Trainer(model, fitting.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
+    assert trainer.evaluate(iter([])) == {"dev_kl": 0.0}
 
 
 def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(tiny_models: ModelsParams, places: Places) -> None:
@@ -184,6 +213,18 @@ def test_stage_2_refuses_a_stage_1_of_other_emotions(tiny_models: ModelsParams, 
     fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
     with pytest.raises(UserError, match="other models or emotions"):
         fitting.fit(emotion(), tiny_models, ["angry"], stage_2(places), resume=False)
+
+
+def test_a_model_folder_without_weights_is_one_line(tiny_models: ModelsParams, places: Places, tmp_path: Path) -> None:
+    source = Path(tiny_models.llm.source)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    models = tiny_models.model_copy(update={"llm": tiny_models.llm.model_copy(update={"source": str(tmp_path)})})
+    with pytest.raises(UserError, match=r"models: .+; expected a whole model in Hugging Face format"):
+        fitting.fit(semantic(), models, EMOTIONS, places, resume=False)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"models: .+; expected a whole model in Hugging Face format"):
+        fitting.fit(semantic(), models, EMOTIONS, places, resume=False)
 
 
 def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParams, places: Places) -> None:

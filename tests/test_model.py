@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from pipeline.weights import ModelsParams
+from pipeline.weights import ModelsParams, fetch
 from train import model_folder
 from train.batches import sequences
+from train.features import LogMel, num_mel_frames
 from train.losses import response_kl
 from train.model import Sequences, Speech, SpeechLLM
 from train.model.adapter import ConvAdapter, num_speech_tokens
@@ -62,6 +64,15 @@ def test_ten_seconds_are_1000_mel_frames_500_states_and_63_tokens() -> None:
     assert embeddings.shape[1] == int(tokens) == 63
 
 
+@pytest.mark.parametrize("num_samples", [160_000, 159_999, 160_159, 1_601, 480_000, 500_001])
+def test_a_clip_has_as_many_mel_frames_as_whispers_own_extractor_makes(
+    num_samples: int, tiny_models: ModelsParams
+) -> None:
+    features = LogMel(fetch(tiny_models.encoder), pad_to_30s=False)(np.zeros(num_samples, np.float32))
+    assert features.shape[1] == num_mel_frames(num_samples)
+    assert num_mel_frames(160_000) == 1000
+
+
 @pytest.mark.parametrize(("seconds", "tokens"), [(1, 7), (3, 19), (5, 32), (10, 63), (30, 188)])
 def test_a_clip_gives_six_and_a_quarter_tokens_a_second(seconds: int, tokens: int) -> None:
     assert num_speech_tokens(100 * seconds) == tokens
@@ -99,6 +110,11 @@ def test_at_the_published_sizes_the_trained_parameters_are_counted_as_published(
     assert num_parameters(head) == 20_480
     assert sum(p.numel() for n, p in qwen.named_parameters() if "lora_" in n) == 35_782_656
     assert round(num_parameters(encoder) / 1e6, 1) == 636.8
+    speech = SpeechEncoder(encoder, pad_to_30s=False)
+    speech.train_weights()
+    # all but the sinusoids of 1,500 positions
+    trained = sum(p.numel() for p in speech.parameters() if p.requires_grad)
+    assert trained == num_parameters(encoder) - 1500 * 1280
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -175,6 +191,23 @@ def test_an_untrained_plora_changes_nothing(model: SpeechLLM) -> None:
         stage_1 = model.predicting(asked, speech)
         model.add_plora(lora_config(4, 4, 0.05, "all-linear"))
         assert torch.equal(stage_1, model.predicting(asked, speech))
+
+
+def test_what_is_trained_is_float32_beside_an_llm_in_bfloat16(tiny_models: ModelsParams) -> None:
+    config = ModelConfig(
+        models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=True, plora=True
+    )
+    model = model_folder.build(config, torch.bfloat16)
+    model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
+    model.encoder.train_weights()
+    trained = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"adapter", "encoder", "head", "llm"}
+    assert set(trained.values()) == {torch.float32}
+    with torch.no_grad():
+        speech = model.hear(*padded([clip(200), clip(300)]))
+        before = model.predicting(with_speech(speech), speech)
+        train_lora_b(model)
+        assert not torch.equal(before, model.predicting(with_speech(speech), speech))
 
 
 def test_plora_starts_as_published(model: SpeechLLM) -> None:

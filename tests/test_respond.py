@@ -1,5 +1,7 @@
 """Predictions of small random models: complete, paired and the same as asking row by row."""
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,14 @@ import yaml
 from evaluate import predictions, respond
 from evaluate.answering import Answering, Clip
 from evaluate.swapping import swapped
+from pipeline import packed
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.weights import ModelsParams, fetch
 from train import model_folder
+from train.batches import Collator, Examples, sequences
+from train.features import LogMel
+from train.model.adapter import num_speech_tokens
 from train.model.plora import lora_config
 from train.model_folder import ModelConfig
 
@@ -73,7 +79,7 @@ def test_every_test_row_is_answered_by_every_system(
 def test_answers_and_scores_do_not_depend_on_the_rest_of_the_batch(model_path: Path, tiny_models: ModelsParams) -> None:
     prompter = Prompter.load(fetch(tiny_models.llm))
     answering = Answering(model_folder.load(model_path), prompter, max_new_tokens=6)
-    clips = [Clip(torch.randn(80, frames)) for frames in (90, 300, 150)]
+    clips = [Clip(torch.randn(80, frames), frames) for frames in (90, 300, 150)]
     prompts = [prompter.speech(Prompt.model_validate(PROMPT))] * 3
     with torch.no_grad():
         together, scores = answering.write(prompts, clips), answering.label_scores(prompts, clips, EMOTIONS)
@@ -83,16 +89,60 @@ def test_answers_and_scores_do_not_depend_on_the_rest_of_the_batch(model_path: P
             assert alone == pytest.approx(scores[i], abs=1e-4)
 
 
+def test_what_is_written_is_no_speech_for_plora(model_path: Path, tiny_models: ModelsParams) -> None:
+    prompter = Prompter.load(fetch(tiny_models.llm))
+    model = model_folder.load(model_path)
+    answering, clip = Answering(model, prompter, max_new_tokens=12), Clip(torch.randn(80, 300), 300)
+    prompt = prompter.speech(Prompt.model_validate(PROMPT))
+    asked = sequences(prompt.before, [[None] * num_speech_tokens(300)], prompt.after, [[]])
+    with torch.no_grad():
+        with model.positions.at(asked.speech):
+            output = model.llm(inputs_embeds=model.embed(asked, answering.hear([clip])), use_cache=True)
+        ids: list[int] = []
+        while len(ids) < 12 and (token := int(output.logits[0, -1].argmax())) != prompter.end_id:
+            ids.append(token)
+            step = {"input_ids": torch.tensor([[token]]), "use_cache": True}
+            with model.positions.at(torch.ones(1, 1, dtype=torch.bool)):
+                adapted = model.llm(past_key_values=copy.deepcopy(output.past_key_values), **step)
+            output = model.llm(past_key_values=output.past_key_values, **step)
+            assert (adapted.logits - output.logits).abs().max() > 1e-3
+        assert answering.write([prompt], [clip]) == [prompter.decode(ids)]
+    assert ids
+
+
+@pytest.mark.parametrize("pad_to_30s", [False, True])
+def test_the_head_hears_the_clip_as_it_does_in_training(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, pad_to_30s: bool
+) -> None:
+    config_file = model_path / "config.json"
+    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"pad_to_30s": pad_to_30s}))
+    respond.main(kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file)
+    table = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
+    config, model = model_folder.load_config(model_path), model_folder.load(model_path)
+    rows = packed.load(packed_folder, "test")
+    examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
+    batch = Collator(packed.load_frame(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])
+    with torch.no_grad():
+        expected = model(batch).emotion.log_softmax(-1).tolist()
+    assert table[table.system == "head"].scores.tolist() == [pytest.approx(scores, abs=1e-4) for scores in expected]
+
+
 def test_a_swapped_row_never_gets_what_may_not_stand_for_it() -> None:
     rows = [("a", "sad"), ("a", "happy"), ("b", "sad"), ("b", "happy")]
     for seed in range(5):
-        chosen = swapped(rows, lambda row, clip: row[0] != clip[0] and row[1] != clip[1], seed)
+        chosen = swapped(rows, lambda row, clip: row[0] != clip[0] and row[1] != clip[1], lambda *_: 0, seed)
         assert chosen == [3, 2, 1, 0]
+
+
+def test_the_least_unlike_of_those_that_may_stand_for_a_row_are_drawn_from() -> None:
+    lengths = [10, 11, 30, 31, 12]
+    chosen = {tuple(swapped(lengths, lambda a, b: a != b, lambda a, b: abs(a - b), seed)) for seed in range(9)}
+    assert chosen == {(1, 0, 3, 2, 1), (1, 4, 3, 2, 1)}
 
 
 def test_a_row_that_nothing_can_stand_for_is_an_error() -> None:
     with pytest.raises(UserError, match="row 0 has no other clip"):
-        swapped(["a", "a"], lambda row, clip: row != clip, 1)
+        swapped(["a", "a"], lambda row, clip: row != clip, lambda *_: 0, 1)
 
 
 def test_a_missing_model_is_one_line(packed_folder: Path, params_file: Path, tmp_path: Path) -> None:

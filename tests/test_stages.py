@@ -14,6 +14,7 @@ STAGES = [
     "pipeline.synthesise",
     "pipeline.ingest",
     "pipeline.split",
+    "pipeline.leaks",
     "pipeline.generate",
     "pipeline.filter",
     "pipeline.pack",
@@ -111,3 +112,29 @@ def test_a_file_system_that_takes_no_more_is_one_line_and_nothing_is_left_half_w
     assert "out/" in the_one_line(run(ingest, root, tmp_path, files_end_at_1_kb))
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"m.quarantine.parquet"}
     assert run(ingest, root, tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "model"])
+def test_a_disk_that_is_full_while_training_saves_is_one_line(root: Path, tmp_path: Path, kind: str) -> None:
+    saves = {
+        "checkpoint": "checkpoint.save(Path('out'), checkpoint.Checkpoint(1, {'a': torch.zeros(9999)}, {}, []))",
+        "model": "model_folder._write({'a': torch.zeros(9999)}, Path('out/adapter.safetensors'))",
+    }
+    code = f"""
+import torch
+from pathlib import Path
+from pipeline.stage import run_app
+from train import checkpoint, model_folder
+run_app(lambda: {saves[kind]})
+"""
+
+    def files_end_at_1_kb() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, text=True,
+        capture_output=True, check=False, preexec_fn=files_end_at_1_kb,
+    )  # fmt: skip
+    assert "out/" in the_one_line(done)
+    assert "too large" in done.stderr or "space" in done.stderr
+    assert not list((tmp_path / "out").iterdir())

@@ -8,7 +8,7 @@ from pipeline.weights import ModelsParams, fetch
 from train import model_folder
 from train.batches import Examples
 from train.features import LogMel
-from train.fit_params import WarmStartParams
+from train.fit_params import SemanticFitParams, WarmStartParams
 from train.model import SpeechLLM
 from train.model_folder import ModelConfig
 from train.warm_start import Speller, Vocabulary, spelling_loss, warm_start
@@ -27,12 +27,21 @@ def examples(packed_folder: Path, tiny_models: ModelsParams) -> Examples:
     return Examples(packed.load(packed_folder, "train"), LogMel(fetch(tiny_models.encoder), False), ["sad"])
 
 
+def semantic_params(warm_start: WarmStartParams) -> SemanticFitParams:
+    return SemanticFitParams(
+        seed=1, epochs=1.0, max_steps=None, batch_size=4, accumulation=1, learning_rate=1e-2, warmup_steps=2,
+        weight_decay=0.0, max_grad_norm=1.0, precision="float32", workers=0, log_every=1, evaluate_every=1,
+        save_every=1, pad_to_30s=False, warm_start=warm_start, temperature=2.0,
+    )  # fmt: skip
+
+
 def test_embeddings_come_to_spell_the_transcripts_and_nothing_else_is_trained(
     model: SpeechLLM, examples: Examples, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frozen = {name: p.clone() for name, p in model.named_parameters() if not name.startswith("adapter")}
     settings = WarmStartParams(epochs=12, learning_rate=1e-2)
-    warm_start(model, examples, examples.rows["num_samples"][:], batch_size=4, seed=1, settings=settings)
+    fit = semantic_params(settings)
+    warm_start(model, examples, examples.rows["num_samples"][:], batch_size=4, fit=fit, settings=settings)
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 12
     assert losses[-1] < 0.5 * losses[0]

@@ -47,8 +47,12 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole, replacing the one before; call on the main process."""
-    with tables.whole(folder / STATE_FILE) as partial:
-        torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, partial)
+    state = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    with tables.whole(folder / STATE_FILE) as partial, partial.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's own, about the end of a file that a full disk has cut
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load(folder: Path) -> Checkpoint | None:

@@ -50,22 +50,24 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], places: 
     if kind == "emotion":
         standardise_head(model, data, settings)
     schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
-    folder = places.checkpoints / f"{kind}-{run_fingerprint(settings, config, places)}"
+    run = f"{kind}-{run_fingerprint(settings, config, places, accelerator.num_processes)}"
+    folder = places.checkpoints / run
     state = checkpoint.load(folder) if resume else None
+    main = accelerator.is_main_process
     if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
-        warm_start(model, data.train, data.train_lengths, schedule.batch_size, settings.seed, settings.warm_start)
+        warm_start(model, data.train, data.train_lengths, schedule.batch_size, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
-    main = accelerator.is_main_process
     if state is None:
         state = trainer.checkpoint(0, [])
         if main:
             checkpoint.save(folder, state)  # a warm start is not to be done twice
     else:
         trainer.restore(state)
-        say(f"fit: {kind}: going on after step {state.step} of {schedule.num_steps}")
+        if main:
+            say(f"fit: {kind}: going on after step {state.step} of {schedule.num_steps}")
     intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
-    with Progress(kind, places.logs / kind, state.step, schedule.num_steps, state.records, heard=main) as progress:
+    with Progress(kind, places.logs / run, state.step, schedule.num_steps, state.records, heard=main) as progress:
         train(trainer, data, progress, intervals, folder)
     if main:
         save(accelerator.unwrap_model(trainer.model), config, progress.records, places.output)
@@ -110,6 +112,7 @@ def emotion_model(
         raise UserError(f"{init}: trained with other models or emotions than the parameters name; train stage 1 again")
     model = model_folder.load(init, llm_dtype(settings))
     plora = settings.plora
+    torch.manual_seed(settings.seed)
     model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
     if settings.train_encoder:
         model.encoder.train_weights()
@@ -189,13 +192,15 @@ def llm_dtype(settings: FitParams) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def run_fingerprint(settings: FitParams, config: ModelConfig, places: Places) -> str:
-    """Return a name for this run: equal only where parameters, weights and data are."""
+def run_fingerprint(settings: FitParams, config: ModelConfig, places: Places, num_processes: int) -> str:
+    """Return a name for this run: equal only where all is that shapes it, the code of training and torch included."""
+    code = sorted(Path(__file__).parent.rglob("*.py"))
+    machine = (num_processes, str(llm_dtype(settings)), torch.__version__)
     inputs = [places.data] if places.init is None else [places.data, places.init]
     files = sorted(file for folder in inputs for file in folder.rglob("*") if file.is_file())
-    return checkpoint.fingerprint(
-        settings.model_dump(), config.model_dump(), [(str(file), checkpoint.file_digest(file)) for file in files]
-    )
+    digests = [(str(file), checkpoint.file_digest(file)) for file in files]
+    digests += [(file.name, checkpoint.file_digest(file)) for file in code]
+    return checkpoint.fingerprint(settings.model_dump(), config.model_dump(), machine, digests)
 
 
 def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]], folder: Path) -> None:

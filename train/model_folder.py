@@ -17,12 +17,14 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from torch import nn
 from transformers import AutoModelForCausalLM, WhisperModel
 
+from pipeline import tables
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams, fetch
+from pipeline.weights import ModelsParams, fetch, loading
 from train.model import SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.plora import ADAPTER_NAME
@@ -51,8 +53,11 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     The LLM is held in `dtype`, all that may be trained in float32. The adapter's output starts at the
     mean norm of the LLM's token embeddings, which is what the LLM is used to.
     """
-    whisper = WhisperModel.from_pretrained(fetch(config.models.encoder), dtype=torch.float32)
-    llm = AutoModelForCausalLM.from_pretrained(fetch(config.models.llm), dtype=dtype)
+    encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
+    with loading(encoder_folder):
+        whisper = WhisperModel.from_pretrained(encoder_folder, dtype=torch.float32)
+    with loading(llm_folder):
+        llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype)
     torch.manual_seed(config.seed)
     model = SpeechLLM(SpeechEncoder(whisper.encoder, config.pad_to_30s), llm, len(config.emotions))
     model.adapter.start_at_norm(float(model.token_embeddings.weight.float().norm(dim=-1).mean()))
@@ -62,13 +67,13 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
 def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
     """Write the trained parts of `model` and its config into `folder`, the config last."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_prefixed(model, "adapter", "head"), folder / "adapter.safetensors")
+    _write(_prefixed(model, "adapter", "head"), folder / "adapter.safetensors")
     if config.encoder_trained:
-        save_file(_prefixed(model, "encoder"), folder / "encoder.safetensors")
+        _write(_prefixed(model, "encoder"), folder / "encoder.safetensors")
     if config.plora:
         assert model.plora is not None
         (folder / "plora").mkdir(exist_ok=True)
-        save_file(plora_state(model), folder / "plora" / SAFETENSORS_WEIGHTS_NAME)
+        _write(plora_state(model), folder / "plora" / SAFETENSORS_WEIGHTS_NAME)
         plora = copy.copy(model.plora)
         if isinstance(plora.target_modules, set):
             plora.target_modules = sorted(plora.target_modules)  # else its order differs from run to run
@@ -115,6 +120,12 @@ def load_plora(model: SpeechLLM, state: dict[str, torch.Tensor]) -> None:
     if named.keys() != expected:
         raise UserError(f"plora: found {min(named.keys() ^ expected)}, expected the tensors of the LLM's own layers")
     set_peft_model_state_dict(model.llm, named, ADAPTER_NAME)
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a file by Python's own means: safetensors' tells no full disk as such."""
+    with tables.whole(path) as partial:
+        partial.write_bytes(as_safetensors(tensors))
 
 
 def _prefixed(model: nn.Module, *prefixes: str) -> dict[str, torch.Tensor]:

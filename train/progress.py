@@ -37,8 +37,9 @@ class Progress:
         self.started = self.last = time.monotonic()
         self.tokens = 0
         log_folder.mkdir(parents=True, exist_ok=True)
-        self.jsonl = (log_folder / "steps.jsonl" if heard else Path(os.devnull)).open("a")
-        self.board = SummaryWriter(str(log_folder)) if heard else None
+        self.jsonl = (log_folder / "steps.jsonl" if heard else Path(os.devnull)).open("w")
+        self.jsonl.writelines(json.dumps(record) + "\n" for record in records)
+        self.board = SummaryWriter(str(log_folder), purge_step=first_step + 1) if heard else None
         hidden = not (heard and sys.stderr.isatty())
         self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=hidden)
 
@@ -57,8 +58,9 @@ class Progress:
         shown = "  ".join(f"{key} {value:.3g}" for key, value in values.items())
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {tokens_per_s:,.0f} tok/s  ETA {_clock(left_s)}")
 
-    def held_out(self, step: int, values: dict[str, float]) -> None:
-        """Report losses on the dev part."""
+    def held_out(self, step: int, values: dict[str, float], seconds: float) -> None:
+        """Report losses on the dev part; the `seconds` that they took count for no speed."""
+        self.last += seconds
         self._record({"step": step, **values}, {})
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}")

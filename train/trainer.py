@@ -7,6 +7,7 @@ the data: a run continued from a checkpoint is the run that was not interrupted.
 """
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +119,15 @@ class Trainer:
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Return the mean of each term over the given batches of all processes, without training."""
-        self.model.eval()
-        counts: list[Mapping[str, float]] = []
-        sums: list[Mapping[str, float]] = []
+        # Processes have different numbers of batches: the wrapper that talks to the others at each one stays out of it.
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        zeros: Mapping[str, float] = dict.fromkeys(self.objective.weights, 0.0)
+        counts, sums = [zeros], [zeros]
         with torch.no_grad():
             for batch in batches:
                 batch = batch.to(self.accelerator.device)
-                terms = self.objective.sums(self.model(batch), batch)
+                terms = self.objective.sums(model(batch), batch)
                 counts.append(self.objective.counts(batch))
                 sums.append({name: float(term) for name, term in terms.items()})
         totals, units = self._over_processes(_added(sums)), self._over_processes(_added(counts))
@@ -182,7 +185,7 @@ def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals
         taken = [next(batches) for _ in range(schedule.accumulation)]
         values = trainer.step(step, taken)
         done = step + 1
-        progress.step(sum(batch.num_positions for batch in taken))
+        progress.step(sum(batch.num_positions for batch in taken) * trainer.accelerator.num_processes)
         if done % intervals.log == 0 or done == schedule.num_steps:
             loss = sum(trainer.objective.weights[name] * value for name, value in values.items())
             progress.log(done, {"loss": loss, **values, "lr": schedule.rate(step) * trainer.peak_rates[0]})
@@ -195,6 +198,7 @@ def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals
 def _evaluate(trainer: Trainer, data: Data, progress: Progress, step: int) -> None:
     if data.dev is None:
         return
-    accelerator = trainer.accelerator
+    accelerator, started = trainer.accelerator, time.monotonic()
     batches = data.dev_batches(trainer.schedule.batch_size, accelerator.process_index, accelerator.num_processes)
-    progress.held_out(step, trainer.evaluate(batches))
+    values = trainer.evaluate(batches)
+    progress.held_out(step, values, time.monotonic() - started)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from pipeline.stage import say
 from train.batches import Example, Examples, plan_epoch
 from train.features import pad_features
-from train.fit_params import WarmStartParams
+from train.fit_params import FitParams, WarmStartParams
 from train.model import SpeechLLM
 from train.trainer import Schedule
 
@@ -70,18 +70,24 @@ class Vocabulary:
 
 
 def warm_start(
-    model: SpeechLLM, train: Examples, lengths: Sequence[int], batch_size: int, seed: int, settings: WarmStartParams
+    model: SpeechLLM,
+    train: Examples,
+    lengths: Sequence[int],
+    batch_size: int,
+    fit: FitParams,
+    settings: WarmStartParams,
+    heard: bool = True,
 ) -> None:
-    """Train the adapter in place; every process does the same, since it is short."""
+    """Train the adapter in place; every process does the same, since it is short, and one of them is `heard`."""
     vocabulary = Vocabulary(train.rows["text_ids"][:])
     device = model.token_embeddings.weight.device
     speller = Speller(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
     trained = [*model.adapter.parameters(), *speller.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate)
-    epochs = [plan_epoch(lengths, batch_size, seed, epoch) for epoch in range(settings.epochs)]
+    epochs = [plan_epoch(lengths, batch_size, fit.seed, epoch) for epoch in range(settings.epochs)]
     num_steps = sum(len(batches) for batches in epochs)
     schedule = Schedule(
-        seed=seed,
+        seed=fit.seed,
         num_steps=num_steps,
         batch_size=batch_size,
         accumulation=1,
@@ -91,7 +97,7 @@ def warm_start(
     step = 0
     for epoch, batches in enumerate(epochs, 1):
         total = 0.0
-        for batch in DataLoader(train, batch_sampler=batches, collate_fn=vocabulary.collate):
+        for batch in DataLoader(train, batch_sampler=batches, collate_fn=vocabulary.collate, num_workers=fit.workers):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * schedule.rate(step)
             loss = spelling_loss(model, speller, batch)
@@ -101,7 +107,8 @@ def warm_start(
             optimizer.zero_grad()
             total += float(loss.detach())
             step += 1
-        say(f"warm start: epoch {epoch} of {settings.epochs}  ctc {total / len(batches):.3g}")
+        if heard:
+            say(f"warm start: epoch {epoch} of {settings.epochs}  ctc {total / len(batches):.3g}")
 
 
 def spelling_loss(model: SpeechLLM, speller: Speller, batch: Spelled) -> Float[Tensor, ""]:

@@ -77,6 +77,6 @@ class Batch:
 
     @property
     def num_positions(self) -> int:
-        """Sequence positions that the LLM computes, without padding."""
+        """Sequence positions that the LLM computes, without padding; what rows start with is computed once."""
         sequences = (self.student,) if self.teacher is None else (self.student, self.teacher)
-        return sum(int(s.attended.sum()) for s in sequences)
+        return sum(int(s.attended.sum()) - (len(s.attended) - 1) * s.num_shared for s in sequences)

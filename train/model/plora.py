@@ -53,10 +53,15 @@ def lora_config(rank: int, alpha: int, dropout: float, targets: str | list[str])
 
 
 def add_plora(llm: nn.Module, config: LoraConfig, positions: SpeechPositions) -> None:
-    """Put LoRA layers into `llm` in place, limited to `positions`; B starts at zero."""
+    """Put LoRA layers into `llm` in place, limited to `positions`; B starts at zero.
+
+    They are held in float32 whatever the LLM is held in: in bfloat16, small updates would be rounded away.
+    """
     requires_grad = {name: parameter.requires_grad for name, parameter in llm.named_parameters()}
     inject_adapter_in_model(config, llm, ADAPTER_NAME)
     for module in llm.modules():
         if isinstance(module, LoraLayer):
             module.lora_A[ADAPTER_NAME].register_forward_hook(positions.limit)
+            module.lora_A[ADAPTER_NAME].float()
+            module.lora_B[ADAPTER_NAME].float()
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)
