@@ -88,13 +88,13 @@ def summarise_parts(kind: str, rows: pa.Table) -> list[Part]:
 
 
 def summarise_continuations(kind: str, kept: pa.Table, dropped: pa.Table) -> Continuations:
-    """Count the kept continuations, the dropped ones by reason, and the shares of echoed and truncated ones."""
+    """Count the kept continuations and the dropped ones by reason; tell how much of the kept is echo or truncated."""
     reasons = Counter(dropped["reason"].to_pylist()).most_common()
     return Continuations(
         kind=kind,
         kept=kept.num_rows,
         dropped=sorted(reasons, key=lambda pair: (-pair[1], pair[0])),
-        echo_share=pc.mean(kept["echo"].cast(pa.float64())).as_py(),
+        echo_share=pc.mean(kept["echo"]).as_py(),
         truncated_share=pc.mean(pc.equal(kept["finish_reason"], LENGTH).cast(pa.float64())).as_py(),
         engines=sorted(set(kept["engine"].to_pylist())),
     )

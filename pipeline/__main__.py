@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 
 Table = Annotated[Path, typer.Argument(help="A manifest, or another table of the pipeline.", show_default=False)]
+Kind = Literal["semantic", "emotion"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with the keys above.")]
 
 # hands a stage's own options on to it, --help among them
@@ -148,6 +149,91 @@ def quarantine(
 
     found = refusals.summarise(file, reason, number)
     _print(found, refusals.describe(found), as_json)
+
+
+@app.command()
+def dropped(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest's continuations.", show_default=False)],
+    reason: Annotated[str | None, typer.Option(help="Only this reason, and its first rows.")] = None,
+    number: Annotated[int, typer.Option("-n", help="How many rows of it.", min=0)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Print which continuations filter dropped, by reason.
+
+    \b
+    JSON: file; rows; reasons {reason: rows}; answers: with --reason a list of
+    id, text, continuation, finish_reason, reason, score.
+    """
+    from pipeline import selection, unusable
+
+    found = unusable.summarise(selection.dropped_of(kind), selection.manifest_of(kind), reason, number)
+    _print(found, unusable.describe(found), as_json)
+
+
+@app.command()
+def generate(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
+    where: Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")] = None,
+    preview: Annotated[int, typer.Option(help="Show so many prompts with their answers; write nothing.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Answer what is answered, too, and take the new one.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Let the LLM answer rows: what is missing, or all anew.
+
+    Shows the plan first. Answers go to the store, which keeps the ones before; dvc repro takes them over.
+
+    \b
+    python -m pipeline generate emotion --where "corpus == 'meld'" --preview 5
+    python -m pipeline generate emotion --reason refusal --force
+
+    \b
+    JSON: rows, left_out, prompts, stored, prompt_tokens, new_tokens, minutes.
+    """
+    from pipeline import choices, job, regeneration, selection
+
+    selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
+    work = regeneration.prepare(selected, job.open_job(kind, params_file), anew=force)
+    _print(work.plan, regeneration.describe(work), as_json)
+    if preview:
+        say("")
+        say(regeneration.preview(work, preview))
+    elif not dry_run and work.requests:
+        written = regeneration.carry_out(work, choices.FILE, anew=force)
+        say(f"generate: {written:,} answers written; dvc repro takes them over")
+
+
+@app.command()
+def history(
+    key: Annotated[str, typer.Argument(metavar="ID", help="The row's id.", show_default=False)],
+    kind: Annotated[Kind | None, typer.Option(help="Which one, where both manifests have the row.")] = None,
+    use: Annotated[int | None, typer.Option(help="Take this generation from now on.")] = None,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Print all answers that a row ever had, and choose one.
+
+    Every generation, of other prompts and models, too.
+
+    \b
+    JSON: a list of recipe, is_current, is_used, generation, continuation, finish_reason,
+    logprob, engine, hardware, written_at, model, system, text.
+    """
+    from pipeline import choices, job, selection
+    from pipeline import history as answers
+
+    found = selection.find(key, [kind] if kind else ["semantic", "emotion"])
+    work = job.open_job(found.kind, params_file)
+    if use is not None:
+        answers.choose(found.utterance, work, use, choices.FILE)
+    entries = answers.read(found.utterance, work, choices.FILE)
+    if as_json:
+        say(json.dumps([asdict(entry) for entry in entries], indent=2, ensure_ascii=False))
+    else:
+        say(answers.describe(key, entries))
 
 
 @app.command(context_settings=_AS_GIVEN, add_help_option=False)

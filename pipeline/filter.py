@@ -1,7 +1,9 @@
-"""Continuations that are usable as targets are kept; the others are dropped, each with its reason."""
+"""Continuations that are usable as targets are kept; the others are dropped, each with its reason and score."""
 
-import re
+import json
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -9,25 +11,37 @@ import pyarrow as pa
 import typer
 from pydantic import Field, model_validator
 
-from pipeline import continuations, manifest, params, tables
+from pipeline import continuations, manifest, params, quality, tables
+from pipeline.continuations import LENGTH
 from pipeline.params import ParamsFile, Section
 from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.stage import UserError, run, say
 from pipeline.weights import Weights, fetch
 
-# What the official data_process/clean_noise_examples.py takes for a refusal, the first two in any case of letters.
-REFUSALS = (r"(?i:as an ai language model)", r"(?i:i'm sorry, but i)", r"I'm not sure what you")
+Row = Mapping[str, Any]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+_READ = ["id", "corpus", "text", "language", "emotion", "duration_s"]
 
 
 class FilterParams(Section):
-    """The section `filter.<kind>`."""
+    """The section `filter.<kind>`; null sets no limit. The scores are explained in pipeline/quality.py."""
 
     min_duration_s: Annotated[float, Field(ge=0)]
     max_duration_s: Annotated[float, Field(le=30)]  # Whisper's window
     max_tokens: Annotated[int, Field(gt=0)]
     """Tokens of the transcript's prompt and the continuation together."""
+    min_words: Annotated[int, Field(ge=1)]
+    drop_truncated: bool
+    """Those cut at generate.max_new_tokens; kept, they are trained without an end."""
     drop_refusals: bool
-    drop_echoes: bool
+    drop_model_talk: bool
+    max_prompt_words: Annotated[int, Field(ge=0)] | None
+    """Words in a row that an answer may have in common with the prompt around the transcript."""
+    max_non_text: Share | None
+    max_other_language: Share | None
+    max_repetition: Share | None
+    max_echo: Share | None
 
     @model_validator(mode="after")
     def _check_durations(self) -> Self:
@@ -36,50 +50,90 @@ class FilterParams(Section):
         return self
 
 
-def is_refusal(continuation: str) -> bool:
-    """Tell whether an answer declines, in the words that the official cleaning looks for."""
-    return any(re.search(pattern, continuation.replace("’", "'")) for pattern in REFUSALS)  # noqa: RUF001 (as LLMs write)
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A reason to drop a row: a score outside its limits."""
+
+    reason: str
+    score: Callable[[Row], float]
+    lowest: float | None = None
+    highest: float | None = None
 
 
-def is_echo(continuation: str, transcript: str) -> bool:
-    """Tell whether an answer repeats: it holds the whole transcript, or is a part of it; only words count."""
-    answer, said = _words(continuation), _words(transcript)
-    return bool(answer and said) and (said in answer or answer in said)
+def make_rules(settings: FilterParams) -> list[Rule]:
+    """Return the rules in the order in which they apply; those without a limit are left out."""
+    only_none = {True: 0.0, False: None}
+    rules = [
+        Rule("clip too short", lambda row: row["duration_s"], lowest=settings.min_duration_s),
+        Rule("clip too long", lambda row: row["duration_s"], highest=settings.max_duration_s),
+        Rule("empty", lambda row: len(row["continuation"]), lowest=1),
+        Rule("truncated", lambda row: row["finish_reason"] == LENGTH, highest=only_none[settings.drop_truncated]),
+        Rule("refusal", lambda row: quality.refusal(row["continuation"]), highest=only_none[settings.drop_refusals]),
+        Rule(
+            "model talk",
+            lambda row: quality.model_talk(row["continuation"]),
+            highest=only_none[settings.drop_model_talk],
+        ),
+        Rule(
+            "prompt leak",
+            lambda row: quality.prompt_leak(row["continuation"], row["prompt"]),
+            highest=settings.max_prompt_words,
+        ),
+        Rule("no text", lambda row: quality.non_text(row["continuation"]), highest=settings.max_non_text),
+        Rule("too few words", lambda row: len(quality.words(row["continuation"])), lowest=settings.min_words),
+        Rule(
+            "other language",
+            lambda row: quality.other_language(row["continuation"], row["language"] or "en"),
+            highest=settings.max_other_language,
+        ),
+        Rule("repetition", lambda row: quality.repetition(row["continuation"]), highest=settings.max_repetition),
+        Rule("echo", lambda row: row["echo"], highest=settings.max_echo),
+        Rule("too many tokens", lambda row: row["num_tokens"], highest=settings.max_tokens),
+    ]
+    return [rule for rule in rules if rule.lowest is not None or rule.highest is not None]
 
 
-def find_reason(row: dict[str, Any], num_tokens: int, settings: FilterParams) -> str | None:
-    """Return why a row is no usable target, or None; `num_tokens` counts its prompt and continuation."""
-    checks = {
-        "too short": row["duration_s"] < settings.min_duration_s,
-        "too long": row["duration_s"] > settings.max_duration_s,
-        continuations.PROMPT_TOO_LONG: row["finish_reason"] == continuations.PROMPT_TOO_LONG,
-        continuations.NO_TRANSCRIPT: row["finish_reason"] == continuations.NO_TRANSCRIPT,
-        "empty": not row["continuation"],
-        "refusal": settings.drop_refusals and is_refusal(row["continuation"]),
-        "too many tokens": num_tokens > settings.max_tokens,
-        "echo": settings.drop_echoes and row["echo"],
-    }
-    return next((reason for reason, applies in checks.items() if applies), None)
+def judge(row: Row, rules: Sequence[Rule]) -> dict[str, Any]:
+    """Return the reason to drop a row and the score that says so, or None and None."""
+    if row["finish_reason"] in continuations.NOT_GENERATED:
+        return {"reason": row["finish_reason"], "score": None}
+    for rule in rules:
+        score = float(rule.score(row))
+        if (rule.lowest is not None and score < rule.lowest) or (rule.highest is not None and score > rule.highest):
+            return {"reason": rule.reason, "score": score}
+    return {"reason": None, "score": None}
 
 
-def judge(
-    utterances: pa.Table, answers: pa.Table, prompt: Prompt, prompter: Prompter, settings: FilterParams
+def judge_all(
+    utterances: pa.Table, answers: pa.Table, prompt: Prompt, prompter: Prompter, rules: Sequence[Rule]
 ) -> list[dict[str, Any]]:
-    """Return the rows of `answers` in the order of `utterances`, each with `echo` and the `reason` to drop it or None.
+    """Return the rows of `answers` in the order of `utterances`, each with `echo`, `reason` and `score`.
 
     Raises UserError naming an utterance that has no answer.
     """
     by_id = {row["id"]: row for row in answers.to_pylist()}
     rows = []
-    for utterance in utterances.select(["id", "text", "emotion", "duration_s"]).to_pylist():
+    for utterance in utterances.select(_READ).to_pylist():
         if utterance["id"] not in by_id:
             raise UserError(f"{utterance['id']}: found no continuation, expected one; run generate on this manifest")
         row = utterance | by_id[utterance["id"]]
-        row["echo"] = is_echo(row["continuation"], row["text"] or "")
-        prompt_ids = prompter.text(prompt, row["text"] or "", emotion=row["emotion"]).ids
-        row["reason"] = find_reason(row, len(prompt_ids) + len(row["token_ids"]), settings)
-        rows.append({name: row[name] for name in continuations.DROPPED_SCHEMA.names})
+        row["echo"] = quality.echo(row["continuation"], row["text"] or "")
+        row["prompt"] = f"{prompt.system}\n{prompt.text.replace('{emotion}', row['emotion'] or '')}"
+        prompt_ids = prompter.text(prompt, row["text"] or "", emotion=row["emotion"] or "").ids
+        row["num_tokens"] = len(prompt_ids) + len(row["token_ids"])
+        rows.append(row | judge(row, rules))
     return rows
+
+
+def count(rows: Sequence[Row]) -> dict[str, Any]:
+    """Count rows before and after, by corpus and emotion, and the dropped ones by reason."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for row in rows:
+        cell = counts.setdefault(row["corpus"], {}).setdefault(row["emotion"] or "none", {"before": 0, "after": 0})
+        cell["before"] += 1
+        cell["after"] += row["reason"] is None
+    reasons = Counter(row["reason"] for row in rows if row["reason"])
+    return {"rows": counts, "dropped": dict(sorted(reasons.items()))}
 
 
 def main(
@@ -87,7 +141,8 @@ def main(
     manifest_file: Annotated[Path, typer.Option("--manifest", help="Utterances.")],
     continuations_file: Annotated[Path, typer.Option("--continuations", help="Their continuations.")],
     kept: Annotated[Path, typer.Option(help="Where the usable continuations go.")],
-    dropped: Annotated[Path, typer.Option(help="Where the others go, with a reason.")],
+    dropped: Annotated[Path, typer.Option(help="Where the others go, with a reason and a score.")],
+    metrics: Annotated[Path, typer.Option(help="Where the counts go, as JSON.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Keep the continuations that are usable as targets, and tell why the others are not."""
@@ -97,27 +152,22 @@ def main(
     utterances = manifest.read(manifest_file)
     answers = tables.read(continuations_file, continuations.SCHEMA)
 
-    rows = judge(utterances, answers, prompt, Prompter.load(fetch(llm)), settings)
+    rows = judge_all(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))
     usable = [row for row in rows if row["reason"] is None]
     unusable = [row for row in rows if row["reason"] is not None]
-    reasons = Counter(row["reason"] for row in unusable)
-    counts = ", ".join(f"{count:,} {_plural(reason, count)}" for reason, count in reasons.most_common())
+    reasons = Counter(row["reason"] for row in unusable).most_common()
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
     if not usable:
         raise UserError(f"{continuations_file}: no usable row of {len(rows):,} ({counts}); expected at least one")
-    tables.write(tables.from_rows(usable, continuations.KEPT_SCHEMA), kept)
-    tables.write(tables.from_rows(unusable, continuations.DROPPED_SCHEMA), dropped)
-    line = f"filter {kind}: kept {len(usable):,} of {len(rows):,} rows"
-    num_echoes = sum(row["echo"] for row in usable)
-    say(line + (f" ({counts})" if counts else "") + f"; {num_echoes:,} {_plural('echo', num_echoes)} among the kept")
+    tables.write(_table(usable, continuations.KEPT_SCHEMA), kept)
+    tables.write(_table(unusable, continuations.DROPPED_SCHEMA), dropped)
+    with tables.whole(metrics) as partial:
+        partial.write_text(json.dumps(count(rows), indent=2, sort_keys=True) + "\n")
+    say(f"filter {kind}: kept {len(usable):,} of {len(rows):,} rows" + (f" ({counts})" if counts else ""))
 
 
-def _words(text: str) -> str:
-    plain = re.sub(r"['’]", "", text.casefold())  # noqa: RUF001 (as LLMs write)
-    return f" {' '.join(words)} " if (words := re.findall(r"[^\W_]+", plain)) else ""
-
-
-def _plural(reason: str, count: int) -> str:
-    return {"refusal": "refusals", "echo": "echoes"}.get(reason, reason) if count != 1 else reason
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    return tables.from_rows([{name: row[name] for name in schema.names} for row in rows], schema)
 
 
 if __name__ == "__main__":

@@ -48,19 +48,24 @@ def draw(path: Path, number: int, seed: int, where: str | None) -> Sample:
 
     Raises UserError where the expression is none, or holds for no row.
     """
-    names = tables.columns(path)
-    fitting = range(pq.read_metadata(path).num_rows) if where is None else _fitting(path, names, where)
-    if not fitting:
-        raise UserError(f"{path}: no rows" if where is None else f"{path}: --where {where}: holds for no row")
-    chosen = sorted(random.Random(seed).sample(fitting, min(number, len(fitting))))
+    positions = fitting(path, where)
+    chosen = sorted(random.Random(seed).sample(positions, min(number, len(positions))))
     rows = pyarrow.dataset.dataset(path, format="parquet").take(chosen).to_pylist(maps_as_pydicts="strict")
-    return Sample(str(path), len(fitting), rows)
+    return Sample(str(path), len(positions), rows)
 
 
-def _fitting(path: Path, names: Sequence[str], where: str) -> Sequence[int]:
-    """Return the positions of the rows for which `where` holds, reading no column that it does not name."""
+def fitting(path: Path, where: str | None) -> Sequence[int]:
+    """Return the positions of the rows for which a pandas expression holds, reading no column that it does not name.
+
+    Raises UserError where the expression is none, or holds for no row.
+    """
     import pandas as pd
 
+    names = tables.columns(path)
+    if where is None:
+        if not (number := pq.read_metadata(path).num_rows):
+            raise UserError(f"{path}: no rows")
+        return range(number)
     named = [name for name in names if name == names[0] or re.search(rf"\b{re.escape(name)}\b", where)]
     frame = pq.read_table(path, columns=named).to_pandas(maps_as_pydicts="strict")
     try:
@@ -72,6 +77,8 @@ def _fitting(path: Path, names: Sequence[str], where: str) -> Sequence[int]:
     if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
         raise UserError(f"--where {where}: expected true or false for each row, as in \"emotion == 'sad'\"")
     positions: list[int] = holds.to_numpy(dtype=bool, na_value=False).nonzero()[0].tolist()
+    if not positions:
+        raise UserError(f"{path}: --where {where}: holds for no row")
     return positions
 
 

@@ -12,7 +12,8 @@ if [[ ! -f $recipe ]]; then
     exit 1
 fi
 run=runs/$name
-mkdir -p "$run/data"
+mkdir -p "$run/data" "$run/manifests"
+[[ -f $run/manifests/choices.csv ]] || echo recipe,key,generation >"$run/manifests/choices.csv"
 if [[ -n $data_root ]]; then
     if [[ ! -d $data_root ]]; then
         echo "error: DATA_ROOT: $data_root: no such folder; expected the folder that holds the corpora" >&2

@@ -17,6 +17,13 @@ os.environ["DO_NOT_TRACK"] = "1"
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of the test's own: none may find or leave answers in the user's."""
+    monkeypatch.setenv("BLSP_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
 @pytest.fixture
 def root() -> Path:
     """The checkout."""

@@ -182,12 +182,20 @@ class Load:
 
 def loads(stage: Stage) -> list[Load]:
     """Find the sections that a stage loads, itself or through functions of other own files that it calls."""
-    tree = ast.parse(stage.source.read_text())
-    called = {name_of(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    found = list(loads_in(tree, stage))
-    for file in imported_files(stage.source) - {stage.source}:
-        for function in ast.parse(file.read_text()).body:
-            if isinstance(function, ast.FunctionDef) and function.name in called - {"main", "load"}:
+    functions = [
+        (file, function)
+        for file in sorted(imported_files(stage.source) - {stage.source})
+        for function in ast.parse(file.read_text()).body
+        if isinstance(function, ast.FunctionDef) and function.name not in ("main", "load")
+    ]
+    tree: ast.AST = ast.parse(stage.source.read_text())
+    found, todo, seen = list(loads_in(tree, stage)), [tree], set[int]()
+    while todo:
+        called = {ast.unparse(node.func) for node in ast.walk(todo.pop()) if isinstance(node, ast.Call)}
+        for i, (file, function) in enumerate(functions):
+            if called & {function.name, f"{file.stem}.{function.name}"} and i not in seen:
+                seen.add(i)
+                todo.append(function)
                 found += loads_in(function, stage, file)
     return found
 

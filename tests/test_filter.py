@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,84 +7,67 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline import continuations, filter, manifest, tables
-from pipeline.filter import FilterParams, find_reason, is_echo, is_refusal
+from pipeline.filter import FilterParams, judge, make_rules
 from pipeline.stage import UserError
 from pipeline.weights import ModelsParams
 
-LIMITS = {"min_duration_s": 1.0, "max_duration_s": 30.0, "max_tokens": 100, "drop_refusals": True, "drop_echoes": False}
-SETTINGS = FilterParams.model_validate(LIMITS)
-USABLE = {"duration_s": 2.0, "continuation": "Well.", "finish_reason": continuations.STOP, "echo": False}
+LIMITS: dict[str, Any] = {
+    "min_duration_s": 1.0, "max_duration_s": 30.0, "max_tokens": 100, "min_words": 1, "drop_truncated": False,
+    "drop_refusals": True, "drop_model_talk": True, "max_prompt_words": 5, "max_non_text": 0.5,
+    "max_other_language": 0.9, "max_repetition": 0.5, "max_echo": None,
+}  # fmt: skip
+USABLE = {
+    "duration_s": 2.0, "text": "kids are talking", "language": "en", "continuation": "Well, let us hear what they say.",
+    "finish_reason": continuations.STOP, "echo": 0.0, "num_tokens": 100,
+    "prompt": "You are a helpful assistant.\nContinue the following sentence in a coherent style: ",
+}  # fmt: skip
+
+
+def reason_of(row: dict[str, Any], **limits: Any) -> tuple[str | None, float | None]:
+    verdict = judge(USABLE | row, make_rules(FilterParams.model_validate(LIMITS | limits)))
+    return verdict["reason"], verdict["score"]
 
 
 @pytest.mark.parametrize(
-    "continuation",
+    ("row", "reason", "score"),
     [
-        "I'm sorry, but I cannot continue the sentence.",
-        "I'M SORRY, BUT I'm not sure.",
-        "Oh. I’m sorry, but I can't.",  # noqa: RUF001
-        "As an AI language model, I have no feelings.",
-        "I'm not sure what you mean.",
+        ({}, None, None),
+        ({"duration_s": 1.0}, None, None),
+        ({"duration_s": 0.99}, "clip too short", 0.99),
+        ({"duration_s": 30.1}, "clip too long", 30.1),
+        ({"finish_reason": continuations.LENGTH}, None, None),
+        ({"finish_reason": continuations.PROMPT_TOO_LONG, "continuation": ""}, "prompt too long", None),
+        ({"finish_reason": continuations.NO_TRANSCRIPT, "continuation": ""}, "no transcript", None),
+        ({"finish_reason": continuations.NO_EMOTION, "continuation": ""}, "no emotion", None),
+        ({"continuation": ""}, "empty", 0),
+        ({"continuation": "I'm not sure what you want", "num_tokens": 1000}, "refusal", 1),
+        ({"continuation": "As an AI language model, I have no feelings."}, "model talk", 1),
+        ({"continuation": "Sure! Continue the following sentence in a coherent way."}, "prompt leak", 7),
+        ({"continuation": "== {} => [] ++ //"}, "no text", pytest.approx(12 / 17)),
+        ({"continuation": "?!"}, "no text", 1),
+        ({"continuation": "我们去公园散步吧,今天天气很好"}, "other language", pytest.approx(1, abs=0.1)),
+        ({"continuation": "go on and on and on and on and on and on"}, "repetition", pytest.approx(7 / 10)),
+        ({"num_tokens": 101}, "too many tokens", 101),
+        ({"echo": 1.0}, None, None),
     ],
 )
-def test_refusals_are_known_by_their_words(continuation: str) -> None:
-    assert is_refusal(continuation)
-
-
-@pytest.mark.parametrize("continuation", ["I'm sorry to hear that.", "i'm NOT sure what you saw", "I am a model."])
-def test_what_only_resembles_a_refusal_is_none(continuation: str) -> None:
-    assert not is_refusal(continuation)
+def test_each_rule_drops_with_its_reason_and_score(row: dict[str, Any], reason: str | None, score: Any) -> None:
+    assert reason_of(row) == (reason, score)
 
 
 @pytest.mark.parametrize(
-    ("continuation", "transcript"),
+    ("row", "limits", "reason"),
     [
-        ("The kids are talking by the door.", "kids are talking by the door"),
-        ("kids are talking", "kids are talking by the door"),
-        ('"Don’t go," he said.', "don't go"),  # noqa: RUF001
+        ({"continuation": "I'm not sure what you want"}, {"drop_refusals": False}, None),
+        ({"continuation": "As an AI model, I do not."}, {"drop_model_talk": False}, None),
+        ({"continuation": "Oui, je suis tout à fait d'accord avec toi."}, {"max_other_language": None}, None),
+        ({"finish_reason": continuations.LENGTH}, {"drop_truncated": True}, "truncated"),
+        ({"continuation": "Well."}, {"min_words": 2}, "too few words"),
+        ({"echo": 0.9}, {"max_echo": 0.8}, "echo"),
     ],
 )
-def test_an_answer_that_holds_the_transcript_or_is_part_of_it_is_an_echo(continuation: str, transcript: str) -> None:
-    assert is_echo(continuation, transcript)
-
-
-@pytest.mark.parametrize(
-    ("continuation", "transcript"),
-    [
-        ("They are waiting for the bus.", "kids are talking by the door"),
-        ("There it is.", "he"),  # a part of a word is no repetition
-        ("...", "kids are talking"),
-        ("Well.", ""),
-    ],
-)
-def test_an_answer_of_its_own_is_no_echo(continuation: str, transcript: str) -> None:
-    assert not is_echo(continuation, transcript)
-
-
-@pytest.mark.parametrize(
-    ("row", "num_tokens", "reason"),
-    [
-        ({}, 100, None),
-        ({"duration_s": 0.99}, 10, "too short"),
-        ({"duration_s": 30.1}, 10, "too long"),
-        ({"duration_s": 1.0}, 10, None),
-        ({"finish_reason": continuations.LENGTH}, 10, None),
-        ({"finish_reason": continuations.PROMPT_TOO_LONG, "continuation": ""}, 1000, "prompt too long"),
-        ({"finish_reason": continuations.NO_TRANSCRIPT, "continuation": ""}, 10, "no transcript"),
-        ({"continuation": ""}, 10, "empty"),
-        ({"continuation": "I'm not sure what you want"}, 1000, "refusal"),
-        ({"duration_s": 0.5, "continuation": ""}, 1000, "too short"),
-        ({}, 101, "too many tokens"),
-        ({"echo": True}, 10, None),
-    ],
-)
-def test_the_first_reason_that_applies_is_given(row: dict[str, Any], num_tokens: int, reason: str | None) -> None:
-    assert find_reason(USABLE | row, num_tokens, SETTINGS) == reason
-
-
-def test_refusals_and_echoes_go_only_where_the_parameters_say_so() -> None:
-    echoing = FilterParams.model_validate({**LIMITS, "drop_refusals": False, "drop_echoes": True})
-    assert find_reason(USABLE | {"echo": True}, 10, echoing) == "echo"
-    assert find_reason(USABLE | {"continuation": "I'm not sure what you want"}, 10, echoing) is None
+def test_limits_are_the_parameters(row: dict[str, Any], limits: dict[str, Any], reason: str | None) -> None:
+    assert reason_of(row, **limits)[0] == reason
 
 
 def test_limits_are_checked() -> None:
@@ -97,7 +81,7 @@ def run_filter(tmp_path: Path, models: ModelsParams, answers: list[tuple[str, st
     """Filter the answers to utterances of these texts, given as (text, answer)."""
     empty = dict.fromkeys(manifest.SCHEMA.names)
     utterances = [
-        {**empty, "id": f"corpus/{i}", "text": text, "emotion": "sad", "duration_s": 2.0}
+        {**empty, "id": f"corpus/{i}", "corpus": "corpus", "text": text, "emotion": "sad", "duration_s": 2.0}
         for i, (text, _) in enumerate(answers)
     ]
     rows = [
@@ -115,7 +99,7 @@ def run_filter(tmp_path: Path, models: ModelsParams, answers: list[tuple[str, st
     prompt = {"system": "S", "text": "Go on, {emotion}: ", "speech": "Go on: "}
     sections = {"models": models.model_dump(), "prompts": {"emotion": prompt}, "filter": {"emotion": LIMITS}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
-    names = ("manifest.parquet", "answers.parquet", "kept.parquet", "dropped.parquet", "params.yaml")
+    names = ("manifest.parquet", "answers.parquet", "kept.parquet", "dropped.parquet", "counts.json", "params.yaml")
     filter.main("emotion", *(tmp_path / name for name in names))
 
 
@@ -129,12 +113,20 @@ def test_kept_and_dropped_rows_together_are_the_manifest(
     run_filter(tmp_path, tiny_models, answers)
     kept = tables.read(tmp_path / "kept.parquet", continuations.KEPT_SCHEMA).to_pylist()
     dropped = tables.read(tmp_path / "dropped.parquet", continuations.DROPPED_SCHEMA).to_pylist()
-    assert [(row["id"], row["echo"]) for row in kept] == [("corpus/0", True), ("corpus/4", False)]
-    reasons = {row["id"]: row["reason"] for row in dropped}
-    expected = {"corpus/1": "empty", "corpus/2": "refusal", "corpus/3": "too many tokens", "corpus/5": "refusal"}
-    assert reasons == expected
-    line = "filter emotion: kept 2 of 6 rows (2 refusals, 1 empty, 1 too many tokens); 1 echo among the kept\n"
+    assert [(row["id"], row["echo"]) for row in kept] == [("corpus/0", 0.5), ("corpus/4", 0.0)]
+    reasons = {row["id"]: (row["reason"], row["score"]) for row in dropped}
+    assert reasons == {
+        "corpus/1": ("empty", 0.0),
+        "corpus/2": ("refusal", 1.0),
+        "corpus/3": ("too many tokens", reasons["corpus/3"][1]),
+        "corpus/5": ("refusal", 1.0),
+    }
+    line = "filter emotion: kept 2 of 6 rows (2 refusal, 1 empty, 1 too many tokens)\n"
     assert capsys.readouterr().out == line
+    assert json.loads((tmp_path / "counts.json").read_text()) == {
+        "rows": {"corpus": {"sad": {"before": 6, "after": 2}}},
+        "dropped": {"empty": 1, "refusal": 2, "too many tokens": 1},
+    }
 
 
 def test_no_usable_row_is_a_mistake(tmp_path: Path, tiny_models: ModelsParams) -> None:

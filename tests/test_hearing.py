@@ -58,6 +58,7 @@ def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
         kind="semantic",
         manifest_file=folder / "manifest.parquet",
         output=folder / "continuations.parquet",
+        choices_file=folder / "choices.csv",
         params_file=params_file,
     )
     pack.main(

@@ -92,8 +92,8 @@ def prepare(folder: Path) -> dict[str, Path]:
     tables.write(tables.from_rows(examples, EXAMPLES_SCHEMA), predictions / "examples.parquet")
     for kind, parts in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
         row = {"id": "x", "continuation": "Oh.", "token_ids": [1], "engine": "vllm 0.32.0"}
-        kept = [{**row, "finish_reason": "stop", "echo": False}] * 3
-        kept += [{**row, "finish_reason": "length", "echo": True}]
+        kept = [{**row, "finish_reason": "stop", "echo": 0.0}] * 3
+        kept += [{**row, "finish_reason": "length", "echo": 1.0}]
         dropped = [{**kept[0], "reason": reason} for reason in ("refusal", "too short", "refusal")]
         continuations = folder / "manifests" / "continuations"
         tables.write(tables.from_rows(kept, KEPT_SCHEMA), continuations / f"{kind}.kept.parquet")

@@ -13,7 +13,7 @@ from pipeline.__main__ import STAGES, app, show
 from pipeline.stage import UserError
 from pipeline.text_tables import WIDTH
 
-COMMANDS = ("show", "sample", "diff", "quarantine", "leaks", "download")
+COMMANDS = ("show", "sample", "diff", "quarantine", "dropped", "generate", "history", "leaks", "download")
 
 
 def row(key: str, split: str | None, emotion: str | None, corpus: str = "acting") -> dict[str, object]:

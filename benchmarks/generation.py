@@ -1,0 +1,165 @@
+"""What generation costs on top of vLLM, and what it saves against the official way: python -m benchmarks.generation
+
+The demo's LLM, transcripts and prompt; each round times the three in turn, medians of five. The stage writes what it
+generates to a store in parts; bare is one call of vLLM's `LLM.generate`; the official way is transformers' generation
+in batches of 4 with padding on the left, in the order of the manifest. Then the planning of 500,000 rows, 480,000 of
+them in the store, in a process of its own.
+"""
+
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import engine, generate, job, manifest, tables
+from pipeline.job import Job, Request
+from pipeline.prompts import Prompter
+from pipeline.sentences import sentences
+from pipeline.store import Shelf
+
+ROUNDS = 5
+NUM_PROMPTS = 96
+OFFICIAL_BATCH = 4
+NUM_ROWS, NUM_STORED, PART = 500_000, 480_000, 2_000
+PARAMS = Path("params.yaml")
+
+PLANNING = """
+import sys, time
+from pathlib import Path
+started = time.perf_counter()
+from pipeline import job
+work = job.open_job("semantic", Path(sys.argv[2]))
+utterances = job.read_utterances(Path(sys.argv[1]))
+missing = job.missing(job.keys_of(utterances, work), work)
+print(f"{len(missing)} {time.perf_counter() - started:.2f}")
+"""
+
+
+def make_requests(work: Job, prompter: Prompter) -> list[Request]:
+    """Return the prompts of as many transcripts as the benchmark takes."""
+    texts = sentences(random.Random(1))
+    requests = []
+    for _ in range(NUM_PROMPTS):
+        text = next(texts)
+        ids = prompter.text(work.prompt, text).ids
+        requests.append(Request(work.recipe.key(text, None), text, None, ids))
+    return requests
+
+
+def official(llm: Any, prompts: Sequence[Sequence[int]], end_id: int, max_new_tokens: int) -> int:
+    """Generate as emotion_text_generation.py does; return the number of new tokens."""
+    import torch
+
+    count = 0
+    for first in range(0, len(prompts), OFFICIAL_BATCH):
+        batch = prompts[first : first + OFFICIAL_BATCH]
+        width = max(map(len, batch))
+        ids = torch.tensor([[end_id] * (width - len(prompt)) + list(prompt) for prompt in batch])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
+        with torch.inference_mode():
+            new = llm.generate(
+                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens,
+                eos_token_id=end_id, pad_token_id=end_id,
+            )[:, width:]  # fmt: skip
+        count += sum(row.index(end_id) + 1 if end_id in row else len(row) for row in new.tolist())
+    return count
+
+
+def timed(do: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
+
+
+def generation() -> None:
+    """Print tokens a second of the three ways, and the ratios."""
+    work = job.open_job("semantic", PARAMS)
+    engine.prepare(work.settings)
+    prompter = Prompter.load(work.model)
+    requests = make_requests(work, prompter)
+    ours: Any = engine.start(work.settings, work.source, work.model, prompter.end_id)
+    import torch
+    from transformers import AutoModelForCausalLM
+    from vllm import TokensPrompt
+
+    plain: Any = AutoModelForCausalLM.from_pretrained(work.model, dtype=getattr(torch, work.settings.dtype))
+    prompts = [request.prompt_ids for request in requests]
+    bare_prompts = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+    counts: dict[str, int] = {}
+
+    def stage() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["BLSP_STORE"] = folder
+            counts["ours"] = generate.answer(requests, job.open_job("semantic", PARAMS), prompter, ours)
+
+    def bare() -> None:
+        outputs = ours._llm.generate(bare_prompts, ours._sampling, use_tqdm=False)
+        counts["tokens"] = sum(len(output.outputs[0].token_ids) for output in outputs)
+
+    def padded() -> None:
+        counts["official"] = official(plain, prompts, prompter.end_id, work.settings.max_new_tokens)
+
+    bare()  # the first run of a process pays for memory
+    times: dict[str, list[float]] = {"stage": [], "bare": [], "official": []}
+    for _ in range(ROUNDS):
+        for name, way in (("stage", stage), ("bare", bare), ("official", padded)):
+            ours._llm.reset_prefix_cache()
+            times[name].append(timed(way))
+    assert counts["ours"] == len(requests)
+    seconds = {name: statistics.median(each) for name, each in times.items()}
+    rates = {name: counts["official" if name == "official" else "tokens"] / each for name, each in seconds.items()}
+    print(f"{ours.name}, {work.settings.dtype}, {len(requests)} prompts, {counts['tokens']} tokens")
+    print(", ".join(f"{name} {rate:.0f} tok/s" for name, rate in rates.items()))
+    print(f"stage / bare LLM.generate            x{rates['stage'] / rates['bare']:.3f}")
+    print(f"stage / transformers in batches of 4 x{rates['stage'] / rates['official']:.2f}")
+
+
+def planning() -> None:
+    """Print how long a run takes to know what is missing, and its memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["BLSP_STORE"] = f"{folder}/store"
+        texts = [f"{i} and that is what the farmer said to the old man by the river" for i in range(NUM_ROWS)]
+        empty = dict.fromkeys(manifest.SCHEMA.names)
+        utterances = Path(folder, "semantic.parquet")
+        with tables.stream(utterances, manifest.SCHEMA) as table:
+            for first in range(0, NUM_ROWS, 10_000):
+                numbers = range(first, first + 10_000)
+                table.write({**empty, "id": f"corpus/{i:07}", "corpus": "corpus", "text": texts[i]} for i in numbers)
+            table.commit()
+        fill(job.open_job("semantic", PARAMS).shelf, texts[:NUM_STORED])
+        command = [sys.executable, "-c", PLANNING, str(utterances), str(PARAMS)]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(ROUNDS)]
+        after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    missing = {int(run.split()[-2]) for run in runs}
+    assert missing == {NUM_ROWS - NUM_STORED}, missing
+    seconds = statistics.median(float(run.split()[-1]) for run in runs)
+    memory = f"{after / 1e6:.2f} GB" if after > before else f"below {before / 1e6:.2f} GB"
+    print(f"planning {NUM_ROWS:,} rows, {NUM_STORED:,} of them stored: {seconds:.1f} s, {memory}")
+
+
+def fill(shelf: Shelf, texts: Sequence[str]) -> None:
+    """Put made-up answers on a shelf."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    answer = {
+        "emotion": None, "prompt_token_ids": list(range(40)), "continuation": "and so it went on " * 6,
+        "token_ids": list(range(30)), "finish_reason": "stop", "logprob": -9.0, "top_ids": None, "top_logprobs": None,
+        "engine": "none", "hardware": "none", "written_at": now,
+    }  # fmt: skip
+    for first in range(0, len(texts), PART):
+        part = texts[first : first + PART]
+        shelf.append([{**answer, "key": shelf.recipe.key(text, None), "transcript": text} for text in part])
+
+
+if __name__ == "__main__":
+    planning()
+    generation()

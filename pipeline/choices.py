@@ -1,0 +1,45 @@
+"""Which generation of an answer counts, where it is not the first: manifests/choices.csv, kept in git.
+
+The store has every generation; this file says which one the graph takes, so that DVC sees a choice as a change and
+another checkout of the same commit makes the same one. A key stands for a transcript, an emotion and a recipe.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import tables
+from pipeline.stage import UserError
+
+FILE = Path("manifests/choices.csv")
+COLUMNS = ("recipe", "key", "generation")
+
+
+def read(path: Path, recipe: str) -> dict[bytes, int]:
+    """Read the generations chosen of a recipe's answers, by key; raises UserError on a line that is none."""
+    return {bytes.fromhex(key): generation for (name, key), generation in _read(path).items() if name == recipe}
+
+
+def add(path: Path, recipe: str, generations: Mapping[bytes, int]) -> None:
+    """Choose generations, in place of what was chosen for their keys before."""
+    chosen = _read(path) | {(recipe, key.hex()): generation for key, generation in generations.items()}
+    with tables.whole(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((*key, generation) for key, generation in sorted(chosen.items()))
+
+
+def _read(path: Path) -> dict[tuple[str, str], int]:
+    if not path.is_file():
+        return {}
+    chosen = {}
+    with path.open(newline="") as file:
+        for line, cells in enumerate(csv.reader(file), start=1):
+            if line == 1 and tuple(cells) == COLUMNS:
+                continue
+            try:
+                recipe, key, generation = cells
+                chosen[recipe, bytes.fromhex(key).hex()] = int(generation)
+            except ValueError:
+                raise UserError(f"{path}: line {line}: expected {','.join(COLUMNS)}, found {','.join(cells)}") from None
+    return chosen

@@ -1,0 +1,86 @@
+"""All answers that the store has to an utterance, of every prompt and model, and the choice among them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import choices, store
+from pipeline.job import Job
+from pipeline.stage import UserError
+from pipeline.text_tables import lay_out_record
+
+_SHOWN = ("generation", "continuation", "finish_reason", "logprob", "engine", "hardware")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An answer that the store has to a row's transcript and emotion."""
+
+    recipe: str
+    is_current: bool
+    """Whether the recipe is the one of the parameters."""
+    is_used: bool
+    """Whether the graph takes this answer."""
+    generation: int
+    continuation: str
+    finish_reason: str
+    logprob: float | None
+    engine: str
+    hardware: str
+    written_at: str
+    model: str
+    system: str
+    text: str
+
+
+def read(utterance: dict[str, str | None], work: Job, choices_file: Path) -> list[Entry]:
+    """Return all answers to an utterance, of all recipes; those of the current one come last."""
+    entries = []
+    shelves = [shelf for shelf in store.shelves() if shelf.recipe != work.recipe]
+    for shelf in (*shelves, work.shelf):
+        recipe = shelf.recipe
+        key = recipe.key(utterance["text"] or "", utterance["emotion"])
+        used = choices.read(choices_file, recipe.name).get(key, store.FIRST)
+        is_current = shelf is work.shelf
+        for row in shelf.history(key):
+            entry = Entry(
+                recipe=recipe.name,
+                is_current=is_current,
+                is_used=is_current and row["generation"] == used,
+                written_at=f"{row['written_at']:%Y-%m-%d %H:%M} UTC",
+                model=recipe.model,
+                system=recipe.system,
+                text=recipe.text,
+                **{name: row[name] for name in _SHOWN},
+            )
+            entries.append(entry)
+    return entries
+
+
+def describe(key: str, entries: list[Entry]) -> str:
+    """Lay out the answers to an utterance as plain text."""
+    if not entries:
+        return f"{key}: the store has no answer"
+    records = []
+    for entry in entries:
+        use = "in use" if entry.is_used else "not in use" if entry.is_current else "of other parameters"
+        facts = {
+            "answer": entry.continuation,
+            "ended": entry.finish_reason,
+            "logprob": "" if entry.logprob is None else f"{entry.logprob:.2f}",
+            "prompt": entry.text,
+            "system": entry.system,
+            "model": entry.model,
+            "by": f"{entry.engine} on {entry.hardware}, {entry.written_at}",
+        }
+        records.append(lay_out_record(f"generation {entry.generation}, {use}", facts))
+    return "\n\n".join([key, *records])
+
+
+def choose(utterance: dict[str, str | None], work: Job, generation: int, choices_file: Path) -> None:
+    """Choose a generation of an utterance's answer; raises UserError where there is none of that number."""
+    key = work.recipe.key(utterance["text"] or "", utterance["emotion"])
+    found = [row["generation"] for row in work.shelf.history(key)]
+    if generation not in found:
+        expected = ", ".join(map(str, found)) or "none, for the store has no answer"
+        raise UserError(f"--use: found {generation}, expected one of {expected}")
+    choices.add(choices_file, work.recipe.name, {key: generation})

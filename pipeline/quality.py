@@ -1,0 +1,94 @@
+"""What may be wrong with a continuation, each as a score that is the higher the worse it is.
+
+Nothing is dropped here: limits are filter's parameters. Words are runs of letters and digits, and each Chinese
+character by itself; case and apostrophes do not count.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from functools import cache
+from typing import Any
+
+# English ones are those of the official data_process/clean_noise_examples.py, the first in any case of letters
+REFUSALS = (
+    r"(?i:i'm sorry, but i)", r"I'm not sure what you",
+    r"(?i:\bi(?: am|'m) unable to (?:assist|comply|continue|fulfill|help|provide))",
+    r"(?i:\bi (?:cannot|can't) (?:assist|comply|fulfill|continue (?:the|this|that)|help (?:you )?with))",
+    r"(?:抱歉|对不起|不好意思)[,，。]?\s*(?:但是?)?\s*(?:我|作为)", r"我(?:无法|不能|没有办法)(?:继续|提供|回答|帮)",
+)  # fmt: skip
+MODEL_TALK = (
+    r"(?i:\bas an? (?:ai|artificial intelligence|(?:large )?language model|virtual assistant)\b)",
+    r"(?i:\bi(?:'m| am) (?:just )?an? (?:ai|(?:large )?language model|virtual assistant|chatbot)\b)",
+    r"作为一[个名款](?:AI|人工智能|语言模型|大?型?语言模型|助手)",
+)  # fmt: skip
+MARKERS = r"<\|[a-z_]+\|>|\[/?INST\]|</?s>|###\s*(?:Instruction|Response|Input)"  # of chat templates, as text
+
+NGRAM = 3  # words
+MIN_WORDS_FOR_LANGUAGE = 5  # fewer tell no language
+
+_WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
+
+
+def words(text: str) -> list[str]:
+    """Split a text into words in lower case."""
+    return _WORD.findall(re.sub(r"['’]", "", text.casefold()))
+
+
+def refusal(continuation: str) -> float:
+    """Return 1 where an answer declines, in English or Chinese, else 0."""
+    return float(_matches(REFUSALS, continuation))
+
+
+def model_talk(continuation: str) -> float:
+    """Return 1 where an answer speaks of being a model, in English or Chinese, else 0."""
+    return float(_matches(MODEL_TALK, continuation))
+
+
+def echo(continuation: str, transcript: str) -> float:
+    """Return the share of an answer's words that lie in its longest run of words out of the transcript."""
+    answer = words(continuation)
+    return _longest_run(answer, words(transcript)) / len(answer) if answer else 0.0
+
+
+def repetition(continuation: str) -> float:
+    """Return the share of an answer's runs of three words that stood in it before."""
+    answer = words(continuation)
+    runs = [tuple(answer[i : i + NGRAM]) for i in range(len(answer) - NGRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def non_text(continuation: str) -> float:
+    """Return the share of an answer's characters that are no letters, digits or spaces; in prose it is below 0.1."""
+    other = sum(unicodedata.category(character)[0] not in "LMNZ" for character in continuation)
+    return other / len(continuation) if continuation else 0.0
+
+
+def prompt_leak(continuation: str, prompt: str) -> float:
+    """Return the longest run of words that an answer shares with its instruction or system message; 99 for markers."""
+    return 99.0 if re.search(MARKERS, continuation) else float(_longest_run(words(continuation), words(prompt)))
+
+
+def other_language(continuation: str, language: str) -> float:
+    """Return how likely an answer is not in a language (ISO 639-1); 0 where it is too short to tell."""
+    if len(words(continuation)) < MIN_WORDS_FOR_LANGUAGE:
+        return 0.0
+    found, probability = _identifier().classify(continuation)
+    return float(probability) if found != language else 0.0
+
+
+def _matches(patterns: Sequence[str], text: str) -> bool:
+    plain = text.replace("’", "'")
+    return any(re.search(pattern, plain) for pattern in patterns)
+
+
+def _longest_run(a: Sequence[str], b: Sequence[str]) -> int:
+    return SequenceMatcher(None, a, b, autojunk=False).find_longest_match().size
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

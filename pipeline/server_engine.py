@@ -1,0 +1,133 @@
+"""A server that speaks OpenAI's protocol, such as `vllm serve`, on this machine or another.
+
+Prompts go there as token ids, so many at a time. A request that fails for a reason that may pass (no connection, 408,
+409, 429, 5xx) is repeated with growing pauses, so that a server may be restarted under a run; one that fails to the
+end stops the run, and what was answered before is in the store.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+
+from pipeline.engine import Answer, GenerateParams, ServerParams, cut
+from pipeline.stage import UserError
+
+_TIMEOUT_S = 600.0  # of one answer
+
+
+class ServerEngine:
+    """Keeps as many requests under way as the parameters say."""
+
+    def __init__(self, params: GenerateParams, server: ServerParams, model: Path, source: str, end_ids: Sequence[int]):
+        """Find the model on the server; raises UserError where it serves another."""
+        from transformers import AutoTokenizer
+
+        self._params, self._server, self._end_ids = params, server, list(end_ids)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self._client = openai.OpenAI(
+            base_url=server.url,
+            api_key=os.environ.get("OPENAI_API_KEY", "none"),
+            max_retries=server.retries,
+            timeout=_TIMEOUT_S,
+        )
+        self._model = self._find_model(source, model)
+        self.name = f"server {self._version()}"
+        self.hardware = server.url
+
+    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
+        """Answer prompts as Engine says."""
+        waiting, running = enumerate(prompts), dict[Future[Answer], int]()
+        failure: BaseException | None = None
+        with ThreadPoolExecutor(self._server.concurrency) as pool:
+            while True:
+                if failure is None:
+                    for position, prompt in itertools.islice(waiting, self._server.concurrency - len(running)):
+                        running[pool.submit(self._answer, list(prompt))] = position
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    position = running.pop(future)
+                    if error := future.exception():
+                        failure = failure or error  # what is under way may still be answered
+                    else:
+                        yield position, future.result()
+        if failure is not None:
+            raise failure
+
+    def _answer(self, prompt: list[int]) -> Answer:
+        params = self._params
+        try:
+            completion = self._client.completions.create(
+                model=self._model,
+                prompt=prompt,
+                max_tokens=params.max_new_tokens,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                seed=params.seed,
+                logprobs=params.store_logprobs,
+                # of vLLM; other servers have no such fields and answer in text alone
+                extra_body={
+                    "return_token_ids": True,
+                    "return_tokens_as_token_ids": True,
+                    "add_special_tokens": False,
+                    "stop_token_ids": self._end_ids,
+                },
+            )
+        except openai.OpenAIError as error:
+            raise self._failed(error) from None
+        choice = completion.choices[0]
+        ids = getattr(choice, "token_ids", None)
+        if ids is None:
+            ids = self._tokenizer(choice.text, add_special_tokens=False).input_ids
+            return Answer(tuple(ids), "length" if choice.finish_reason == "length" else "stop")
+        token_ids, finish_reason = cut(ids, set(self._end_ids))
+        if choice.finish_reason == "stop":  # the server may leave the end token out
+            finish_reason = "stop"
+        return Answer(token_ids, finish_reason, *_logprobs(choice.logprobs, self._params.store_logprobs))
+
+    def _find_model(self, source: str, folder: Path) -> str:
+        """Return the name under which the server has the LLM."""
+        try:
+            served = list(self._client.models.list())
+        except openai.OpenAIError as error:
+            raise self._failed(error) from None
+        for model in served:
+            if {model.id, getattr(model, "root", None)} & {source, str(folder), str(folder.resolve())}:
+                return model.id
+        found = ", ".join(model.id for model in served) or "none"
+        raise UserError(f"generate.server.url: {self._server.url} serves {found}; expected {source} or {folder}")
+
+    def _version(self) -> str:
+        """Return what the server says of its version; only vLLM does."""
+        try:
+            answer = httpx.get(httpx.URL(self._server.url).copy_with(path="/version"), timeout=10)
+            return f"vllm {answer.json()['version']}"
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return "of unknown version"
+
+    def _failed(self, error: openai.OpenAIError) -> UserError:
+        status = getattr(error, "status_code", None)
+        found = (
+            f"status {status}" if status else "no connection" if isinstance(error, openai.APIConnectionError) else error
+        )
+        return UserError(
+            f"generate.server.url: {self._server.url}: found {found} after {self._server.retries} retries; "
+            "what was answered is in the store, run again to go on"
+        )
+
+
+def _logprobs(given: Any, num_top: int) -> tuple[float | None, list[dict[int, float]]]:
+    """Return the log-probability of the answer and, where asked for, the likeliest tokens at each position."""
+    if given is None or given.token_logprobs is None:
+        return None, []
+    top = []
+    for step in given.top_logprobs or [] if num_top else []:
+        likeliest = sorted(step.items(), key=lambda item: -item[1])
+        top.append({int(name.removeprefix("token_id:")): logprob for name, logprob in likeliest})
+    return sum(given.token_logprobs), top

@@ -1,0 +1,208 @@
+"""The store: every answer that an LLM ever wrote, kept by what it answers, outside any workspace.
+
+A shelf holds the answers to one recipe. Its parts are Parquet files that are written whole and never changed, so a
+crash costs what no part holds yet, and any number of processes may write at once: they add parts one at a time, under
+a lock, and leave out what another has written meanwhile. A further answer to the same key is its next generation;
+none is ever deleted.
+
+    $BLSP_STORE/continuations/RECIPE/recipe.json    the recipe in words
+    $BLSP_STORE/continuations/RECIPE/parts/*.parquet
+"""
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline import tables
+from pipeline.recipe import Recipe
+from pipeline.stage import UserError
+
+KEY = pa.binary(16)
+FIRST = 1
+"""The generation of the first answer to a key."""
+
+SCHEMA = pa.schema(
+    [
+        ("key", KEY),
+        ("generation", pa.int32()),
+        ("transcript", pa.string()),
+        ("emotion", pa.string()),  # null where the prompt does not name it
+        ("prompt_token_ids", pa.list_(pa.int32())),
+        ("continuation", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),  # without the end token
+        ("finish_reason", pa.string()),
+        ("logprob", pa.float64()),  # of the answer and its end token, in nats
+        ("top_ids", pa.list_(pa.list_(pa.int32()))),  # the likeliest tokens at each position, the end token's too
+        ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
+        ("engine", pa.string()),
+        ("hardware", pa.string()),
+        ("written_at", pa.timestamp("s", "UTC")),
+    ]
+)
+
+_INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation")])
+_SPEED = b"tokens_per_s"
+
+
+def place() -> Path:
+    """Return where the store lies: $BLSP_STORE, or a folder of the user's cache."""
+    return Path(os.environ.get("BLSP_STORE") or "~/.cache/blsp-emo/store").expanduser()
+
+
+def shelves() -> Iterator["Shelf"]:
+    """Open the shelf of each recipe in the store."""
+    for note in sorted(place().glob("continuations/*/recipe.json")):
+        yield Shelf(Recipe(**json.loads(note.read_bytes())))
+
+
+class Shelf:
+    """The answers to one recipe; of each part, keys and generations are read once, the rest when it is asked for."""
+
+    def __init__(self, recipe: Recipe, root: Path | None = None) -> None:
+        """Open the shelf, which may be empty."""
+        self.recipe = recipe
+        self.folder = (root or place()) / "continuations" / recipe.name
+        self._parts: list[Path] = []
+        self._indices = [_INDEX.empty_table()]
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Take note of the parts that other processes have written since; return whether there are any."""
+        known = set(self._parts)
+        for part in sorted((self.folder / "parts").glob("[0-9]*.parquet")):
+            if part not in known:
+                self._add(part, _read(part, _INDEX))
+        return len(self._parts) > len(known)
+
+    def known(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return those of `keys` that have an answer."""
+        wanted = pa.array(keys, KEY)
+        return set(wanted.to_pylist()) - set(self.missing(wanted).to_pylist())
+
+    def missing(self, keys: pa.Array) -> pa.Array:
+        """Return those of `keys` that have no answer."""
+        return keys.filter(pc.invert(pc.is_in(keys, value_set=self._index()["key"].combine_chunks())))
+
+    def read(self, keys: pa.Array, chosen: Mapping[bytes, int], columns: Sequence[str]) -> pa.Table:
+        """Return the answer to each of `keys`, in their order, of the generation `chosen` for it or of the first.
+
+        A key without an answer, or a null, has a row of nulls. Raises UserError where a chosen generation is not there.
+        """
+        index = self._index()
+        stored = index["generation"].to_numpy()
+        wanted = np.array([chosen.get(key, FIRST) for key in keys.to_pylist()] if chosen else [FIRST] * len(keys))
+        rows = np.full(len(keys), -1)
+        for generation in {FIRST, *chosen.values()}:
+            candidates = np.flatnonzero(stored == generation)
+            their_keys = index["key"].combine_chunks().take(pa.array(candidates))
+            at = pc.fill_null(pc.index_in(keys, value_set=their_keys, skip_nulls=True), -1).to_numpy()
+            here = (wanted == generation) & (at >= 0)
+            rows[here] = candidates[at[here]]
+        for i in np.flatnonzero((rows < 0) & (wanted != FIRST))[:1].tolist():
+            raise UserError(f"{self.folder}: no generation {wanted[i]} of {keys[i].as_py().hex()}; choose with --use")
+        return self._take(rows, columns)
+
+    def append(self, rows: Sequence[Mapping[str, Any]], *, anew: bool = False, tokens_per_s: float = 0.0) -> int:
+        """Write answers, all columns but `generation`, as a part; return how many.
+
+        Those that another process has written meanwhile are left out; with `anew` all are written, each as the next
+        generation of its key.
+        """
+        with self._locked():
+            self.refresh()
+            newest = self.newest([row["key"] for row in rows])
+            rows = [{**row, "generation": last + 1} for row, last in zip(rows, newest, strict=True) if anew or not last]
+            if not rows:
+                return 0
+            table = tables.from_rows(rows, SCHEMA)
+            # numbered, so that every reader has the rows in the same order
+            part = self.folder / "parts" / f"{len(self._parts):08}-{uuid.uuid4().hex[:8]}.parquet"
+            tables.write(table.replace_schema_metadata({_SPEED: f"{tokens_per_s:.1f}"}), part)
+            self._add(part, table.select(_INDEX.names))
+        return len(rows)
+
+    def newest(self, keys: Sequence[bytes]) -> list[int]:
+        """Return the newest generation of each key, 0 where there is none."""
+        index = self._index()
+        rows = index.filter(pc.is_in(index["key"], value_set=pa.array(keys, KEY)))
+        newest: dict[bytes, int] = {}
+        for key, generation in zip(rows["key"].to_pylist(), rows["generation"].to_pylist(), strict=True):
+            newest[key] = max(generation, newest.get(key, 0))
+        return [newest.get(key, 0) for key in keys]
+
+    def history(self, key: bytes) -> list[dict[str, Any]]:
+        """Return all generations of an answer, the first one first."""
+        rows = np.flatnonzero(pc.equal(self._index()["key"], pa.scalar(key, KEY)).to_numpy())
+        found: list[dict[str, Any]] = self._take(rows, SCHEMA.names).to_pylist()
+        return sorted(found, key=lambda row: row["generation"])
+
+    def tokens_per_s(self) -> float | None:
+        """Return how fast the newest part was generated; None where nothing was."""
+        if not self._parts:
+            return None
+        return float((pq.read_schema(self._parts[-1]).metadata or {}).get(_SPEED, 0)) or None
+
+    def _add(self, part: Path, index: pa.Table) -> None:
+        self._parts.append(part)
+        self._indices.append(index)
+
+    def _index(self) -> pa.Table:
+        return pa.concat_tables(self._indices)
+
+    def _take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Read rows by their number in the index, from the parts that hold some of them; -1 gives nulls."""
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        first = np.cumsum([len(index) for index in self._indices])  # number of each part's first row
+        part_of = np.searchsorted(first, rows, side="right") - 1
+        tables_read, moved_to, count = [schema.empty_table()], np.zeros_like(first), 0
+        for part in np.unique(part_of[rows >= 0]).tolist():
+            moved_to[part] = count - first[part]
+            tables_read.append(_read(self._parts[part], schema))
+            count += len(tables_read[-1])
+        positions = np.where(rows >= 0, rows + moved_to[part_of], 0)
+        return pa.concat_tables(tables_read).take(pa.array(positions, mask=rows < 0))
+
+    @contextmanager
+    def writing(self) -> Iterator[bool]:
+        """Tell, while it lasts, whether no other process is writing answers to this shelf."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "writing").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other writers out; what a killed one left half written goes."""
+        parts = self.folder / "parts"
+        parts.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for partial in parts.glob(".*.partial"):
+                partial.unlink()
+            if not (note := self.folder / "recipe.json").exists():
+                with tables.whole(note) as partial:
+                    partial.write_text(json.dumps(asdict(self.recipe), indent=2, ensure_ascii=False) + "\n")
+            yield
+
+
+def _read(part: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(part, columns=schema.names).select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{part}: not readable ({error}); delete it, and its rows are generated again") from None

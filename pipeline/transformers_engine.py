@@ -1,0 +1,74 @@
+"""transformers' own generation in padded batches, for machines where vLLM does not install."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine import Answer, GenerateParams, cut, describe_hardware
+from pipeline.weights import loading
+
+BATCH_SIZE = 32  # prompts that are answered at a time
+POOL = 32 * BATCH_SIZE  # prompts from which those of similar length are put together
+
+
+class TransformersEngine:
+    """Answers batches of prompts of similar length."""
+
+    def __init__(self, params: GenerateParams, model: Path, end_ids: Sequence[int]) -> None:
+        """Load the model."""
+        import torch
+        import transformers
+
+        self.name = f"transformers {transformers.__version__}"
+        self.hardware = describe_hardware()
+        self._end_ids = list(end_ids)
+        self._seed, self._num_top = params.seed, params.store_logprobs
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = getattr(torch, params.dtype)
+        self._llm: Any  # transformers' own types for its models do not fit each other
+        with loading(model):
+            self._llm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        self._llm.to(self._device)
+        sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0}
+        self._llm.generation_config = transformers.GenerationConfig(
+            do_sample=params.temperature > 0,
+            max_new_tokens=params.max_new_tokens,
+            eos_token_id=self._end_ids,
+            pad_token_id=self._end_ids[0],
+            output_logits=True,
+            return_dict_in_generate=True,
+            **(sampling if params.temperature else {}),
+        )
+
+    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
+        """Answer prompts as Engine says."""
+        waiting = enumerate(prompts)
+        while pool := list(itertools.islice(waiting, POOL)):
+            pool.sort(key=lambda numbered: len(numbered[1]))
+            for first in range(0, len(pool), BATCH_SIZE):
+                batch = pool[first : first + BATCH_SIZE]
+                answers = self._generate_batch([prompt for _, prompt in batch])
+                yield from zip((position for position, _ in batch), answers, strict=True)
+
+    def _generate_batch(self, prompts: list[Sequence[int]]) -> list[Answer]:
+        import torch
+
+        torch.manual_seed(self._seed)
+        width = max(map(len, prompts))
+        padding = [[self._end_ids[0]] * (width - len(prompt)) for prompt in prompts]
+        ids = torch.tensor([[*pad, *prompt] for pad, prompt in zip(padding, prompts, strict=True)])
+        mask = torch.tensor([[0] * len(pad) + [1] * (width - len(pad)) for pad in padding])
+        with torch.inference_mode():
+            output = self._llm.generate(input_ids=ids.to(self._device), attention_mask=mask.to(self._device))
+            logprobs_BTV = torch.stack(output.logits, dim=1).float().log_softmax(-1)
+        new_BT = output.sequences[:, width:]
+        return [self._answer(*row) for row in zip(new_BT, logprobs_BTV, strict=True)]
+
+    def _answer(self, new_T: Any, logprobs_TV: Any) -> Answer:
+        token_ids, finish_reason = cut(new_T.tolist(), set(self._end_ids))
+        num_steps = min(len(token_ids) + 1, len(new_T))  # with the end token, where there is one
+        own = logprobs_TV[:num_steps].gather(1, new_T[:num_steps, None])
+        values, ids = logprobs_TV[:num_steps].topk(self._num_top)
+        top = [dict(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)]
+        return Answer(token_ids, finish_reason, float(own.sum()), top if self._num_top else ())

@@ -1,0 +1,49 @@
+"""The continuations that filter dropped, by reason, with what was said and what was answered."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import continuations, job, tables
+from pipeline.stage import UserError
+from pipeline.text_tables import lay_out, lay_out_record
+
+_SHOWN = ("id", "continuation", "finish_reason", "reason", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A table of dropped continuations in numbers."""
+
+    file: str
+    rows: int
+    reasons: dict[str, int]
+    """The most frequent first."""
+    answers: list[dict[str, Any]]
+    """The first rows of the reason that was asked for, with the transcript."""
+
+
+def summarise(path: Path, manifest_file: Path, reason: str | None, number: int) -> Unusable:
+    """Count dropped continuations; with a `reason` those alone, and the first of them."""
+    rows = tables.read(path, continuations.DROPPED_SCHEMA, allow_empty=True).to_pylist()
+    if reason is not None:
+        known = Counter(row["reason"] for row in rows)
+        if reason not in known:
+            raise UserError(f"--reason: found {reason}, expected one of {', '.join(known) or 'none'}")
+        rows = [row for row in rows if row["reason"] == reason]
+    first = rows[:number] if reason is not None else []
+    texts = dict(zip(*tables.read(manifest_file, job.READ).select(["id", "text"]).to_pydict().values(), strict=True))
+    answers = [{"text": texts.get(row["id"]), **{name: row[name] for name in _SHOWN}} for row in first]
+    return Unusable(str(path), len(rows), dict(Counter(row["reason"] for row in rows).most_common()), answers)
+
+
+def describe(unusable: Unusable) -> str:
+    """Lay out dropped continuations as plain text."""
+    rows = [[reason, f"{count:,}"] for reason, count in unusable.reasons.items()]
+    parts = [lay_out([["reason", "rows"], *rows, ["all", f"{unusable.rows:,}"]])]
+    for answer in unusable.answers:
+        score = "" if answer["score"] is None else f"{answer['score']:.2f}"
+        facts = {"said": answer["text"] or "", "answer": answer["continuation"], "score": score}
+        parts.append(lay_out_record(answer["id"], {name: fact for name, fact in facts.items() if fact}))
+    return "\n\n".join(parts)

@@ -1,0 +1,179 @@
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from pipeline import continuations, engine, generate, manifest, tables
+from pipeline.__main__ import app
+from pipeline.engine import Answer
+from pipeline.stage import UserError
+from pipeline.weights import ModelsParams
+
+TEXTS = {"a": "kids are talking", "b": "dogs are sitting", "c": "yes"}
+
+
+class CountingEngine:
+    """Answers with a number that grows, so that no answer is like the one before."""
+
+    name = "count 1"
+    hardware = "none"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
+        for position, _ in enumerate(prompts):
+            self.count += 1
+            yield position, Answer((50 + self.count,), continuations.STOP, -1.0)
+
+
+@pytest.fixture
+def llm(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
+    """A project of three utterances in which a run starts this engine."""
+    monkeypatch.chdir(tmp_path)
+    source = {"source": tiny_models.llm.source, "revision": None, "sha256": None}
+    prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
+    settings = {
+        "engine": "transformers", "server": None, "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
+        "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "rows_per_part": 2,
+    }  # fmt: skip
+    sections = {
+        "models": {"encoder": source, "llm": source},
+        "emotions": ["sad", "happy"],
+        "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
+        "generate": settings,
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(sections))
+    empty = dict.fromkeys(manifest.SCHEMA.names)
+    rows = [
+        {**empty, "id": key, "text": text, "emotion": "sad", "corpus": "x", "duration_s": len(text) / 10}
+        for key, text in TEXTS.items()
+    ]
+    tables.write(tables.from_rows(rows, manifest.SCHEMA), Path("manifests/semantic.parquet"))
+    counting = CountingEngine()
+    monkeypatch.setattr(engine, "start", lambda *_: counting)
+    return counting
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def plan(*arguments: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(run("generate", "semantic", "--dry-run", "--json", *arguments).stdout)
+    return told
+
+
+def taken() -> dict[str, str]:
+    """Run the stage; return the continuation of each row."""
+    generate.main("semantic", Path("manifests/semantic.parquet"), Path("c.parquet"), Path("manifests/choices.csv"))
+    return {row["id"]: row["continuation"] for row in tables.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()}
+
+
+def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(llm: CountingEngine) -> None:
+    first = plan()
+    assert (first["rows"], first["prompts"], first["stored"], first["minutes"]) == (3, 3, 0, None)
+    assert first["new_tokens"] == 36
+    assert llm.count == 0
+    taken()
+    assert (plan()["stored"], plan()["new_tokens"]) == (3, 0)
+    assert plan("--force")["new_tokens"] == 36
+    out = run("generate", "semantic", "--dry-run", "--force").stdout
+    assert "3 distinct, 3 answered in the store" in out
+    assert max(map(len, out.splitlines())) <= 80 or "store" in max(out.splitlines(), key=len)
+
+
+def test_only_the_rows_asked_for_are_answered_and_the_stage_takes_them_over(llm: CountingEngine) -> None:
+    result = run("generate", "semantic", "--where", "duration_s > 1", "--id", "b")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("generate: 1 answers written; dvc repro takes them over\n")
+    assert not Path("c.parquet").exists()
+    assert llm.count == 1
+    taken()
+    assert llm.count == 3
+
+
+def test_a_preview_shows_prompts_and_answers_and_writes_nothing(llm: CountingEngine, store: Path) -> None:
+    out = run("generate", "semantic", "--preview", "2").stdout
+    assert out.count("Go on: ") == 2
+    assert llm.count == 2
+    assert not list(store.rglob("*.parquet"))
+    assert not Path("manifests/choices.csv").exists()
+
+
+def test_force_answers_anew_and_nothing_is_lost(llm: CountingEngine) -> None:
+    before = taken()
+    run("generate", "semantic", "--id", "a", "--force")
+    after = taken()
+    assert after["a"] != before["a"]
+    assert {key: after[key] for key in "bc"} == {key: before[key] for key in "bc"}
+    told = json.loads(run("history", "a", "--json").stdout)
+    assert [(entry["generation"], entry["is_used"]) for entry in told] == [(1, False), (2, True)]
+    assert [entry["continuation"] for entry in told] == [before["a"], after["a"]]
+    run("history", "a", "--use", "1")
+    assert taken() == before
+    assert llm.count == 4
+
+
+def test_the_history_tells_answers_to_other_prompts_too(llm: CountingEngine) -> None:
+    taken()
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["prompts"]["semantic"]["text"] = "Continue: "
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    out = run("history", "a").stdout
+    assert "generation 1, of other parameters" in out
+    assert "Go on:" in out
+    taken()
+    out = run("history", "a").stdout
+    assert out.index("of other parameters") < out.index("generation 1, in use")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_rows_that_filter_dropped_are_chosen_by_reason(llm: CountingEngine) -> None:
+    taken()
+    row = dict.fromkeys(continuations.DROPPED_SCHEMA.names) | {
+        "id": "c", "reason": "refusal", "continuation": "No.", "score": 1.0
+    }  # fmt: skip
+    dropped = Path("manifests/continuations/semantic.dropped.parquet")
+    tables.write(tables.from_rows([row], continuations.DROPPED_SCHEMA), dropped)
+    assert plan("--reason", "refusal", "--force")["rows"] == 1
+    told = json.loads(run("dropped", "semantic", "--reason", "refusal", "--json").stdout)
+    assert (told["rows"], told["reasons"], told["answers"][0]["text"]) == (1, {"refusal": 1}, "yes")
+    assert "refusal     1" in run("dropped", "semantic").stdout
+    assert "said" in run("dropped", "semantic", "--reason", "refusal").stdout
+    result = run("generate", "semantic", "--reason", "refused")
+    assert isinstance(result.exception, UserError)
+    assert "--reason: found refused, expected a reason of " in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "semantic", "--id", "z"), "no utterance z"),
+        (("generate", "semantic", "--id", "c", "--where", "duration_s > 1"), "no utterance c among those"),
+        (("generate", "semantic", "--where", "duration_s > 99"), "--where duration_s > 99: holds for no row"),
+        (("history", "z"), "z: no such utterance in manifests/semantic.parquet or manifests/emotion.parquet"),
+        (("history", "a", "--use", "7"), "--use: found 7, expected one of none, for the store has no answer"),
+    ],
+)
+def test_what_is_not_there_is_told(llm: CountingEngine, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
+    assert llm.count == 0
+
+
+def test_a_row_of_both_manifests_needs_its_kind(llm: CountingEngine) -> None:
+    Path("manifests/emotion.parquet").write_bytes(Path("manifests/semantic.parquet").read_bytes())
+    assert "say which with --kind" in str(run("history", "a").exception)
+    assert "the store has no answer" in run("history", "a", "--kind", "emotion").stdout
+
+
+def test_choices_that_are_none_are_told(llm: CountingEngine) -> None:
+    Path("manifests/choices.csv").write_text("recipe,key,generation\nx,zz,1\n")
+    with pytest.raises(UserError, match=r"choices\.csv: line 2: expected recipe,key,generation, found x,zz,1"):
+        taken()

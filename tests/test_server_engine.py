@@ -1,0 +1,185 @@
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import continuations
+from pipeline.engine import Answer, GenerateParams
+from pipeline.server_engine import ServerEngine
+from pipeline.stage import UserError
+from pipeline.weights import ModelsParams
+
+Reply = Callable[[list[int]], tuple[int, dict[str, Any]]]
+
+
+class Server:
+    """Speaks as much of OpenAI's protocol as the engine needs; `reply` answers a prompt with status and choice."""
+
+    def __init__(self, model: str, reply: Reply, port: int = 0) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.statuses: list[int] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                models = {"object": "list", "data": [{"id": model, "object": "model", "created": 0, "owned_by": "x"}]}
+                self.send(200, {"version": "9.9"} if self.path == "/version" else models)
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.asked.append(body)
+                status, choice = reply(body["prompt"])
+                server.statuses.append(status)
+                completion = {"id": "1", "object": "text_completion", "created": 0, "model": model, "choices": [choice]}
+                self.send(status, completion if status == 200 else {"error": {"message": "no"}})
+
+            def send(self, status: int, content: dict[str, Any]) -> None:
+                data = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("retry-after-ms", "10")
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self.http.server_port
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def echo(prompt: list[int]) -> tuple[int, dict[str, Any]]:
+    logprobs = {"token_logprobs": [-0.5, -0.25], "top_logprobs": [{"token_id:7": -0.5, "token_id:8": -2.0}] * 2}
+    ids = [prompt[-1], 0]
+    return 200, {"index": 0, "text": "x", "finish_reason": "stop", "token_ids": ids, "logprobs": logprobs}
+
+
+@pytest.fixture
+def llm(tiny_models: ModelsParams) -> Path:
+    return Path(tiny_models.llm.source)
+
+
+@pytest.fixture
+def serve(llm: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(reply: Reply = echo, model: str = str(llm), port: int = 0) -> Server:
+        servers.append(Server(model, reply, port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def connect(llm: Path, server: Server, retries: int = 3, **settings: Any) -> ServerEngine:
+    where = {"url": f"http://127.0.0.1:{server.port}/v1", "concurrency": 2, "retries": retries}
+    params = GenerateParams.model_validate(
+        {
+            "engine": "server",
+            "server": where,
+            "dtype": "float32",
+            "max_new_tokens": 12,
+            "max_model_len": 160,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "seed": 1,
+            "store_logprobs": 0,
+            "rows_per_part": 2,
+            **settings,
+        }
+    )
+    assert params.server is not None
+    return ServerEngine(params, params.server, llm, "the hub's name", [0])
+
+
+def test_prompts_go_there_as_ids_and_come_back_with_ids_and_log_probabilities(
+    llm: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    engine = connect(llm, server, store_logprobs=2)
+    assert (engine.name, engine.hardware) == ("server vllm 9.9", f"http://127.0.0.1:{server.port}/v1")
+    answers = dict(engine.generate([[1, i] for i in range(20, 30)]))
+    top = ({7: -0.5, 8: -2.0},) * 2
+    assert answers == {i: Answer((20 + i,), continuations.STOP, -0.75, list(top)) for i in range(10)}
+    sent = server.asked[0]
+    assert sorted(body["prompt"] for body in server.asked) == [[1, i] for i in range(20, 30)]
+    assert (sent["max_tokens"], sent["temperature"], sent["stop_token_ids"], sent["logprobs"]) == (12, 0.0, [0], 2)
+
+
+def test_a_server_that_answers_in_text_alone_is_understood(llm: Path, serve: Callable[..., Server]) -> None:
+    def reply(prompt: list[int]) -> tuple[int, dict[str, Any]]:
+        return 200, {"index": 0, "text": "hi", "finish_reason": ("length", "stop")[prompt[0] % 2], "logprobs": None}
+
+    engine = connect(llm, serve(reply))
+    ids = tuple(engine._tokenizer("hi", add_special_tokens=False).input_ids)
+    assert dict(engine.generate([[0], [1]])) == {0: Answer(ids, "length"), 1: Answer(ids, "stop")}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_request_that_fails_for_now_is_repeated(llm: Path, serve: Callable[..., Server], status: int) -> None:
+    left = [2]
+
+    def reply(prompt: list[int]) -> tuple[int, dict[str, Any]]:
+        left[0] -= 1
+        return echo(prompt) if left[0] < 0 else (status, {})
+
+    server = serve(reply)
+    assert len(dict(connect(llm, server).generate([[1], [2], [3]]))) == 3
+    assert server.statuses.count(status) == 2
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_server_that_keeps_failing_is_named_after_all_that_it_did_answer(
+    llm: Path, serve: Callable[..., Server], status: int
+) -> None:
+    server = serve(lambda prompt: echo(prompt) if prompt[0] < 5 else (status, {}))
+    answers: list[int] = []
+    message = rf"generate.server.url: http://127.0.0.1:\d+/v1: found status {status} after 1 retries; what was answered"
+    with pytest.raises(UserError, match=message):
+        answers += [position for position, _ in connect(llm, server, retries=1).generate([[i] for i in range(20)])]
+    asked = {body["prompt"][0] for body in server.asked}
+    assert asked >= set(range(6))
+    assert len(asked) <= 7  # what was under way, and no more
+
+
+def test_a_server_that_is_restarted_in_the_middle_loses_nothing(
+    llm: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    engine = connect(llm, server, retries=20)
+    answers = {}
+    for position, answer in engine.generate([[i] for i in range(20)]):
+        answers[position] = answer
+        if len(answers) == 5:
+            server.stop()
+            threading.Timer(1.0, lambda: serve(port=server.port)).start()
+    assert sorted(answers) == list(range(20))
+
+
+def test_a_server_of_another_model_and_none_at_all_are_told(llm: Path, serve: Callable[..., Server]) -> None:
+    server = serve(model="other")
+    with pytest.raises(UserError, match=r"/v1 serves other; expected the hub's name or /"):
+        connect(llm, server)
+    server.stop()
+    with pytest.raises(UserError, match=r"/v1: found no connection after 0 retries"):
+        connect(llm, server, retries=0)
+
+
+def test_the_name_of_the_weights_will_do(llm: Path, serve: Callable[..., Server]) -> None:
+    assert dict(connect(llm, serve(model="the hub's name")).generate([[1]]))
+
+
+def test_a_version_that_is_none_is_unknown(llm: Path, serve: Callable[..., Server], monkeypatch: Any) -> None:
+    monkeypatch.setattr("httpx.get", lambda *_, **__: (_ for _ in ()).throw(ValueError))
+    assert connect(llm, serve()).name == "server of unknown version"
