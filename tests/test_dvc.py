@@ -80,7 +80,7 @@ def as_stage(name: str, entry: dict[str, Any]) -> Stage:
 def fill(entry: Any, values: Mapping[str, Any]) -> Any:
     """Put values into the ${...} of a template, as DVC does."""
     if isinstance(entry, dict):
-        return {key: fill(value, values) for key, value in entry.items()}
+        return {fill(key, values): fill(value, values) for key, value in entry.items()}
     if isinstance(entry, list):
         return [fill(value, values) for value in entry]
 
@@ -299,7 +299,17 @@ def repository(tmp_path: Path) -> Repository:
     for name in (*PACKAGES, "recipes"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
     (folder / ".dvc").mkdir()
-    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+    (folder / "manifests").mkdir()
+    kept = (
+        "dvc.yaml",
+        "params.yaml",
+        ".gitignore",
+        ".dvcignore",
+        ".dvc/config",
+        ".dvc/.gitignore",
+        "manifests/choices.csv",
+    )
+    for name in kept:
         shutil.copy(ROOT / name, folder / name)
     subprocess.run(["git", "init", "--quiet", folder], check=True)
 
