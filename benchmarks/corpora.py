@@ -149,9 +149,13 @@ def reading(folder: Path, rate_hz: int, suffix: str) -> None:
 
 
 def each(do: Callable[[Path], object], files: Sequence[Path], threads: int) -> None:
-    """Do something with every file."""
+    """Do something with every file; what comes of it is let go at once, for to hold it costs memory."""
+
+    def let_go(file: Path) -> None:
+        do(file)
+
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(do, [file for _ in range(5) for file in files]))
+        list(pool.map(let_go, [file for _ in range(5) for file in files]))
 
 
 def median_ratio(first: Callable[[], None], second: Callable[[], None]) -> float:

@@ -34,7 +34,8 @@ def read_header(path: str | Path) -> Header | Fault | None:
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
             return None
         head = os.pread(file, _HEADER_BYTES, 0)
         if len(head) < _HEADER_BYTES or head[:4] != b"fLaC" or head[4] & 0x7F:
@@ -43,7 +44,7 @@ def read_header(path: str | Path) -> Header | Fault | None:
         num_samples = packed & (1 << 36) - 1
         if num_samples == 0:
             return None
-        if not _ends_with_last_frame(file, head, num_samples):
+        if not _ends_with_last_frame(file, status.st_size, head, num_samples):
             return Fault("truncated", "the last FLAC frame is missing")
     finally:
         os.close(file)
@@ -51,13 +52,12 @@ def read_header(path: str | Path) -> Header | Fault | None:
     return Header(num_samples, packed >> 44, (packed >> 41 & 7) + 1, None if md5 == _UNKNOWN_MD5 else md5.hex())
 
 
-def _ends_with_last_frame(file: int, head: bytes, num_samples: int) -> bool:
+def _ends_with_last_frame(file: int, size: int, head: bytes, num_samples: int) -> bool:
     """Look for the header of the last frame; true as well where sizes vary, so that its number is not known."""
     block, largest = int.from_bytes(head[8:10]), int.from_bytes(head[10:12])
     max_frame_bytes = int.from_bytes(head[15:18])
     if block != largest or max_frame_bytes == 0:
         return True
-    size = os.fstat(file).st_size
     tail = os.pread(file, max_frame_bytes + _FRAME_HEADER_BYTES, max(0, size - max_frame_bytes - _FRAME_HEADER_BYTES))
     number = _coded((num_samples - 1) // block)
     return re.search(rb"\xff\xf8.." + re.escape(number), tail, re.DOTALL) is not None

@@ -69,15 +69,18 @@ class Intake:
         faults = [self._fault(clip) for clip in clips]
         parts = [Part(clip.start_s, clip.duration_s) for clip, fault in zip(clips, faults, strict=True) if not fault]
         look = looks.examine if self.check == "samples" else looks.glance
-        found = iter(look(Path(self._path(clips[0])), parts) if parts else [])
+        found = iter(look(self._path(clips[0]), parts) if parts else [])
         return [fault or next(found) for fault in faults]
 
     def _fault(self, clip: Clip) -> Fault | None:
-        """Judge an utterance by all but its audio."""
+        """Judge an utterance by all but its audio; that there is none comes before all that ingest finds by itself."""
         if clip.fault is not None:
             return clip.fault
-        if not os.path.exists(self._path(clip)):
-            return Fault("no-file")
+        fault = self._fault_of_metadata(clip)
+        # a look at the audio tells that by itself, without a call of its own for each file
+        return Fault("no-file") if fault is not None and not os.path.exists(self._path(clip)) else fault
+
+    def _fault_of_metadata(self, clip: Clip) -> Fault | None:
         if clip.utterance in self.corpus.faults:
             return Fault("known-fault", self.corpus.faults[clip.utterance])
         if not self.corpus.labels:

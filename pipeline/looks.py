@@ -44,12 +44,12 @@ class Look:
     content_hash: str | None
 
 
-def examine(path: Path, parts: Sequence[Part]) -> list[Look | Fault]:
+def examine(path: str | Path, parts: Sequence[Part]) -> list[Look | Fault]:
     """Decode the parts of a file, opened once, in the order given."""
     return _each(path, parts, _examine_part)
 
 
-def glance(path: Path, parts: Sequence[Part]) -> list[Look | Fault]:
+def glance(path: str | Path, parts: Sequence[Part]) -> list[Look | Fault]:
     """Look at the header of a file alone."""
     header = flac.read_header(path)
     if isinstance(header, Fault):
@@ -60,9 +60,9 @@ def glance(path: Path, parts: Sequence[Part]) -> list[Look | Fault]:
     return _each(path, parts, _glance_part)
 
 
-def _each(path: Path, parts: Sequence[Part], look: Any) -> list[Look | Fault]:
+def _each(path: str | Path, parts: Sequence[Part], look: Any) -> list[Look | Fault]:
     try:
-        with recordings.opened(path) as file:
+        with recordings.opened(Path(path)) as file:
             return list(_look_at_each(file, parts, look))
     except UnreadableAudio as error:
         return [error.fault] * len(parts)

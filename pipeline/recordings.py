@@ -39,6 +39,9 @@ class Recording(Protocol):
     frames: int
     subtype: str
 
+    def tell(self) -> int:
+        """Return the frame that is read next."""
+
     def seek(self, frames: int) -> int:
         """Go to a frame."""
 
@@ -76,7 +79,8 @@ def read_part(file: Recording, start_s: float, duration_s: float | None, dtype: 
     if wanted == 0:
         raise UnreadableAudio(Fault("truncated", "no samples"))
     try:
-        file.seek(start)
+        if file.tell() != start:  # to seek in FLAC is slow
+            file.seek(start)
         samples = file.read(wanted, dtype=dtype, always_2d=True)
     except soundfile.LibsndfileError as error:
         raise UnreadableAudio(Fault("unreadable", error.error_string.strip(" ."))) from None
@@ -115,6 +119,9 @@ class _FfmpegRecording:
         self.frames, self.channels = self.samples.shape
         self.position = 0
 
+    def tell(self) -> int:
+        return self.position
+
     def seek(self, frames: int) -> int:
         self.position = frames
         return frames
@@ -122,7 +129,8 @@ class _FfmpegRecording:
     def read(self, frames: int, dtype: str, always_2d: bool) -> NDArray[Any]:
         assert dtype == "float32"
         assert always_2d
-        return self.samples[self.position : self.position + frames]
+        self.position += frames
+        return self.samples[self.position - frames : self.position]
 
 
 def _describe(path: Path, error: str) -> Fault:

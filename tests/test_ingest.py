@@ -135,8 +135,8 @@ def test_a_file_is_opened_once_and_read_in_time_order(tmp_path: Path, monkeypatc
     ]
     opened: list[tuple[str, list[float]]] = []
 
-    def look(path: Path, parts: list[looks.Part]) -> Any:
-        opened.append((path.name, [part.start_s for part in parts]))
+    def look(path: str, parts: list[looks.Part]) -> Any:
+        opened.append((Path(path).name, [part.start_s for part in parts]))
         return examine(path, parts)
 
     examine = looks.examine
