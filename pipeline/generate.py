@@ -114,7 +114,7 @@ def _row(request: Request, given: Answer, prompter: Prompter, llm: Engine) -> di
 def fill(utterances: pa.Table, keys: pa.Array, work: Job) -> Counter[str]:
     """Generate what the shelf lacks of the utterances' answers; return how many were generated, by engine.
 
-    Raises UserError where no prompt leaves room for an answer.
+    A prompt that leaves no room for an answer is left out.
     """
     wanted = job.missing(keys, work)
     if not len(wanted):
