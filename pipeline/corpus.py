@@ -12,7 +12,7 @@ from pipeline.stage import UserError
 AUDIO_SUFFIXES = (".wav", ".flac")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which would take twice the time to make one
 class Clip:
     """An utterance, from names and metadata; ingest adds corpus name, unified emotion and what the audio tells."""
 

@@ -27,7 +27,9 @@ class Coverage:
             return
         self.counts["clips"] += 1
         self.speakers.add(clip.speaker)
-        self.counts.update(self.published.keys() & {clip.emotion, clip.split, *clip.audio.split("/")})
+        for key in {clip.emotion, clip.split, *clip.audio.split("/")}:
+            if key and key in self.published:
+                self.counts[key] += 1
 
     def table(self) -> dict[str, tuple[int, int]]:
         """Return found and published numbers by key, of the keys of which anything is there."""

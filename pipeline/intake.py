@@ -6,9 +6,13 @@ cores, a file with many utterances opened once; where headers suffice, they alon
 
 import itertools
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,10 @@ from pipeline.coverage import Coverage
 from pipeline.looks import Look, Part
 from pipeline.quarantine import Fault
 from pipeline.roots import Check
-from pipeline.transcript import normalise
+from pipeline.transcript import has_words, normalise
 
 CHUNK = 4096  # utterances
+_AT_ONCE = 256  # files that a process is given at once
 # English runs at 15 characters a second, and no one speaks at three times that
 MAX_CHARACTERS_PER_S = 50
 _ALWAYS_FITS = 20  # characters: a word or two may be cut close
@@ -44,15 +49,20 @@ class Intake:
 
     def rows(self) -> Iterator[list[Row]]:
         """Yield the rows of each chunk in the reader's order, refused ones with a `reason`."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for clips in _chunks(self._clips()):
-                files = _by_file(clips)
-                # decoding leaves Python's lock, parsing a header does not
-                looked_at = pool.map(self._look, files) if self.check == "samples" else map(self._look, files)
-                found: dict[int, Look | Fault] = {}
-                for file, looks_of_file in zip(files, looked_at, strict=True):
-                    found.update(zip(map(id, file), looks_of_file, strict=True))
-                yield [self._row(clip, found[id(clip)]) for clip in clips]
+        with self._pool() as pool:
+            # while the rows of a chunk are made, the audio of the next is looked at
+            chunks = (self._look_at(clips, pool) for clips in _chunks(self._clips()))
+            for (clips, found), _ in itertools.pairwise(itertools.chain(chunks, [([], ())])):
+                looks_by_clip = dict(found)
+                yield [self._row(clip, looks_by_clip[id(clip)]) for clip in clips]
+
+    def _pool(self) -> Executor:
+        """Decoding leaves Python's lock, so that threads suffice; parsing a header does not."""
+        if self.check == "samples":
+            return ThreadPoolExecutor(os.cpu_count())
+        return ProcessPoolExecutor(
+            os.cpu_count(), get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
 
     def _clips(self) -> Iterable[Clip]:
         """Read the corpus; one with emotions is checked for unknown labels before any audio is looked at."""
@@ -60,17 +70,25 @@ class Intake:
         if not self.corpus.labels:
             return clips
         read = list(clips)
-        published = (label for clip in read if clip.fault is None for label in _labels(clip))
-        taxonomy.check_labels(self.name, self.corpus.labels, published)
+        taxonomy.check_labels(self.name, self.corpus.labels, _labels(read))
         return read
 
-    def _look(self, clips: list[Clip]) -> list[Look | Fault]:
-        """Look at the utterances of one file."""
-        faults = [self._fault(clip) for clip in clips]
-        parts = [Part(clip.start_s, clip.duration_s) for clip, fault in zip(clips, faults, strict=True) if not fault]
+    def _look_at(self, clips: list[Clip], pool: Executor) -> tuple[list[Clip], Iterable[tuple[int, Look | Fault]]]:
+        """Begin to look at a chunk; the second of the pair yields what is found of each clip, by its id()."""
+        if not self.corpus.labels:
+            taxonomy.check_labels(self.name, {}, _labels(clips))
+        faults = {id(clip): self._fault(clip) for clip in clips}
+        sound = [clip for clip in clips if faults[id(clip)] is None]
+        files = _by_file(sound)
+        paths = [self._path(file[0]) for file in files]
+        parts = [[Part(clip.start_s, clip.duration_s) for clip in file] for file in files]
         look = looks.examine if self.check == "samples" else looks.glance
-        found = iter(look(self._path(clips[0]), parts) if parts else [])
-        return [fault or next(found) for fault in faults]
+        # a process takes longer to start than a few headers to read
+        each = map if self.check == "headers" and len(files) < CHUNK else partial(pool.map, chunksize=_AT_ONCE)
+        found = itertools.chain.from_iterable(each(look, paths, parts))
+        looked_at = zip((id(clip) for file in files for clip in file), found, strict=True)
+        refused = ((key, fault) for key, fault in faults.items() if fault is not None)
+        return clips, itertools.chain(refused, looked_at)
 
     def _fault(self, clip: Clip) -> Fault | None:
         """Judge an utterance by all but its audio; that there is none comes before all that ingest finds by itself."""
@@ -83,11 +101,9 @@ class Intake:
     def _fault_of_metadata(self, clip: Clip) -> Fault | None:
         if clip.utterance in self.corpus.faults:
             return Fault("known-fault", self.corpus.faults[clip.utterance])
-        if not self.corpus.labels:
-            taxonomy.check_labels(self.name, {}, _labels(clip))
-        elif clip.emotion is None:
+        if self.corpus.labels and clip.emotion is None:
             return Fault("no-label")
-        if clip.text is not None and not normalise(clip.text):
+        if clip.text is not None and not has_words(clip.text):
             return Fault("no-transcript")
         return None
 
@@ -99,11 +115,11 @@ class Intake:
         """Make a row of an utterance; what it shares with those before it shows only here."""
         fault = self._double_id(clip) or (look if isinstance(look, Fault) else self._fault_with(clip, look))
         self.coverage.add(clip, fault)
-        key = {"id": f"{self.name}/{clip.utterance}", "corpus": self.name, "audio": clip.audio}
+        row = {"id": f"{self.name}/{clip.utterance}", "corpus": self.name, "audio": clip.audio}
         if fault is not None:
-            return {**key, "reason": fault.reason, "detail": fault.detail}
+            return row | {"reason": fault.reason, "detail": fault.detail}
         assert isinstance(look, Look)
-        return {**key, **self._published(clip), **_heard(clip, look)}
+        return row | self._published(clip) | {"start_s": clip.start_s, **look._asdict()}
 
     def _double_id(self, clip: Clip) -> Fault | None:
         known = hash(clip.utterance) in self.ids
@@ -146,20 +162,22 @@ class Intake:
         }
 
 
-def _labels(clip: Clip) -> Iterator[str]:
-    """Yield all labels that an utterance has, the votes' too."""
-    if clip.emotion is not None:
-        yield clip.emotion
-    for votes in (clip.votes, clip.votes_face, clip.votes_both):
-        yield from votes or ()
+def _labels(clips: Iterable[Clip]) -> Iterator[str]:
+    """Yield all labels of usable clips, the votes' too."""
+    for clip in clips:
+        if clip.fault is None:
+            if clip.emotion is not None:
+                yield clip.emotion
+            for votes in (clip.votes, clip.votes_face, clip.votes_both):
+                yield from votes or ()
 
 
 def _by_file(clips: Sequence[Clip]) -> list[list[Clip]]:
     """Put the clips of each file together, in time order."""
     files: dict[str, list[Clip]] = {}
-    for clip in clips:
+    for clip in sorted(clips, key=attrgetter("start_s")):
         files.setdefault(clip.audio, []).append(clip)
-    return [sorted(file, key=lambda clip: clip.start_s) for file in files.values()]
+    return list(files.values())
 
 
 def _writable(clip: Clip) -> Clip:
@@ -177,17 +195,6 @@ def _chunks(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
     reading = iter(clips)
     while chunk := list(itertools.islice(reading, CHUNK)):
         yield chunk
-
-
-def _heard(clip: Clip, look: Look) -> Row:
-    """Return the columns that come from the audio."""
-    return {
-        "start_s": clip.start_s,
-        "duration_s": look.duration_s,
-        "sample_rate_hz": look.sample_rate_hz,
-        "channels": look.channels,
-        "content_hash": look.content_hash,
-    }
 
 
 def _items(values: Any) -> list[tuple[str, Any]] | None:

@@ -6,9 +6,8 @@ recording has the same in WAV and FLAC, whether it was decoded or not.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +25,14 @@ CLIPPED_SHARE = 0.01
 _STORED = {"PCM_16": "int16", "PCM_24": "int32"}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Where an utterance lies in its file; no duration means to the end."""
 
     start_s: float
     duration_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What the audio of an utterance tells."""
 
     duration_s: float

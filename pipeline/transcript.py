@@ -16,6 +16,15 @@ def normalise(text: str) -> str:
     >>> normalise("It's ELEVEN o\u2019clock -- well-known, isn't it?")
     "it's eleven o'clock well known isn't it"
     """
-    # NFKC would split an acute accent that serves as an apostrophe, so those go first
-    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
+    text = _composed(text).lower()
     return " ".join(_LONE_APOSTROPHE.sub(" ", _NO_WORD.sub(" ", text)).split())
+
+
+def has_words(text: str) -> bool:
+    """Tell whether anything is left of `text` when it is normalised, without doing so."""
+    return any(map(str.isalnum, _composed(text)))
+
+
+def _composed(text: str) -> str:
+    # NFKC would split an acute accent that serves as an apostrophe, so those go first
+    return text.replace("`", "'") if text.isascii() else unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))

@@ -225,12 +225,20 @@ def test_many_utterances_of_one_file_are_parts_of_it(tmp_path: Path) -> None:
     assert reasons(refused) == {"x/4": "truncated"}
 
 
-def test_rows_come_in_the_readers_order_over_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "CHUNK", 2)
-    clips = [clip(name) for name in ("d", "a", "c", "b", "e")]
+@pytest.mark.parametrize("check", ["samples", "headers"])
+def test_rows_come_in_the_readers_order_over_chunks(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "CHUNK", 2)  # full ones are looked at in processes of their own where headers suffice
+    clips = [clip(name, audio=f"{name}.flac") for name in ("d", "a", "c", "b", "e", "f")]
     for each in clips:
         speak(tmp_path / "c" / each.audio)
-    assert list(take_in(tmp_path / "c", corpus_of(*clips))[0]) == ["x/d", "x/a", "x/c", "x/b", "x/e"]
+    cut = tmp_path / "c" / "c.flac"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    rows, refused = take_in(tmp_path / "c", corpus_of(*clips), check=check)
+    assert list(rows) == ["x/d", "x/a", "x/b", "x/e", "x/f"]
+    assert [row["duration_s"] for row in rows.values()] == [0.6] * 5
+    assert list(refused) == ["x/c"]
 
 
 def test_a_label_without_unified_emotion_stops_with_the_labels_found(tmp_path: Path) -> None:

@@ -70,6 +70,29 @@ def test_the_deal_is_the_same_on_every_machine_for_every_name_and_row_order() ->
     assert parts_of(assign(table, "a", options(seed=2))) != parts
 
 
+def meetings(pairs: Mapping[str, str]) -> pa.Table:
+    """Ten speakers, those of each pair in a dialogue of their own, the others in none."""
+    table = corpus("a", unsplit(10))
+    dialogues = [pairs.get(row["speaker"].split("/")[1]) for row in table.to_pylist()]
+    return table.set_column(
+        manifest.SCHEMA.get_field_index("dialogue"), manifest.SCHEMA.field("dialogue"), pa.array(dialogues, pa.string())
+    )
+
+
+def test_who_speaks_in_the_same_dialogues_is_dealt_together() -> None:
+    pairs = {f"{speaker:02d}": f"d{(speaker + 1) // 2}" for speaker in range(1, 11)}
+    for seed in range(5):
+        parts = parts_of(assign(meetings(pairs), "a", options(seed=seed, dev_fraction=0.2)))
+        assert {part: len(speakers) for part, speakers in parts.items()} == {"train": 6, "dev": 2, "test": 2}
+        for speakers in parts.values():
+            assert speakers == {f"{odd + i:02d}" for odd in range(1, 11, 2) for i in (0, 1) if f"{odd:02d}" in speakers}
+
+
+def test_a_corpus_in_which_all_speak_with_all_cannot_be_dealt() -> None:
+    with pytest.raises(UserError, match=r"found 10, of which test takes 10 and dev 0; .* here 1 group"):
+        assign(meetings({f"{speaker:02d}": "d" for speaker in range(1, 11)}), "a", options())
+
+
 def test_a_fraction_above_zero_takes_a_speaker_and_zero_takes_none() -> None:
     small = parts_of(assign(corpus("a", unsplit(3)), "a", options(test_fraction=0.01, dev_fraction=0.01)))
     assert {part: len(speakers) for part, speakers in small.items()} == {"train": 1, "dev": 1, "test": 1}

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.transcript import normalise
+from pipeline.transcript import has_words, normalise
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ def test_transcripts_are_lower_case_without_punctuation_but_apostrophes(publishe
 def test_normalising_twice_changes_nothing() -> None:
     once = normalise("\ufb01ve 'o' \u017fIX \u2014 It\u2019s")
     assert normalise(once) == once
+
+
+@pytest.mark.parametrize("text", ["", " - ", "'", "\u02bc", "_", "a", "\u2100", "\u00bd", "\u4f60", "...7", "\u0301"])
+def test_a_text_has_words_where_its_normalised_form_is_not_empty(text: str) -> None:
+    assert has_words(text) == bool(normalise(text))
