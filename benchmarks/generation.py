@@ -6,6 +6,7 @@ in batches of 4 with padding on the left, in the order of the manifest. Then the
 them in the store, in a process of its own.
 """
 
+import multiprocessing
 import os
 import random
 import resource
@@ -26,7 +27,7 @@ from pipeline.sentences import sentences
 from pipeline.store import Shelf
 
 ROUNDS = 5
-NUM_PROMPTS = 96
+NUM_PROMPTS = 64
 OFFICIAL_BATCH = 4
 NUM_ROWS, NUM_STORED, PART = 500_000, 480_000, 2_000
 PARAMS = Path("params.yaml")
@@ -54,8 +55,24 @@ def make_requests(work: Job, prompter: Prompter) -> list[Request]:
     return requests
 
 
-def official(llm: Any, prompts: Sequence[Sequence[int]], end_id: int, max_new_tokens: int) -> int:
-    """Generate as emotion_text_generation.py does; return the number of new tokens."""
+def official(
+    calls: Any, model: Path, dtype: str, prompts: Sequence[Sequence[int]], end_id: int, max_new_tokens: int
+) -> None:
+    """Generate as emotion_text_generation.py does, at each call of a pipe; send the number of new tokens.
+
+    In a process of its own: vLLM's threads and Intel's OpenMP, which it brings, would slow it down.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    llm: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    calls.send(0)
+    while calls.recv():
+        calls.send(generate_padded(llm, prompts, end_id, max_new_tokens))
+
+
+def generate_padded(llm: Any, prompts: Sequence[Sequence[int]], end_id: int, max_new_tokens: int) -> int:
+    """Generate in batches padded on the left; return the number of new tokens."""
     import torch
 
     count = 0
@@ -87,12 +104,14 @@ def generation() -> None:
     prompter = Prompter.load(work.model)
     requests = make_requests(work, prompter)
     ours: Any = engine.start(work.settings, work.source, work.model, prompter.end_id)
-    import torch
-    from transformers import AutoModelForCausalLM
     from vllm import TokensPrompt
 
-    plain: Any = AutoModelForCausalLM.from_pretrained(work.model, dtype=getattr(torch, work.settings.dtype))
     prompts = [request.prompt_ids for request in requests]
+    calls, theirs = multiprocessing.get_context("spawn").Pipe()
+    arguments = (theirs, work.model, work.settings.dtype, prompts, prompter.end_id, work.settings.max_new_tokens)
+    plain = multiprocessing.get_context("spawn").Process(target=official, args=arguments, daemon=True)
+    plain.start()
+    calls.recv()  # the model is loaded
     bare_prompts = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
     counts: dict[str, int] = {}
 
@@ -106,7 +125,8 @@ def generation() -> None:
         counts["tokens"] = sum(len(output.outputs[0].token_ids) for output in outputs)
 
     def padded() -> None:
-        counts["official"] = official(plain, prompts, prompter.end_id, work.settings.max_new_tokens)
+        calls.send(True)
+        counts["official"] = calls.recv()
 
     bare()  # the first run of a process pays for memory
     times: dict[str, list[float]] = {"stage": [], "bare": [], "official": []}
@@ -114,6 +134,7 @@ def generation() -> None:
         for name, way in (("stage", stage), ("bare", bare), ("official", padded)):
             ours._llm.reset_prefix_cache()
             times[name].append(timed(way))
+    calls.send(False)
     assert counts["ours"] == len(requests)
     seconds = {name: statistics.median(each) for name, each in times.items()}
     rates = {name: counts["official" if name == "official" else "tokens"] / each for name, each in seconds.items()}

@@ -5,6 +5,7 @@ All end an answer at the same tokens, so in float32 and decoding greedily they a
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 
 from pipeline.continuations import LENGTH, STOP
 from pipeline.params import Section
+from pipeline.prompts import known_places, list_options
 
 
 class ServerParams(Section):
@@ -25,6 +27,19 @@ class ServerParams(Section):
     """Requests under way at a time."""
     retries: Annotated[int, Field(ge=0)]
     """Of a request, with pauses that grow to 8 s: 30 of them ride out a restart of 4 minutes."""
+
+
+class AgreementPrompt(Section):
+    """The section `generate.agreement`: how the LLM is asked which emotion it finds in a transcript's continuation."""
+
+    system: str
+    text: Annotated[str, known_places("options", "transcript", "continuation")]
+    """{options} lists the classes."""
+
+    def fill(self, transcript: str, continuation: str, options: Sequence[str]) -> str:
+        """Return what the user says."""
+        places = {"options": list_options(options), "transcript": transcript, "continuation": continuation}
+        return re.sub(r"\{(\w+)\}", lambda place: places[place[1]], self.text)
 
 
 class GenerateParams(Section):
@@ -44,6 +59,8 @@ class GenerateParams(Section):
     seed: int
     store_logprobs: Annotated[int, Field(ge=0, le=20)]
     """How many of the likeliest tokens to keep at each position, with their log-probabilities."""
+    agreement: AgreementPrompt | None
+    """Of the continuations of emotional speech; null asks nothing."""
     rows_per_part: Annotated[int, Field(ge=1)]
     """Answers that go into the store at a time: what a crash can cost. A slow engine writes after a minute."""
 
@@ -93,6 +110,12 @@ class Engine(Protocol):
         """Answer prompts, each with its position among them, as the answers are ready.
 
         Prompts are taken as there is room for them, so that their number may be any.
+        """
+
+    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
+        """Find how likely given answers are: yield log P(answer | prompt) in nats of each pair of prompt and answer.
+
+        Each comes with its position among the pairs, as it is ready.
         """
 
 

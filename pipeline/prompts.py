@@ -31,7 +31,9 @@ Kind = Literal["semantic", "emotion"]
 SENTINEL = "[[CONTENT]]"  # stands in the template for the instruction and the content
 
 
-def _known_places(*known: str) -> AfterValidator:
+def known_places(*known: str) -> AfterValidator:
+    """Check that a text has no {place} but these."""
+
     def check(text: str) -> str:
         if unknown := set(re.findall(r"\{(\w*)\}", text)) - set(known):
             raise ValueError(f"no place but {' and '.join(f'{{{k}}}' for k in known)}, not {{{min(unknown)}}}")
@@ -45,9 +47,9 @@ class Prompt(Section):
 
     system: str
     """The system message."""
-    text: Annotated[str, _known_places("emotion", "options")]
+    text: Annotated[str, known_places("emotion", "options")]
     """What stands before a transcript; {emotion} is the row's emotion, {options} lists the classes."""
-    speech: Annotated[str, _known_places("options")]
+    speech: Annotated[str, known_places("options")]
     """What stands before the embeddings of a clip; the emotion is for the model to hear."""
 
 
@@ -108,6 +110,10 @@ class Prompter:
     def speech(self, prompt: Prompt, *, options: Sequence[str] = ()) -> PromptIds:
         """Return the prompt around the embeddings of a clip; `options` fills the place of that name."""
         return self._ids(prompt.system, prompt.speech, options, ())
+
+    def words(self, system: str, said: str) -> PromptIds:
+        """Return the prompt of a turn that is text from end to end."""
+        return self._ids(system, "", (), self.content_ids(said))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of an answer, without special tokens and without white space at its ends."""

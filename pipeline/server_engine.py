@@ -7,16 +7,19 @@ end stops the run, and what was answered before is in the store.
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import openai
 
 from pipeline.engine import Answer, GenerateParams, ServerParams, cut
 from pipeline.stage import UserError
+
+Question = TypeVar("Question")
+Reply = TypeVar("Reply")
 
 _TIMEOUT_S = 600.0  # of one answer
 
@@ -42,13 +45,21 @@ class ServerEngine:
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         """Answer prompts as Engine says."""
-        waiting, running = enumerate(prompts), dict[Future[Answer], int]()
+        return self._ask(self._answer, prompts)
+
+    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
+        """Score answers as Engine says."""
+        return self._ask(self._score, answers)
+
+    def _ask(self, ask: Callable[[Question], Reply], questions: Iterable[Question]) -> Iterator[tuple[int, Reply]]:
+        """Ask so many questions at a time; yield replies with the positions of their questions."""
+        waiting, running = enumerate(questions), dict[Future[Reply], int]()
         failure: BaseException | None = None
         with ThreadPoolExecutor(self._server.concurrency) as pool:
             while True:
                 if failure is None:
-                    for position, prompt in itertools.islice(waiting, self._server.concurrency - len(running)):
-                        running[pool.submit(self._answer, list(prompt))] = position
+                    for position, question in itertools.islice(waiting, self._server.concurrency - len(running)):
+                        running[pool.submit(ask, question)] = position
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -60,12 +71,29 @@ class ServerEngine:
         if failure is not None:
             raise failure
 
-    def _answer(self, prompt: list[int]) -> Answer:
+    def _score(self, pair: tuple[Sequence[int], Sequence[int]]) -> float:
+        prompt, answer = pair
+        try:
+            completion = self._client.completions.create(
+                model=self._model, prompt=[*prompt, *answer], max_tokens=1, temperature=0.0, logprobs=0, echo=True
+            )
+        except openai.OpenAIError as error:
+            raise self._failed(error) from None
+        given = completion.choices[0].logprobs
+        if given is None or len(given.token_logprobs or []) < len(prompt) + len(answer):
+            raise UserError(
+                f"generate.server.url: {self._server.url}: expected log-probabilities of the prompt, found none; "
+                "set generate.agreement to null"
+            )
+        assert given.token_logprobs is not None
+        return sum(given.token_logprobs[len(prompt) : len(prompt) + len(answer)])
+
+    def _answer(self, prompt: Sequence[int]) -> Answer:
         params = self._params
         try:
             completion = self._client.completions.create(
                 model=self._model,
-                prompt=prompt,
+                prompt=list(prompt),
                 max_tokens=params.max_new_tokens,
                 temperature=params.temperature,
                 top_p=params.top_p,

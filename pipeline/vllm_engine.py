@@ -53,21 +53,42 @@ class VllmEngine:
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         """Answer prompts as Engine says."""
+        for position, output in self._run((prompt, self._sampling) for prompt in prompts):
+            yield position, self._answer(output.outputs[0])
+
+    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
+        """Score answers as Engine says: as the end of a prompt."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        lengths: list[int] = []
+
+        def whole() -> Iterator[tuple[Sequence[int], Any]]:
+            for prompt, answer in answers:
+                lengths.append(len(answer))
+                yield [*prompt, *answer], sampling
+
+        for position, output in self._run(whole()):
+            steps = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+            yield position, sum(step[token].logprob for token, step in list(steps)[-lengths[position] :])
+
+    def _run(self, requests: Iterable[tuple[Sequence[int], Any]]) -> Iterator[tuple[int, Any]]:
+        """Let vLLM take requests as it finishes others; yield what it gives with the request's position."""
         from vllm import TokensPrompt
 
-        engine, waiting, running = self._llm.llm_engine, enumerate(prompts), dict[str, int]()
+        engine, waiting, running = self._llm.llm_engine, enumerate(requests), dict[str, int]()
         try:
             while True:
-                for position, prompt in itertools.islice(waiting, IN_FLIGHT - len(running)):
+                for position, (prompt, sampling) in itertools.islice(waiting, IN_FLIGHT - len(running)):
                     number = str(next(self._numbers))
-                    engine.add_request(number, TokensPrompt(prompt_token_ids=list(prompt)), self._sampling)
+                    engine.add_request(number, TokensPrompt(prompt_token_ids=list(prompt)), sampling)
                     running[number] = position
                 if not running:
                     return
                 outputs: list[Any] = engine.step()
                 for output in outputs:
                     if output.finished:
-                        yield running.pop(output.request_id), self._answer(output.outputs[0])
+                        yield running.pop(output.request_id), output
         finally:
             engine.abort_request(list(running))
 

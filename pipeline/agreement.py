@@ -1,0 +1,112 @@
+"""Agreement: does the backbone, when it reads a transcript and its continuation, find the emotion that was asked for?
+
+Each class of the run is scored by the log-probability of its name as the answer to a question of its own
+(`generate.agreement`), by the engine that writes continuations. A score is kept in the store as an answer is: on a shelf
+of its own, whose recipe is the question, with the name of the class as the continuation.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from pipeline import continuations
+from pipeline.engine import AgreementPrompt, Engine
+from pipeline.job import Job
+from pipeline.prompts import Prompter
+from pipeline.store import KEY, Shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A transcript with its continuation, to be scored for one class."""
+
+    key: bytes
+    transcript: str
+    continuation: str
+    emotion: str
+
+
+def open_shelf(work: Job, prompt: AgreementPrompt) -> Shelf:
+    """Open the shelf of the scores that one question gives of the run's classes."""
+    text = f"{prompt.text.replace('{options}', ', '.join(sorted(work.classes)))}\n{{emotion}}"
+    recipe = replace(work.recipe, system=prompt.system, text=text, max_new_tokens=0, temperature=0.0, seed=None)
+    return Shelf(recipe)
+
+
+def questions(utterances: pa.Table, answers: pa.Table, classes: Sequence[str], shelf: Shelf) -> list[list[Question]]:
+    """Return the questions of each row, one of each class in the order of `classes`; none of a row without an answer."""
+    asked = []
+    texts, reasons = utterances["text"].to_pylist(), answers["finish_reason"].to_pylist()
+    for text, continuation, reason in zip(texts, answers["continuation"].to_pylist(), reasons, strict=True):
+        both = f"{text}\n{continuation}"
+        wanted = [] if reason in continuations.NOT_GENERATED else classes
+        asked.append([Question(shelf.recipe.key(both, name), text, continuation, name) for name in wanted])
+    return asked
+
+
+def missing(asked: Sequence[Sequence[Question]], shelf: Shelf) -> list[Question]:
+    """Return the distinct questions that the store has no score for."""
+    distinct = {question.key: question for row in asked for question in row}
+    return [distinct[key] for key in shelf.missing(pa.array(distinct, KEY)).to_pylist()]
+
+
+def answer(wanted: Sequence[Question], work: Job, shelf: Shelf, prompter: Prompter, llm: Engine) -> None:
+    """Let the engine score questions, and put the scores on the shelf as they come."""
+    prompt = work.settings.agreement
+    assert prompt is not None
+    options = sorted(work.classes)
+    names = {name: prompter.content_ids(name) for name in options}
+    now = datetime.now(UTC).replace(microsecond=0)
+    rows: list[dict[str, Any]] = []
+
+    def pairs() -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        for each in wanted:
+            filled = prompt.fill(each.transcript, each.continuation, options)
+            yield prompter.words(prompt.system, filled).ids, names[each.emotion]
+
+    try:
+        for position, logprob in tqdm(llm.score(pairs()), total=len(wanted), desc="agreement", disable=None):
+            each = wanted[position]
+            rows.append(
+                {
+                    "key": each.key,
+                    "transcript": f"{each.transcript}\n{each.continuation}",
+                    "emotion": each.emotion,
+                    "prompt_token_ids": [],
+                    "continuation": each.emotion,
+                    "token_ids": names[each.emotion],
+                    "finish_reason": continuations.STOP,
+                    "logprob": logprob,
+                    "top_ids": None,
+                    "top_logprobs": None,
+                    "engine": llm.name,
+                    "hardware": llm.hardware,
+                    "written_at": now,
+                }
+            )
+            if len(rows) == work.settings.rows_per_part:
+                shelf.append(rows)
+                rows = []
+    finally:
+        shelf.append(rows)
+
+
+def read(asked: Sequence[Sequence[Question]], emotions: Sequence[str | None], shelf: Shelf) -> list[float | None]:
+    """Return how likely each row's own emotion is among the classes, from 0 to 1; None of a row without questions."""
+    keys = [question.key for row in asked for question in row]
+    found = dict(zip(keys, shelf.read(pa.array(keys, KEY), {}, ["logprob"])["logprob"].to_pylist(), strict=True))
+    return [_share(row, emotion, found) for row, emotion in zip(asked, emotions, strict=True)]
+
+
+def _share(row: Sequence[Question], emotion: str | None, logprobs: dict[bytes, float]) -> float | None:
+    if not row:
+        return None
+    weights = {question.emotion: logprobs[question.key] for question in row}
+    top = max(weights.values())
+    total = math.fsum(math.exp(weight - top) for weight in weights.values())
+    return math.exp(weights[emotion or ""] - top) / total
