@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import engine, generate, job, manifest, tables
+from pipeline import generate, job, manifest, tables
 from pipeline.job import Job, Request
-from pipeline.prompts import Prompter
 from pipeline.sentences import sentences
 from pipeline.store import Shelf
 
@@ -38,18 +37,18 @@ started = time.perf_counter()
 from pipeline import job
 work = job.open_job("semantic", Path(sys.argv[2]))
 utterances = job.read_utterances(Path(sys.argv[1]))
-missing = job.missing(job.keys_of(utterances, work), work)
+missing = work.shelf.missing(job.keys_of(utterances, work).unique())
 print(f"{len(missing)} {time.perf_counter() - started:.2f}")
 """
 
 
-def make_requests(work: Job, prompter: Prompter) -> list[Request]:
+def make_requests(work: Job) -> list[Request]:
     """Return the prompts of as many transcripts as the benchmark takes."""
     texts = sentences(random.Random(1))
     requests = []
     for _ in range(NUM_PROMPTS):
         text = next(texts)
-        ids = prompter.text(work.prompt, text).ids
+        ids = work.prompter.text(work.prompt, text).ids
         requests.append(Request(work.recipe.key(text, None), text, None, ids))
     return requests
 
@@ -83,10 +82,8 @@ def timed(do: Callable[[], object]) -> float:
 def generation() -> None:
     """Print tokens a second of the three ways, and the ratios."""
     work = job.open_job("semantic", PARAMS)
-    engine.prepare(work.settings)
-    prompter = Prompter.load(work.model)
-    requests = make_requests(work, prompter)
-    ours: Any = engine.start(work.settings, work.source, work.model, prompter.end_id)
+    requests = make_requests(work)
+    ours: Any = work.start_engine()
     import torch
     from transformers import AutoModelForCausalLM
     from vllm import TokensPrompt
@@ -99,14 +96,14 @@ def generation() -> None:
     def stage() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["BLSP_STORE"] = folder
-            counts["ours"] = generate.answer(requests, job.open_job("semantic", PARAMS), prompter, ours)
+            counts["ours"] = generate.answer(requests, job.open_job("semantic", PARAMS), ours)
 
     def bare() -> None:
         outputs = ours._llm.generate(bare_prompts, ours._sampling, use_tqdm=False)
         counts["tokens"] = sum(len(output.outputs[0].token_ids) for output in outputs)
 
     def padded() -> None:
-        counts["official"] = official(plain, prompts, prompter.end_id, work.settings.max_new_tokens)
+        counts["official"] = official(plain, prompts, work.prompter.end_id, work.settings.max_new_tokens)
 
     bare()  # the first run of a process pays for memory
     times: dict[str, list[float]] = {"stage": [], "bare": [], "official": []}

@@ -94,7 +94,7 @@ def test_a_generation_that_is_killed_again_and_again_loses_and_doubles_nothing(p
     assert all(before < after for before, after in itertools.pairwise(stored))
     assert stored[-1] < num_rows, "the last run was not killed half way"
     assert all(count % ROWS_PER_PART == 0 for count in stored)  # whole parts: of what was ready, less than one is lost
-    asked = re.search(r"([\d,]+) to answer", start(project).communicate()[0])
+    asked = re.search(r"to answer +([\d,]+):", start(project).communicate()[0])
     assert asked
     assert int(asked[1].replace(",", "")) == num_rows - stored[-1]
     check(project, store, num_rows)
