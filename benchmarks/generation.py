@@ -20,9 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import engine, generate, job, manifest, tables
+from pipeline import generate, job, manifest, tables
 from pipeline.job import Job, Request
-from pipeline.prompts import Prompter
 from pipeline.sentences import sentences
 from pipeline.store import Shelf
 
@@ -39,18 +38,18 @@ started = time.perf_counter()
 from pipeline import job
 work = job.open_job("semantic", Path(sys.argv[2]))
 utterances = job.read_utterances(Path(sys.argv[1]))
-missing = job.missing(job.keys_of(utterances, work), work)
+missing = work.shelf.missing(job.keys_of(utterances, work).unique())
 print(f"{len(missing)} {time.perf_counter() - started:.2f}")
 """
 
 
-def make_requests(work: Job, prompter: Prompter) -> list[Request]:
+def make_requests(work: Job) -> list[Request]:
     """Return the prompts of as many transcripts as the benchmark takes."""
     texts = sentences(random.Random(1))
     requests = []
     for _ in range(NUM_PROMPTS):
         text = next(texts)
-        ids = prompter.text(work.prompt, text).ids
+        ids = work.prompter.text(work.prompt, text).ids
         requests.append(Request(work.recipe.key(text, None), text, None, ids))
     return requests
 
@@ -100,15 +99,13 @@ def timed(do: Callable[[], object]) -> float:
 def generation() -> None:
     """Print tokens a second of the three ways, and the ratios."""
     work = job.open_job("semantic", PARAMS)
-    engine.prepare(work.settings)
-    prompter = Prompter.load(work.model)
-    requests = make_requests(work, prompter)
-    ours: Any = engine.start(work.settings, work.source, work.model, prompter.end_id)
+    requests = make_requests(work)
+    ours: Any = work.start_engine()
     from vllm import TokensPrompt
 
     prompts = [request.prompt_ids for request in requests]
     calls, theirs = multiprocessing.get_context("spawn").Pipe()
-    arguments = (theirs, work.model, work.settings.dtype, prompts, prompter.end_id, work.settings.max_new_tokens)
+    arguments = (theirs, work.model, work.settings.dtype, prompts, work.prompter.end_id, work.settings.max_new_tokens)
     plain = multiprocessing.get_context("spawn").Process(target=official, args=arguments, daemon=True)
     plain.start()
     calls.recv()  # the model is loaded
@@ -118,7 +115,7 @@ def generation() -> None:
     def stage() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["BLSP_STORE"] = folder
-            counts["ours"] = generate.answer(requests, job.open_job("semantic", PARAMS), prompter, ours)
+            counts["ours"] = generate.answer(requests, job.open_job("semantic", PARAMS), ours)
 
     def bare() -> None:
         outputs = ours._llm.generate(bare_prompts, ours._sampling, use_tqdm=False)

@@ -193,11 +193,12 @@ def generate(
     \b
     JSON: rows, left_out, prompts, stored, prompt_tokens, new_tokens, minutes.
     """
-    from pipeline import choices, job, regeneration, selection
+    from pipeline import choices, job, plans, regeneration, selection
 
     selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
-    work = regeneration.prepare(selected, job.open_job(kind, params_file), anew=force)
-    _print(work.plan, regeneration.describe(work), as_json)
+    opened = job.open_job(kind, params_file)
+    work = plans.make(selected, job.keys_of(selected, opened), opened, anew=force)
+    _print(work.plan, plans.describe(work), as_json)
     if preview:
         say("")
         say(regeneration.preview(work, preview))

@@ -1,12 +1,12 @@
 """Agreement: does the backbone, when it reads a transcript and its continuation, find the emotion that was asked for?
 
-Each class of the run is scored by the log-probability of its name as the answer to a question of its own
-(`generate.agreement`), by the engine that writes continuations. A score is kept in the store as an answer is: on a shelf
-of its own, whose recipe is the question, with the name of the class as the continuation.
+Each class of the run is scored by the log-probability of its name as the answer to the question `generate.agreement`, by
+the engine that writes continuations. A score is kept in the store as an answer is: on a shelf of its own, whose recipe
+is the question, with the name of the class as the continuation.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +17,9 @@ from tqdm import tqdm
 from pipeline import continuations
 from pipeline.engine import AgreementPrompt, Engine
 from pipeline.job import Job
-from pipeline.prompts import Prompter
 from pipeline.store import KEY, Shelf
+
+StartEngine = Callable[[], Engine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,16 @@ class Question:
     emotion: str
 
 
+def judge(utterances: pa.Table, answers: pa.Table, work: Job, prompt: AgreementPrompt, start: StartEngine) -> pa.Table:
+    """Fill the column `agreement` of continuations; the engine is started where scores are missing."""
+    shelf = open_shelf(work, prompt)
+    asked = questions(utterances, answers, sorted(work.classes), shelf)
+    if wanted := missing(asked, shelf):
+        score(wanted, work, prompt, shelf, start())
+    shares = pa.array(read(asked, utterances["emotion"].to_pylist(), shelf), pa.float64())
+    return answers.set_column(answers.schema.get_field_index("agreement"), "agreement", shares)
+
+
 def open_shelf(work: Job, prompt: AgreementPrompt) -> Shelf:
     """Open the shelf of the scores that one question gives of the run's classes."""
     text = f"{prompt.text.replace('{options}', ', '.join(sorted(work.classes)))}\n{{emotion}}"
@@ -39,7 +50,7 @@ def open_shelf(work: Job, prompt: AgreementPrompt) -> Shelf:
 
 
 def questions(utterances: pa.Table, answers: pa.Table, classes: Sequence[str], shelf: Shelf) -> list[list[Question]]:
-    """Return the questions of each row, one of each class in the order of `classes`; none of a row without an answer."""
+    """Return the questions of each row, one of each class in the order of `classes`; none where nothing was answered."""
     asked = []
     texts, reasons = utterances["text"].to_pylist(), answers["finish_reason"].to_pylist()
     for text, continuation, reason in zip(texts, answers["continuation"].to_pylist(), reasons, strict=True):
@@ -55,10 +66,9 @@ def missing(asked: Sequence[Sequence[Question]], shelf: Shelf) -> list[Question]
     return [distinct[key] for key in shelf.missing(pa.array(distinct, KEY)).to_pylist()]
 
 
-def answer(wanted: Sequence[Question], work: Job, shelf: Shelf, prompter: Prompter, llm: Engine) -> None:
+def score(wanted: Sequence[Question], work: Job, prompt: AgreementPrompt, shelf: Shelf, llm: Engine) -> None:
     """Let the engine score questions, and put the scores on the shelf as they come."""
-    prompt = work.settings.agreement
-    assert prompt is not None
+    prompter = work.prompter
     options = sorted(work.classes)
     names = {name: prompter.content_ids(name) for name in options}
     now = datetime.now(UTC).replace(microsecond=0)

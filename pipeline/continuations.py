@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("engine", pa.string()),  # name and version, as in "vllm 0.32.0"
         ("logprob", pa.float64()),  # of the answer with its end token, in nats, as the LLM itself finds it
         ("generation", pa.int32()),  # counts the answers that the store has to the same prompt, from 1
+        ("agreement", pa.float64()),  # P(the row's emotion), as the LLM finds it in the answer; null where not asked
     ]
 )
 

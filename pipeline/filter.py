@@ -42,6 +42,8 @@ class FilterParams(Section):
     max_other_language: Share | None
     max_repetition: Share | None
     max_echo: Share | None
+    min_agreement: Share | None
+    """Of the emotion that was asked for, as the LLM itself finds it (pipeline/agreement.py)."""
 
     @model_validator(mode="after")
     def _check_durations(self) -> Self:
@@ -88,6 +90,11 @@ def make_rules(settings: FilterParams) -> list[Rule]:
         ),
         Rule("repetition", lambda row: quality.repetition(row["continuation"]), highest=settings.max_repetition),
         Rule("echo", lambda row: row["echo"], highest=settings.max_echo),
+        Rule(
+            "other emotion",
+            lambda row: 1.0 if row["agreement"] is None else row["agreement"],
+            lowest=settings.min_agreement,
+        ),
         Rule("too many tokens", lambda row: row["num_tokens"], highest=settings.max_tokens),
     ]
     return [rule for rule in rules if rule.lowest is not None or rule.highest is not None]
@@ -151,6 +158,11 @@ def main(
     llm = params.load(params_file, "models.llm", Weights)
     utterances = manifest.read(manifest_file)
     answers = tables.read(continuations_file, continuations.SCHEMA)
+    if settings.min_agreement is not None and answers["agreement"].null_count == len(answers):
+        raise UserError(
+            f"filter.{kind}.min_agreement: {continuations_file} has no agreement; expected generate.agreement with it, "
+            "and emotional speech"
+        )
 
     rows = judge_all(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))
     usable = [row for row in rows if row["reason"] is None]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,16 +19,18 @@ import pyarrow.compute as pc
 import typer
 from tqdm import tqdm
 
-from pipeline import choices, continuations, engine, job, tables
+from pipeline import agreement, choices, continuations, job, plans, tables
+from pipeline.agreement import StartEngine
 from pipeline.engine import Answer, Engine
 from pipeline.job import Job, Request
 from pipeline.params import ParamsFile
+from pipeline.plans import Work
 from pipeline.prompts import Kind, Prompter
 from pipeline.stage import UserError, run, say
 
 PART_S = 60.0  # after which the answers of a slow engine are written, however few
 
-_STORED = [name for name in continuations.SCHEMA.names if name != "id"]
+_STORED = [name for name in continuations.SCHEMA.names if name not in ("id", "agreement")]
 
 
 @dataclass(slots=True)
@@ -35,7 +38,6 @@ class Progress:
     """Requests on their way through an engine to the shelf."""
 
     job: Job
-    prompter: Prompter
     llm: Engine
     anew: bool
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -51,7 +53,7 @@ class Progress:
 
     def take(self, request: Request, answer: Answer) -> bool:
         """Take an answer; return whether it completes a part."""
-        self.rows.append(_row(request, answer, self.prompter, self.llm))
+        self.rows.append(_row(request, answer, self.job.prompter, self.llm))
         self.num_tokens += len(answer.token_ids)
         return len(self.rows) == self.job.settings.rows_per_part or time.monotonic() - self.started > PART_S
 
@@ -61,7 +63,7 @@ class Progress:
         self.rows, self.num_tokens, self.started = [], 0, time.monotonic()
 
 
-def answer(requests: Sequence[Request], work: Job, prompter: Prompter, llm: Engine, *, anew: bool = False) -> int:
+def answer(requests: Sequence[Request], work: Job, llm: Engine, *, anew: bool = False) -> int:
     """Let the engine answer, and put the answers on the shelf as they come; return how many went there.
 
     Processes that answer the same requests share the work: the second one begins elsewhere, and what another has
@@ -76,7 +78,7 @@ def answer(requests: Sequence[Request], work: Job, prompter: Prompter, llm: Engi
                 fed.append(request)
                 yield request.prompt_ids
 
-    progress = Progress(work, prompter, llm, anew)
+    progress = Progress(work, llm, anew)
     bar = tqdm(total=len(requests), desc=f"generate {work.kind}", unit="row", disable=None)
     with bar, work.shelf.writing() as is_first:
         middle = 0 if is_first else random.randrange(len(requests))
@@ -111,37 +113,12 @@ def _row(request: Request, given: Answer, prompter: Prompter, llm: Engine) -> di
     }
 
 
-def fill(utterances: pa.Table, keys: pa.Array, work: Job) -> Counter[str]:
-    """Generate what the shelf lacks of the utterances' answers; return how many were generated, by engine.
-
-    A prompt that leaves no room for an answer is left out.
-    """
-    wanted = job.missing(keys, work)
-    if not len(wanted):
+def carry_out(work: Work, start: StartEngine, *, anew: bool = False) -> Counter[str]:
+    """Answer what a plan asks for; return how many answers were written, by engine, which is not started for none."""
+    if not work.requests:
         return Counter()
-    engine.prepare(work.settings)
-    prompter = Prompter.load(work.model)
-    requests = job.make_requests(utterances, keys, wanted, work, prompter)
-    limit = work.settings.max_prompt_tokens
-    fitting = [request for request in requests if len(request.prompt_ids) <= limit]
-    if not fitting:
-        return Counter()
-    say(f"generate {work.kind}: {describe_plan(fitting, work)}")
-    llm = engine.start(work.settings, work.source, work.model, prompter.end_id)
-    return Counter({llm.name: answer(fitting, work, prompter, llm)})
-
-
-def describe_plan(requests: Sequence[Request], work: Job) -> str:
-    """Say what the engine is about to do, and how long that takes at the rate of the newest part."""
-    num_prompt = sum(len(request.prompt_ids) for request in requests)
-    num_new = len(requests) * work.settings.max_new_tokens
-    plan = f"{len(requests):,} to answer: {num_prompt:,} tokens of prompts, at most {num_new:,} new ones"
-    rate = work.shelf.tokens_per_s()
-    return (
-        plan
-        if rate is None
-        else f"{plan}; at most {num_new / rate / 60:,.1f} min at the {rate:,.0f} tok/s of last time"
-    )
+    llm = start()
+    return Counter({llm.name: answer(work.requests, work.job, llm, anew=anew)})
 
 
 def project(utterances: pa.Table, keys: pa.Array, work: Job, chosen: dict[bytes, int]) -> pa.Table:
@@ -153,6 +130,7 @@ def project(utterances: pa.Table, keys: pa.Array, work: Job, chosen: dict[bytes,
     no_ids = pa.scalar([], pa.list_(pa.int32()))
     defaults = {"continuation": "", "token_ids": no_ids, "finish_reason": reason, "engine": ""}
     columns = {name: pc.coalesce(found[name], defaults[name]) if name in defaults else found[name] for name in _STORED}
+    columns["agreement"] = pa.nulls(len(keys), pa.float64())
     return pa.table({"id": utterances["id"], **columns}).cast(continuations.SCHEMA)
 
 
@@ -169,8 +147,14 @@ def main(
     work = job.open_job(kind, params_file)
     utterances = job.read_utterances(manifest_file)
     keys = job.keys_of(utterances, work)
-    generated = fill(utterances, keys, work)
+    todo = plans.make(utterances, keys, work)
+    if todo.requests:
+        say(plans.describe(todo))
+    start = cache(work.start_engine)
+    generated = carry_out(todo, start)
     answers = project(utterances, keys, work, choices.read(choices_file, work.recipe.name))
+    if kind == "emotion" and work.settings.agreement is not None:
+        answers = agreement.judge(utterances, answers, work, work.settings.agreement, start)
     reasons = Counter(answers["finish_reason"].to_pylist())
     if not reasons[continuations.STOP] + reasons[continuations.LENGTH]:
         found = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())

@@ -1,13 +1,14 @@
-"""What a run of generate has to answer: the utterances of a manifest, and of them what no one has answered yet."""
+"""What a run of generate has to answer: the utterances of a manifest, as prompts for the LLM of the parameters."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import manifest, params, recipe, tables, taxonomy
-from pipeline.engine import GenerateParams
+from pipeline import engine, manifest, params, recipe, tables, taxonomy
+from pipeline.engine import Engine, GenerateParams
 from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.recipe import Recipe
 from pipeline.store import KEY, Shelf
@@ -16,7 +17,7 @@ from pipeline.weights import Weights, fetch
 READ = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "text", "emotion")])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """The parameters of a run, and the shelf of its answers."""
 
@@ -35,6 +36,16 @@ class Job:
     def recipe(self) -> Recipe:
         """What the answers depend on, beside the utterance."""
         return self.shelf.recipe
+
+    @cached_property
+    def prompter(self) -> Prompter:
+        """The LLM's tokenizer, loaded when it is first asked for."""
+        engine.prepare(self.settings)
+        return Prompter.load(self.model)
+
+    def start_engine(self) -> Engine:
+        """Load the LLM."""
+        return engine.start(self.settings, self.source, self.model, self.prompter.end_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +88,12 @@ def keys_of(utterances: pa.Table, job: Job) -> pa.Array:
     return pa.array([key(text, emotion) if text and emotion in job.classes else None for text, emotion in pairs], KEY)
 
 
-def missing(keys: pa.Array, job: Job) -> pa.Array:
-    """Return the distinct keys that have no answer yet, in their order."""
-    return job.shelf.missing(keys.drop_null().unique())
-
-
-def make_requests(
-    utterances: pa.Table, keys: pa.Array, wanted: pa.Array, job: Job, prompter: Prompter
-) -> list[Request]:
+def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, job: Job) -> list[Request]:
     """Make a request of each of the `wanted` among the utterances' keys."""
     rows = utterances.take(pc.index_in(wanted, value_set=keys)).to_pylist()
     requests = []
     for key, row in zip(wanted.to_pylist(), rows, strict=True):
         emotion = row["emotion"] if job.recipe.names_emotion else None
-        requests.append(Request(key, row["text"], emotion, prompter.text(job.prompt, row["text"], emotion=emotion).ids))
+        prompt = job.prompter.text(job.prompt, row["text"], emotion=emotion)
+        requests.append(Request(key, row["text"], emotion, prompt.ids))
     return requests

@@ -24,7 +24,8 @@ from pipeline.weights import ModelsParams
 TEXTS = ["kids are talking", "dogs are sitting", "kids are talking", "yes"]
 SETTINGS = {
     "engine": "transformers", "server": None, "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
-    "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "rows_per_part": 2,
+    "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None,
+        "rows_per_part": 2,
 }  # fmt: skip
 
 
@@ -36,11 +37,17 @@ class EchoEngine:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, ...]] = []
+        self.scored: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         for position, prompt in enumerate(prompts):
             self.asked.append(tuple(prompt))
             yield position, Answer(tuple(prompt[-3:]), continuations.STOP, -0.5)
+
+    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
+        for position, (prompt, answer) in reversed(list(enumerate(answers))):
+            self.scored.append((tuple(prompt), tuple(answer)))
+            yield position, -float(len(answer))
 
 
 def write_manifest(path: Path, texts: Sequence[str | None] = TEXTS, emotion: str | None = "sad") -> Path:
@@ -97,8 +104,8 @@ def test_rows_come_by_id_and_say_which_engine_wrote_them(
     # the prompt ends with "assistant\n", and a new line is space
     assert {row["continuation"] for row in rows} == {"nt"}
     assert {(row["engine"], row["logprob"], row["generation"]) for row in rows} == {("echo 1", -0.5, 1)}
-    plan, done = capsys.readouterr().out.splitlines()
-    assert plan == "generate semantic: 3 to answer: 146 tokens of prompts, at most 36 new ones"
+    *plan, done = capsys.readouterr().out.splitlines()
+    assert "  to answer  3: 146 tokens, at most 36 new ones" in plan
     assert done == "generate semantic: 4 rows, 3 distinct prompts, 3 generated (echo 1); 0 answers cut"
 
 
@@ -194,9 +201,8 @@ def test_a_chosen_generation_counts(tmp_path: Path, llm: Path, echo: EchoEngine)
     work = job.open_job("semantic", tmp_path / "params.yaml")
     utterances = job.read_utterances(tmp_path / "manifest.parquet")
     keys = job.keys_of(utterances, work)
-    prompter = Prompter.load(llm)
-    requests = job.make_requests(utterances, keys, keys[:1], work, prompter)
-    assert generate.answer(requests, work, prompter, echo, anew=True) == 1
+    requests = job.make_requests(utterances, keys, keys[:1], work)
+    assert generate.answer(requests, work, echo, anew=True) == 1
     choices.add(tmp_path / "choices.csv", work.recipe.name, {keys[0].as_py(): 2})
     assert [row["generation"] for row in run_generate(tmp_path, llm)] == [2, 1]
 

@@ -38,7 +38,8 @@ def project(tmp_path: Path, tiny_models: ModelsParams) -> Path:
     prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
     settings = {
         "engine": "vllm", "server": None, "dtype": "float32", "max_new_tokens": 48, "max_model_len": 160,
-        "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "rows_per_part": ROWS_PER_PART,
+        "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None,
+        "rows_per_part": ROWS_PER_PART,
     }  # fmt: skip
     sections = {
         "models": {"encoder": source, "llm": source},
@@ -94,7 +95,7 @@ def test_a_generation_that_is_killed_again_and_again_loses_and_doubles_nothing(p
     assert all(before < after for before, after in itertools.pairwise(stored))
     assert stored[-1] < num_rows, "the last run was not killed half way"
     assert all(count % ROWS_PER_PART == 0 for count in stored)  # whole parts: of what was ready, less than one is lost
-    asked = re.search(r"([\d,]+) to answer", start(project).communicate()[0])
+    asked = re.search(r"to answer +([\d,]+):", start(project).communicate()[0])
     assert asked
     assert int(asked[1].replace(",", "")) == num_rows - stored[-1]
     check(project, store, num_rows)

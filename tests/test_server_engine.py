@@ -95,6 +95,7 @@ def connect(llm: Path, server: Server, retries: int = 3, **settings: Any) -> Ser
             "top_p": 1.0,
             "seed": 1,
             "store_logprobs": 0,
+            "agreement": None,
             "rows_per_part": 2,
             **settings,
         }
