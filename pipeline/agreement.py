@@ -1,8 +1,8 @@
 """Agreement: does the backbone, when it reads a transcript and its continuation, find the emotion that was asked for?
 
-Each class of the run is scored by the log-probability of its name as the answer to the question `generate.agreement`, by
-the engine that writes continuations. A score is kept in the store as an answer is: on a shelf of its own, whose recipe
-is the question, with the name of the class as the continuation.
+Each class of the run is scored by the log-probability of its name as the answer to the question `generate.agreement`,
+by the engine that writes continuations. A score is kept in the store as an answer is: on a shelf of its own, whose
+recipe is the question, with the name of the class as the continuation.
 """
 
 import math
@@ -50,7 +50,7 @@ def open_shelf(work: Job, prompt: AgreementPrompt) -> Shelf:
 
 
 def questions(utterances: pa.Table, answers: pa.Table, classes: Sequence[str], shelf: Shelf) -> list[list[Question]]:
-    """Return the questions of each row, one of each class in the order of `classes`; none where nothing was answered."""
+    """Return the questions of each row, one of each of `classes` in their order; none where nothing was answered."""
     asked = []
     texts, reasons = utterances["text"].to_pylist(), answers["finish_reason"].to_pylist()
     for text, continuation, reason in zip(texts, answers["continuation"].to_pylist(), reasons, strict=True):

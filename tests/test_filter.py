@@ -14,11 +14,11 @@ from pipeline.weights import ModelsParams
 LIMITS: dict[str, Any] = {
     "min_duration_s": 1.0, "max_duration_s": 30.0, "max_tokens": 100, "min_words": 1, "drop_truncated": False,
     "drop_refusals": True, "drop_model_talk": True, "max_prompt_words": 5, "max_non_text": 0.5,
-    "max_other_language": 0.9, "max_repetition": 0.5, "max_echo": None,
+    "max_other_language": 0.9, "max_repetition": 0.5, "max_echo": None, "min_agreement": None,
 }  # fmt: skip
 USABLE = {
     "duration_s": 2.0, "text": "kids are talking", "language": "en", "continuation": "Well, let us hear what they say.",
-    "finish_reason": continuations.STOP, "echo": 0.0, "num_tokens": 100,
+    "finish_reason": continuations.STOP, "echo": 0.0, "num_tokens": 100, "agreement": 0.3,
     "prompt": "You are a helpful assistant.\nContinue the following sentence in a coherent style: ",
 }  # fmt: skip
 
@@ -64,6 +64,9 @@ def test_each_rule_drops_with_its_reason_and_score(row: dict[str, Any], reason: 
         ({"finish_reason": continuations.LENGTH}, {"drop_truncated": True}, "truncated"),
         ({"continuation": "Well."}, {"min_words": 2}, "too few words"),
         ({"echo": 0.9}, {"max_echo": 0.8}, "echo"),
+        ({}, {"min_agreement": 0.3}, None),
+        ({}, {"min_agreement": 0.4}, "other emotion"),
+        ({"agreement": None}, {"min_agreement": 0.4}, None),
     ],
 )
 def test_limits_are_the_parameters(row: dict[str, Any], limits: dict[str, Any], reason: str | None) -> None:
@@ -133,6 +136,14 @@ def test_no_usable_row_is_a_mistake(tmp_path: Path, tiny_models: ModelsParams) -
     with pytest.raises(UserError, match=r"answers\.parquet: no usable row of 1 \(1 empty\); expected at least one"):
         run_filter(tmp_path, tiny_models, [("yes", "")])
     assert not (tmp_path / "kept.parquet").exists()
+
+
+def test_a_limit_of_agreement_needs_agreement(
+    tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIMITS, "min_agreement", 0.2)
+    with pytest.raises(UserError, match=r"filter.emotion.min_agreement: .*answers.parquet has no agreement; expected"):
+        run_filter(tmp_path, tiny_models, [("yes", "Oh.")])
 
 
 def test_an_utterance_without_a_continuation_is_named(tmp_path: Path, tiny_models: ModelsParams) -> None:

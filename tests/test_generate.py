@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,14 +15,15 @@ import yaml
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pipeline import choices, continuations, engine, generate, job, manifest, tables
-from pipeline.engine import Answer, GenerateParams
+from pipeline import agreement, choices, continuations, engine, generate, job, manifest, store, tables
+from pipeline.engine import AgreementPrompt, Answer, GenerateParams
 from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.transformers_engine import TransformersEngine
 from pipeline.weights import ModelsParams
 
 TEXTS = ["kids are talking", "dogs are sitting", "kids are talking", "yes"]
+QUESTION = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
 SETTINGS = {
     "engine": "transformers", "server": None, "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
     "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None,
@@ -314,6 +316,85 @@ def test_the_likeliest_tokens_are_kept_at_each_position(tmp_path: Path, llm: Pat
     assert sum(step[0] for step in kept["top_logprobs"]) == pytest.approx(kept["logprob"], abs=1e-4)
 
 
+def ask(folder: Path, llm: Path, question: dict[str, str] | None = QUESTION, kind: Kind = "emotion") -> Path:
+    params_file = write_params(folder / "params.yaml", llm, agreement=question)
+    output = folder / "continuations.parquet"
+    generate.main(kind, folder / "manifest.parquet", output, folder / "choices.csv", params_file)
+    return output
+
+
+def test_agreement_is_the_share_of_the_emotion_among_the_classes(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes", "no", None], emotion="sad")
+    rows = read_rows(ask(tmp_path, llm))
+    sad, happy = math.exp(-3), math.exp(-5)
+    assert [row["agreement"] for row in rows] == [
+        pytest.approx(sad / (sad + happy)),
+        pytest.approx(0.88, abs=0.01),
+        None,
+    ]
+    work = job.open_job("emotion", tmp_path / "params.yaml")
+    asked = work.prompter.tokenizer.decode(list(echo.scored[-1][0]))
+    assert f"Which of happy or sad? yes / {rows[0]['continuation']}" in asked
+    assert sorted(work.prompter.decode(name) for _, name in echo.scored) == ["happy", "happy", "sad", "sad"]
+
+
+def test_a_score_is_found_once(tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes"])
+    first = ask(tmp_path, llm).read_bytes()
+    assert len(echo.scored) == 4
+    write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes", "perhaps"])
+    ask(tmp_path, llm)
+    assert len(echo.scored) == 6
+    monkeypatch.setattr(engine, "start", lambda *_: pytest.fail("nothing is missing"))
+    write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes"])
+    assert ask(tmp_path, llm).read_bytes() == first
+
+
+def test_another_question_is_asked_without_another_answer(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes"])
+    ask(tmp_path, llm)
+    ask(tmp_path, llm, {**QUESTION, "system": "T"})
+    assert (len(echo.asked), len(echo.scored)) == (1, 4)
+
+
+def test_a_crash_keeps_the_scores_so_far(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes", "no"])
+    params_file = write_params(tmp_path / "params.yaml", llm, agreement=QUESTION)
+    work = job.open_job("emotion", params_file)
+    prompt = AgreementPrompt.model_validate(QUESTION)
+    shelf = agreement.open_shelf(work, prompt)
+    utterances = job.read_utterances(tmp_path / "manifest.parquet")
+    answers = generate.project(utterances, job.keys_of(utterances, work), work, {})
+    generate.answer(job.make_requests(utterances, keys := job.keys_of(utterances, work), keys, work), work, echo)
+    answers = generate.project(utterances, keys, work, {})
+    asked = agreement.questions(utterances, answers, sorted(work.classes), shelf)
+
+    class Failing(EchoEngine):
+        def score(self, answers):  # type: ignore[no-untyped-def]
+            for number, scored in enumerate(super().score(answers)):
+                if number == 3:
+                    raise KeyboardInterrupt
+                yield scored
+
+    with pytest.raises(KeyboardInterrupt):
+        agreement.score(agreement.missing(asked, shelf), work, prompt, shelf, Failing())
+    assert len(agreement.missing(asked, agreement.open_shelf(work, prompt))) == 1
+
+
+def test_without_a_question_and_for_stage_1_nothing_is_scored(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes"])
+    assert read_rows(ask(tmp_path, llm, None))[0]["agreement"] is None
+    assert read_rows(ask(tmp_path, llm, kind="semantic"))[0]["agreement"] is None
+    assert not echo.scored
+    assert len(list(store.shelves())) == 2
+
+
+def test_a_question_with_an_unknown_place_is_told(tmp_path: Path, llm: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes"])
+    with pytest.raises(UserError, match=r"generate.agreement.text: .*not \{emotion\}"):
+        ask(tmp_path, llm, {"system": "S", "text": "Is it {emotion}?"})
+
+
 def test_a_machine_without_vllm_is_told_of_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_none(package: str) -> str:
         raise PackageNotFoundError(package)
@@ -363,6 +444,35 @@ def test_vllm_itself_writes_the_same_tokens_as_transformers(tmp_path: Path, llm:
     logprobs = [row.pop("logprob") for row in rows]
     assert logprobs == pytest.approx([row.pop("logprob") for row in expected], abs=1e-3)
     assert rows == [{name: row[name] for name in row if name != "engine"} for row in expected]
+
+
+@pytest.mark.slow
+def test_vllm_itself_finds_answers_as_likely_as_transformers(tmp_path: Path, llm: Path) -> None:
+    model = write_llm_for_vllm(tmp_path / "llm", llm)
+    (tmp_path / "score.py").write_text(SCORING)
+    scores = [json.loads(_score(name, tmp_path / "score.py", model)) for name in ("transformers", "vllm")]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+
+
+SCORING = """
+import json, sys
+from pathlib import Path
+from pipeline import engine
+from pipeline.engine import GenerateParams
+settings = GenerateParams.model_validate({**json.loads(sys.argv[3]), "engine": sys.argv[1]})
+engine.prepare(settings)
+llm = engine.start(settings, "here", Path(sys.argv[2]), 0)
+pairs = [(range(10, 10 + length), [20, 21][: 1 + length % 2]) for length in (16, 31, 32, 3)]
+scores = dict(llm.score(pairs))
+print(json.dumps([scores[i] for i in range(len(pairs))]))
+"""
+
+
+def _score(name: str, script: Path, model: Path) -> str:
+    command = [sys.executable, str(script), name, str(model), json.dumps(SETTINGS)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    said = subprocess.run(command, check=True, env=env, capture_output=True, text=True).stdout
+    return said.strip().splitlines()[-1]
 
 
 def pick_end(model: Path, text: str) -> int:

@@ -127,6 +127,21 @@ def test_a_server_that_answers_in_text_alone_is_understood(llm: Path, serve: Cal
     assert dict(engine.generate([[0], [1]])) == {0: Answer(ids, "length"), 1: Answer(ids, "stop")}
 
 
+def test_given_answers_are_scored_as_the_end_of_a_prompt(llm: Path, serve: Callable[..., Server]) -> None:
+    def reply(prompt: list[int]) -> tuple[int, dict[str, Any]]:
+        logprobs = [None, *(-float(token) for token in prompt[1:]), -100.0]
+        return 200, {"index": 0, "text": "x", "finish_reason": "length", "logprobs": {"token_logprobs": logprobs}}
+
+    server = serve(reply)
+    assert dict(connect(llm, server).score([([1, 2], [3]), ([1], [4, 5])])) == {0: -3.0, 1: -9.0}
+    assert {(body["echo"], body["max_tokens"]) for body in server.asked} == {(True, 1)}
+
+
+def test_a_server_that_scores_no_prompt_is_told(llm: Path, serve: Callable[..., Server]) -> None:
+    with pytest.raises(UserError, match=r"expected log-probabilities of the prompt, found none; set generate.agreement"):
+        list(connect(llm, serve()).score([([1, 2, 3], [4])]))
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_request_that_fails_for_now_is_repeated(llm: Path, serve: Callable[..., Server], status: int) -> None:
     left = [2]
