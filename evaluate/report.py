@@ -188,7 +188,7 @@ def _percent(share: float, digits: int = 1) -> str:
 def main(
     metrics: Annotated[Path, typer.Option(help="Numbers that score wrote.")],
     predictions: Annotated[Path, typer.Option(help="Folder that respond wrote.")],
-    models: Annotated[Path, typer.Option(help="Folder of the trained models, for their losses.")],
+    models_folder: Annotated[Path, typer.Option("--models", help="Folder of the trained models, for their losses.")],
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests and continuations.")],
     output: Annotated[Path, typer.Option(help="HTML file to write.")],
     params_file: ParamsFile = Path("params.yaml"),
@@ -197,6 +197,8 @@ def main(
     params = load(params_file, "report", ReportParams)
     emotions = taxonomy.read_classes(params_file)
     percent = f"{100 * load(params_file, 'score', ScoreParams).confidence:g}\N{NO-BREAK SPACE}%"
+    models = load(params_file, "models", dict[str, dict[str, Any]])
+    generator = load(params_file, "generate", dict[str, Any])["generator"]
     numbers = _read_metrics(metrics)
     rows = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in losses.KINDS}
     recognised = read_recognition(predictions / "emotion" / "recognition.parquet", emotions)
@@ -213,8 +215,9 @@ def main(
         examples=read_examples(predictions / "emotion" / "examples.parquet").to_pylist(),
         parts=[part for kind in losses.KINDS for part in summarise_parts(kind, rows[kind])],
         continuations=[_read_continuations(manifests / "continuations", kind) for kind in losses.KINDS],
-        curves={kind: Markup(plots.draw_losses(losses.read(models, kind))) for kind in losses.KINDS},
-        models=load(params_file, "models", dict[str, dict[str, Any]]),
+        curves={kind: Markup(plots.draw_losses(losses.read(models_folder, kind))) for kind in losses.KINDS},
+        models=models,
+        generator=None if generator == models["llm"] else generator,
         prompts=load(params_file, "prompts", dict[str, dict[str, str]]),
         parameters=params_file.read_text(encoding="utf-8"),
     )

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from pipeline.continuations import LENGTH, STOP
 from pipeline.params import Section
 from pipeline.prompts import known_places, list_options
+from pipeline.weights import Weights
 
 
 class ServerParams(Section):
@@ -48,6 +49,10 @@ class GenerateParams(Section):
     engine: Literal["vllm", "server", "transformers"]
     server: ServerParams | None
     """Of the engine server, null for others."""
+    generator: Weights | None
+    """What writes in place of models.llm; null as published, for a model that continues another's words learns less."""
+    allow_foreign_generator: bool
+    """Whether `generator` may be another model than models.llm; the report says so."""
     dtype: Literal["float32", "bfloat16", "float16"]
     max_new_tokens: Annotated[int, Field(gt=0)]
     """Tokens after which an answer is cut."""

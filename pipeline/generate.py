@@ -130,8 +130,16 @@ def project(utterances: pa.Table, keys: pa.Array, work: Job, chosen: dict[bytes,
     no_ids = pa.scalar([], pa.list_(pa.int32()))
     defaults = {"continuation": "", "token_ids": no_ids, "finish_reason": reason, "engine": ""}
     columns = {name: pc.coalesce(found[name], defaults[name]) if name in defaults else found[name] for name in _STORED}
+    if work.backbone is not None:
+        columns["token_ids"] = _retokenised(columns["continuation"], work.backbone)
     columns["agreement"] = pa.nulls(len(keys), pa.float64())
     return pa.table({"id": utterances["id"], **columns}).cast(continuations.SCHEMA)
+
+
+def _retokenised(texts: pa.ChunkedArray, backbone: Path) -> pa.Array:
+    """Return another model's answers in the ids of the LLM that is trained."""
+    prompter = Prompter.load(backbone)
+    return pa.array([prompter.content_ids(text) for text in texts.to_pylist()], pa.list_(pa.int32()))
 
 
 def main(

@@ -11,6 +11,7 @@ from pipeline import engine, manifest, params, recipe, tables, taxonomy
 from pipeline.engine import Engine, GenerateParams
 from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.recipe import Recipe
+from pipeline.stage import UserError
 from pipeline.store import KEY, Shelf
 from pipeline.weights import Weights, fetch
 
@@ -30,6 +31,8 @@ class Job:
     """Where the LLM comes from, as the parameters name it."""
     model: Path
     """Folder of the LLM."""
+    backbone: Path | None
+    """Folder of the LLM that is trained, where it is another one."""
     shelf: Shelf
 
     @property
@@ -60,14 +63,24 @@ class Request:
 
 
 def open_job(kind: Kind, params_file: Path) -> Job:
-    """Read the parameters and open the shelf; the LLM is fetched, but not loaded."""
+    """Read the parameters and open the shelf; the LLM is fetched, but not loaded.
+
+    Raises UserError where the LLM is not the one that is trained, and the parameters do not allow that.
+    """
     settings = params.load(params_file, "generate", GenerateParams)
     prompt = params.load(params_file, f"prompts.{kind}", Prompt)
     llm = params.load(params_file, "models.llm", Weights)
     classes = taxonomy.read_classes(params_file)
-    model = fetch(llm)
-    shelf = Shelf(recipe.make(settings, prompt, llm, model))
-    return Job(kind, settings, prompt, frozenset(classes), llm.source, model, shelf)
+    writer = settings.generator or llm
+    if writer != llm and not settings.allow_foreign_generator:
+        raise UserError(
+            f"generate.generator: found {writer.source}, expected {llm.source}, the model that is trained to continue "
+            "as it does itself; set generate.allow_foreign_generator to true to let another one write"
+        )
+    model = fetch(writer)
+    backbone = None if writer == llm else fetch(llm)
+    shelf = Shelf(recipe.make(settings, prompt, writer, model))
+    return Job(kind, settings, prompt, frozenset(classes), writer.source, model, backbone, shelf)
 
 
 def read_utterances(path: Path) -> pa.Table:

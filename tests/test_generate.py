@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +26,9 @@ from pipeline.weights import ModelsParams
 TEXTS = ["kids are talking", "dogs are sitting", "kids are talking", "yes"]
 QUESTION = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
 SETTINGS = {
-    "engine": "transformers", "server": None, "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
-    "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None,
-        "rows_per_part": 2,
+    "engine": "transformers", "server": None, "generator": None, "allow_foreign_generator": False,
+    "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
+    "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None, "rows_per_part": 2,
 }  # fmt: skip
 
 
@@ -393,6 +394,22 @@ def test_a_question_with_an_unknown_place_is_told(tmp_path: Path, llm: Path) -> 
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
     with pytest.raises(UserError, match=r"generate.agreement.text: .*not \{emotion\}"):
         ask(tmp_path, llm, {"system": "S", "text": "Is it {emotion}?"})
+
+
+def test_another_model_than_the_one_trained_must_be_allowed(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes"])
+    other = write_llm_for_vllm(tmp_path / "other", llm)
+    generator = {"source": str(other), "revision": None, "sha256": None}
+    message = (
+        f"generate.generator: found {other}, expected {llm}, the model that is trained to continue as it does itself"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        run_generate(tmp_path, llm, generator=generator)
+    run_generate(tmp_path, llm, generator={**generator, "source": str(llm)})
+    assert len(echo.asked) == 1
+    (row,) = run_generate(tmp_path, llm, generator=generator, allow_foreign_generator=True)
+    assert len(echo.asked) == 2
+    assert tuple(row["token_ids"]) == Prompter.load(llm).content_ids(row["continuation"])
 
 
 def test_a_machine_without_vllm_is_told_of_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ prompts:
   semantic: {system: Be helpful., text: "Continue: ", speech: "Continue: "}
 synthesise:
   acted: {seed: 1}
+generate: {generator: null}
 score: {seed: 1, resamples: 100, confidence: 0.95}
 report: {title: "Words & voices"}
 """
@@ -104,7 +105,7 @@ def prepare(folder: Path) -> dict[str, Path]:
     return {
         "metrics": folder / "metrics.json",
         "predictions": folder / "predictions",
-        "models": folder / "models",
+        "models_folder": folder / "models",
         "manifests": folder / "manifests",
         "output": folder / "report.html",
         "params_file": folder / "params.yaml",
@@ -167,6 +168,15 @@ def test_figures_from_a_synthetic_corpus_are_marked_and_others_not(page: str, tm
     paths["params_file"].write_text(PARAMS.replace("synthesise:\n  acted: {seed: 1}", "synthesise: {}"))
     report.main(**paths)
     assert "ynthetic speech" not in paths["output"].read_text()
+
+
+def test_continuations_of_another_model_are_marked(page: str, tmp_path: Path) -> None:
+    assert "another model" not in page
+    paths = prepare(tmp_path)
+    generator = "{source: a-larger-llm, revision: null, sha256: null}"
+    paths["params_file"].write_text(PARAMS.replace("generator: null", f"generator: {generator}"))
+    report.main(**paths)
+    assert "written by <b>another model, a-larger-llm</b>, in place of" in paths["output"].read_text()
 
 
 def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> None:

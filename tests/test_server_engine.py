@@ -88,6 +88,8 @@ def connect(llm: Path, server: Server, retries: int = 3, **settings: Any) -> Ser
         {
             "engine": "server",
             "server": where,
+            "generator": None,
+            "allow_foreign_generator": False,
             "dtype": "float32",
             "max_new_tokens": 12,
             "max_model_len": 160,
@@ -138,7 +140,9 @@ def test_given_answers_are_scored_as_the_end_of_a_prompt(llm: Path, serve: Calla
 
 
 def test_a_server_that_scores_no_prompt_is_told(llm: Path, serve: Callable[..., Server]) -> None:
-    with pytest.raises(UserError, match=r"expected log-probabilities of the prompt, found none; set generate.agreement"):
+    with pytest.raises(
+        UserError, match=r"expected log-probabilities of the prompt, found none; set generate.agreement"
+    ):
         list(connect(llm, serve()).score([([1, 2, 3], [4])]))
 
 

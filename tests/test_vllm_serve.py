@@ -1,0 +1,146 @@
+"""The engine `server` against a real `vllm serve`, which is killed and started anew in the middle of a run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from pipeline import continuations, manifest, tables
+from pipeline.weights import ModelsParams
+
+NUM_ROWS, ROWS_PER_PART = 600, 20
+
+
+@contextmanager
+def served(model: Path, port: int, log: Path) -> Iterator[None]:
+    """Run a server as long as it is needed; the end is a SIGKILL to all of its processes."""
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--port", str(port)]
+    command += ["--dtype", "float32", "--max-model-len", "160", "--enforce-eager", "--generation-config", "vllm"]
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("a") as sink:
+        server = subprocess.Popen(command, env=env, stdout=sink, stderr=sink, start_new_session=True)
+    try:
+        while not _is_up(port):
+            assert server.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.5)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _is_up(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_models: ModelsParams) -> Path:
+    """A manifest, and the parameters by which a random llama answers it."""
+    llm = tmp_path / "llm"
+    AutoTokenizer.from_pretrained(tiny_models.llm.source).save_pretrained(llm)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258, hidden_size=128, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, bos_token_id=None, eos_token_id=0, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(llm)
+    source = {"source": str(llm), "revision": None, "sha256": None}
+    prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
+    question = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
+    sections = {
+        "models": {"encoder": source, "llm": source},
+        "emotions": ["sad", "happy"],
+        "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
+        "generate": {
+            "engine": "transformers", "server": None, "generator": None, "allow_foreign_generator": False,
+            "dtype": "float32", "max_new_tokens": 24, "max_model_len": 160, "temperature": 0.0, "top_p": 1.0, "seed": 1,
+            "store_logprobs": 2, "agreement": question, "rows_per_part": ROWS_PER_PART,
+        },
+    }  # fmt: skip
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+    empty = dict.fromkeys(manifest.SCHEMA.names)
+    rows = [
+        {**empty, "id": f"{i:04}", "text": f"number {i}", "emotion": ("sad", "happy")[i % 2]} for i in range(NUM_ROWS)
+    ]
+    tables.write(tables.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    return tmp_path
+
+
+def start(project: Path, params: str, store: str, output: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "pipeline.generate", "--kind", "emotion", "--params", params]
+    command += ["--manifest", "manifest.parquet", "--output", output]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "BLSP_STORE": str(project / store)}
+    return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def stored(project: Path) -> list[Path]:
+    return sorted((project / "a").glob("continuations/*/parts/[0-9]*.parquet"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
+    port, log = free_port(), project / "serve.log"
+    sections = yaml.safe_load((project / "params.yaml").read_text())
+    where = {"url": f"http://127.0.0.1:{port}/v1", "concurrency": 8, "retries": 60}
+    sections["generate"] |= {"engine": "server", "server": where}
+    (project / "server.yaml").write_text(yaml.safe_dump(sections))
+    with served(project / "llm", port, log):
+        run = start(project, "server.yaml", "a", "server.parquet")
+        while not stored(project) and run.poll() is None:
+            time.sleep(0.01)
+    before = len(stored(project))
+    assert 0 < before < NUM_ROWS // ROWS_PER_PART
+    with served(project / "llm", port, log):
+        said = run.communicate()[0]
+    assert run.returncode == 0, said
+
+    rows = tables.read(project / "server.parquet", continuations.SCHEMA).to_pylist()
+    assert [row["id"] for row in rows] == [f"{i:04}" for i in range(NUM_ROWS)]
+    answers, scores = (
+        [key for part in parts for key in pq.read_table(part)["key"].to_pylist()] for parts in _by_shelf(project)
+    )
+    assert len(answers) == len(set(answers)) == NUM_ROWS
+    assert len(scores) == len(set(scores))
+
+    plain = start(project, "params.yaml", "b", "plain.parquet")
+    assert plain.wait() == 0
+    expected = tables.read(project / "plain.parquet", continuations.SCHEMA).to_pylist()
+    same = [row["token_ids"] == other["token_ids"] for row, other in zip(rows, expected, strict=True)]
+    assert sum(same) >= 0.99 * NUM_ROWS  # but for ties of a random model
+    for row, other in zip(rows, expected, strict=True):
+        if row["token_ids"] == other["token_ids"]:
+            assert row["logprob"] == pytest.approx(other["logprob"], abs=1e-2)
+            assert row["agreement"] == pytest.approx(other["agreement"], abs=1e-2)
+
+
+def _by_shelf(project: Path) -> list[list[Path]]:
+    """Return the parts with answers and those with scores."""
+    shelves: dict[bool, list[Path]] = {False: [], True: []}
+    for part in stored(project):
+        recipe = json.loads((part.parents[1] / "recipe.json").read_text())
+        shelves["{options}" in recipe["text"] or recipe["max_new_tokens"] == 0].append(part)
+    return [shelves[False], shelves[True]]
