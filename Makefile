@@ -46,8 +46,8 @@ check: setup ## ruff, mypy, import-linter
 	@$(ACTIVATE); mypy $(PACKAGES) tests
 	@$(ACTIVATE); lint-imports --no-cache
 
-bench: setup ## the benchmarks
-	@$(ACTIVATE); python -m benchmarks
+bench: setup ## the benchmarks of training and of generation
+	@$(ACTIVATE); python -m benchmarks; python -m benchmarks.generation
 
 clean: ## remove what the demo computed, DVC's cache and the tools' caches; keeps .venv, corpora, runs/
 	rm -rf data/synthetic data/packed models manifests/*.parquet manifests/ingested manifests/continuations

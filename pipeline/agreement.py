@@ -5,12 +5,12 @@ by the engine that writes continuations. A score is kept in the store as an answ
 recipe is the question, with the name of the class as the continuation.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -52,10 +52,10 @@ def open_shelf(work: Job, prompt: AgreementPrompt) -> Shelf:
 def questions(utterances: pa.Table, answers: pa.Table, classes: Sequence[str], shelf: Shelf) -> list[list[Question]]:
     """Return the questions of each row, one of each of `classes` in their order; none where nothing was answered."""
     asked = []
-    texts, reasons = utterances["text"].to_pylist(), answers["finish_reason"].to_pylist()
-    for text, continuation, reason in zip(texts, answers["continuation"].to_pylist(), reasons, strict=True):
+    columns = (utterances["text"], utterances["emotion"], answers["continuation"], answers["finish_reason"])
+    for text, emotion, continuation, reason in zip(*(column.to_pylist() for column in columns), strict=True):
         both = f"{text}\n{continuation}"
-        wanted = [] if reason in continuations.NOT_GENERATED else classes
+        wanted = classes if emotion in classes and reason not in continuations.NOT_GENERATED else []
         asked.append([Question(shelf.recipe.key(both, name), text, continuation, name) for name in wanted])
     return asked
 
@@ -107,16 +107,21 @@ def score(wanted: Sequence[Question], work: Job, prompt: AgreementPrompt, shelf:
 
 
 def read(asked: Sequence[Sequence[Question]], emotions: Sequence[str | None], shelf: Shelf) -> list[float | None]:
-    """Return how likely each row's own emotion is among the classes, from 0 to 1; None of a row without questions."""
-    keys = [question.key for row in asked for question in row]
-    found = dict(zip(keys, shelf.read(pa.array(keys, KEY), {}, ["logprob"])["logprob"].to_pylist(), strict=True))
-    return [_share(row, emotion, found) for row, emotion in zip(asked, emotions, strict=True)]
+    """Return how likely each row's own emotion is among the classes, from 0 to 1; None of a row without questions.
 
-
-def _share(row: Sequence[Question], emotion: str | None, logprobs: dict[bytes, float]) -> float | None:
-    if not row:
-        return None
-    weights = {question.emotion: logprobs[question.key] for question in row}
-    top = max(weights.values())
-    total = math.fsum(math.exp(weight - top) for weight in weights.values())
-    return math.exp(weights[emotion or ""] - top) / total
+    An LLM prefers some names whatever it reads, so each name's log-probability counts less its mean over the rows,
+    those of every emotion alike (batch calibration, https://arxiv.org/abs/2309.17249).
+    """
+    rows = [(number, row) for number, row in enumerate(asked) if row]
+    keys = [question.key for _, row in rows for question in row]
+    found = shelf.read(pa.array(keys, KEY), {}, ["logprob"])["logprob"].to_numpy()
+    own = np.array([[question.emotion == emotions[number] for question in row] for number, row in rows])
+    shares: list[float | None] = [None] * len(asked)
+    if rows:
+        logprobs = found.reshape(own.shape)
+        by_emotion = [logprobs[of_one].mean(0) for of_one in own.T if of_one.any()]
+        logits = logprobs - np.mean(by_emotion, axis=0)
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        for (number, _), share in zip(rows, weights[own] / weights.sum(1), strict=True):
+            shares[number] = float(share)
+    return shares

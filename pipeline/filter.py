@@ -36,6 +36,7 @@ class FilterParams(Section):
     """Those cut at generate.max_new_tokens; kept, they are trained without an end."""
     drop_refusals: bool
     drop_model_talk: bool
+    drop_sentence_talk: bool
     max_prompt_words: Annotated[int, Field(ge=0)] | None
     """Words in a row that an answer may have in common with the prompt around the transcript."""
     max_non_text: Share | None
@@ -43,7 +44,8 @@ class FilterParams(Section):
     max_repetition: Share | None
     max_echo: Share | None
     min_agreement: Share | None
-    """Of the emotion that was asked for, as the LLM itself finds it (pipeline/agreement.py)."""
+    """Of the emotion that was asked for, as the LLM itself finds it (pipeline/agreement.py); one of k is 1 / k by
+    chance."""
 
     @model_validator(mode="after")
     def _check_durations(self) -> Self:
@@ -75,6 +77,11 @@ def make_rules(settings: FilterParams) -> list[Rule]:
             "model talk",
             lambda row: quality.model_talk(row["continuation"]),
             highest=only_none[settings.drop_model_talk],
+        ),
+        Rule(
+            "sentence talk",
+            lambda row: quality.sentence_talk(row["continuation"]),
+            highest=only_none[settings.drop_sentence_talk],
         ),
         Rule(
             "prompt leak",

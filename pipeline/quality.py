@@ -19,9 +19,14 @@ REFUSALS = (
     r"(?:抱歉|对不起|不好意思)[,，。]?\s*(?:但是?)?\s*(?:我|作为)", r"我(?:无法|不能|没有办法)(?:继续|提供|回答|帮)",
 )  # fmt: skip
 MODEL_TALK = (
-    r"(?i:\bas an? (?:ai|artificial intelligence|(?:large )?language model|virtual assistant)\b)",
-    r"(?i:\bi(?:'m| am) (?:just )?an? (?:ai|(?:large )?language model|virtual assistant|chatbot)\b)",
+    r"(?i:\bas an? (?:ai|artificial intelligence|(?:large )?language (?:model|ai)|virtual assistant)\b)",
+    r"(?i:\bi(?:'m| am) (?:just |not )?an? (?:ai|(?:large )?language model|(?:helpful|virtual) assistant|chatbot)\b)",
     r"作为一[个名款](?:AI|人工智能|语言模型|大?型?语言模型|助手)",
+)  # fmt: skip
+SENTENCE_TALK = (
+    r"(?i:\b(?:(?:the|this|your|original|revised|corrected|given) ){1,3}sentence\b)",
+    r"(?i:\bemotion tone\b|\bgrammatical(?:ly)?\b|\b(?:revised|corrected|improved|rewritten) version\b)",
+    r"(?:这|该|原|上述)(?:个|段|句)*(?:句子|话)(?:的|中|里|表达|描述|传达)",
 )  # fmt: skip
 MARKERS = r"<\|[a-z_]+\|>|\[/?INST\]|</?s>|###\s*(?:Instruction|Response|Input)"  # of chat templates, as text
 
@@ -44,6 +49,11 @@ def refusal(continuation: str) -> float:
 def model_talk(continuation: str) -> float:
     """Return 1 where an answer speaks of being a model, in English or Chinese, else 0."""
     return float(_matches(MODEL_TALK, continuation))
+
+
+def sentence_talk(continuation: str) -> float:
+    """Return 1 where an answer comments on the sentence in place of continuing it, in English or Chinese, else 0."""
+    return float(_matches(SENTENCE_TALK, continuation))
 
 
 def echo(continuation: str, transcript: str) -> float:

@@ -13,8 +13,8 @@ from pipeline.weights import ModelsParams
 
 LIMITS: dict[str, Any] = {
     "min_duration_s": 1.0, "max_duration_s": 30.0, "max_tokens": 100, "min_words": 1, "drop_truncated": False,
-    "drop_refusals": True, "drop_model_talk": True, "max_prompt_words": 5, "max_non_text": 0.5,
-    "max_other_language": 0.9, "max_repetition": 0.5, "max_echo": None, "min_agreement": None,
+    "drop_refusals": True, "drop_model_talk": True, "drop_sentence_talk": True, "max_prompt_words": 5,
+    "max_non_text": 0.5, "max_other_language": 0.9, "max_repetition": 0.5, "max_echo": None, "min_agreement": None,
 }  # fmt: skip
 USABLE = {
     "duration_s": 2.0, "text": "kids are talking", "language": "en", "continuation": "Well, let us hear what they say.",
@@ -42,6 +42,7 @@ def reason_of(row: dict[str, Any], **limits: Any) -> tuple[str | None, float | N
         ({"continuation": ""}, "empty", 0),
         ({"continuation": "I'm not sure what you want", "num_tokens": 1000}, "refusal", 1),
         ({"continuation": "As an AI language model, I have no feelings."}, "model talk", 1),
+        ({"continuation": "The sentence is a bit unclear."}, "sentence talk", 1),
         ({"continuation": "Sure! Continue the following sentence in a coherent way."}, "prompt leak", 7),
         ({"continuation": "== {} => [] ++ //"}, "no text", pytest.approx(12 / 17)),
         ({"continuation": "?!"}, "no text", 1),
@@ -60,6 +61,7 @@ def test_each_rule_drops_with_its_reason_and_score(row: dict[str, Any], reason: 
     [
         ({"continuation": "I'm not sure what you want"}, {"drop_refusals": False}, None),
         ({"continuation": "As an AI model, I do not."}, {"drop_model_talk": False}, None),
+        ({"continuation": "This sentence is grammatically right."}, {"drop_sentence_talk": False}, None),
         ({"continuation": "Oui, je suis tout à fait d'accord avec toi."}, {"max_other_language": None}, None),
         ({"finish_reason": continuations.LENGTH}, {"drop_truncated": True}, "truncated"),
         ({"continuation": "Well."}, {"min_words": 2}, "too few words"),

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -17,6 +19,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline import agreement, choices, continuations, engine, generate, job, manifest, store, tables
+from pipeline.agreement import Question
 from pipeline.engine import AgreementPrompt, Answer, GenerateParams
 from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.stage import UserError
@@ -324,19 +327,28 @@ def ask(folder: Path, llm: Path, question: dict[str, str] | None = QUESTION, kin
     return output
 
 
-def test_agreement_is_the_share_of_the_emotion_among_the_classes(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_each_class_is_asked_for_and_a_name_that_is_always_liked_counts_for_nothing(
+    tmp_path: Path, llm: Path, echo: EchoEngine
+) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", None], emotion="sad")
     rows = read_rows(ask(tmp_path, llm))
-    sad, happy = math.exp(-3), math.exp(-5)
-    assert [row["agreement"] for row in rows] == [
-        pytest.approx(sad / (sad + happy)),
-        pytest.approx(0.88, abs=0.01),
-        None,
-    ]
+    assert [row["agreement"] for row in rows] == [0.5, 0.5, None]
     work = job.open_job("emotion", tmp_path / "params.yaml")
     asked = work.prompter.tokenizer.decode(list(echo.scored[-1][0]))
     assert f"Which of happy or sad? yes / {rows[0]['continuation']}" in asked
     assert sorted(work.prompter.decode(name) for _, name in echo.scored) == ["happy", "happy", "sad", "sad"]
+
+
+def test_agreement_is_the_share_of_the_rows_own_emotion() -> None:
+    asked = [[Question(bytes(16), "t", "c", name) for name in ("happy", "sad")] if n != 1 else [] for n in range(4)]
+    scores = pa.table({"logprob": [-1.0, -3.0, -5.0, -5.0, -5.0, -5.0]})  # of rows 0, 2 and 3
+    shelf: Any = SimpleNamespace(read=lambda *_: scores)
+    shares = agreement.read(asked, ["happy", None, "sad", "sad"], shelf)
+    # the names' means over both emotions are -3 and -4
+    happy = [math.exp(logit) for logit in (-1 + 3, -5 + 3, -5 + 3)]
+    sad = [math.exp(logit) for logit in (-3 + 4, -5 + 4, -5 + 4)]
+    expected = [happy[0] / (happy[0] + sad[0]), None, sad[1] / (happy[1] + sad[1]), sad[2] / (happy[2] + sad[2])]
+    assert shares == [None if share is None else pytest.approx(share) for share in expected]
 
 
 def test_a_score_is_found_once(tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch) -> None:

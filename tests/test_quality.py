@@ -40,6 +40,8 @@ def test_what_only_resembles_a_refusal_is_none(continuation: str) -> None:
         ("As an AI language model, I have no feelings.", 1),
         ("I'm just a language model.", 1),
         ("As a large language model I do not.", 1),
+        ("I'm sorry, but as a language AI, I'm not equipped for that.", 1),
+        ("I am a helpful assistant.", 1),
         ("作为一个人工智能，我没有感情。", 1),
         ("As an aide to the king, I rode out.", 0),
         ("I am a model, she said, for clothes.", 0),
@@ -47,6 +49,23 @@ def test_what_only_resembles_a_refusal_is_none(continuation: str) -> None:
 )
 def test_talk_of_being_a_model_is_known(continuation: str, found: int) -> None:
     assert quality.model_talk(continuation) == found
+
+
+@pytest.mark.parametrize(
+    ("continuation", "found"),
+    [
+        ("The original sentence is a bit unclear.", 1),
+        ("He left. This sentence is a mix of two others.", 1),
+        ("Here's a revised version:", 1),
+        ("It reflects a happy emotion tone.", 1),
+        ("这个句子的意思很清楚。", 1),
+        ("The judge passed sentence on him.", 0),
+        ("A life sentence was what he got.", 0),
+        ("这句话他说了一遍又一遍。", 0),
+    ],
+)
+def test_talk_of_the_sentence_is_known(continuation: str, found: int) -> None:
+    assert quality.sentence_talk(continuation) == found
 
 
 @pytest.mark.parametrize(
