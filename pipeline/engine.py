@@ -3,6 +3,7 @@
 All end an answer at the same tokens, so in float32 and decoding greedily they agree but for ties.
 """
 
+import gc
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,6 +103,15 @@ def prepare(params: GenerateParams) -> None:
         from pipeline import vllm_engine
 
         vllm_engine.prepare()
+
+
+def release(params: GenerateParams) -> None:
+    """Give back what an engine held that nothing refers to any more, so that another one has room."""
+    gc.collect()
+    if params.engine == "vllm":
+        from pipeline import vllm_engine
+
+        vllm_engine.release()
 
 
 def start(params: GenerateParams, source: str, model: Path, end_id: int) -> Engine:

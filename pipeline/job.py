@@ -17,9 +17,20 @@ from pipeline.weights import Weights, fetch
 READ = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "text", "emotion")])
 
 
+@dataclass(frozen=True, slots=True)
+class JobParams:
+    """What the parameters say of a run."""
+
+    settings: GenerateParams
+    prompt: Prompt
+    llm: Weights
+    classes: frozenset[str]
+    """Emotions that a prompt may name."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """The parameters of a run, and the shelf of its answers."""
+    """A run, and the shelf of its answers."""
 
     kind: Kind
     settings: GenerateParams
@@ -61,13 +72,24 @@ class Request:
 
 def open_job(kind: Kind, params_file: Path) -> Job:
     """Read the parameters and open the shelf; the LLM is fetched, but not loaded."""
-    settings = params.load(params_file, "generate", GenerateParams)
-    prompt = params.load(params_file, f"prompts.{kind}", Prompt)
-    llm = params.load(params_file, "models.llm", Weights)
-    classes = taxonomy.read_classes(params_file)
-    model = fetch(llm)
-    shelf = Shelf(recipe.make(settings, prompt, llm, model))
-    return Job(kind, settings, prompt, frozenset(classes), llm.source, model, shelf)
+    return open_with(kind, read_params(kind, params_file))
+
+
+def read_params(kind: Kind, params_file: Path) -> JobParams:
+    """Read what a parameter file says of a run."""
+    return JobParams(
+        settings=params.load(params_file, "generate", GenerateParams),
+        prompt=params.load(params_file, f"prompts.{kind}", Prompt),
+        llm=params.load(params_file, "models.llm", Weights),
+        classes=frozenset(taxonomy.read_classes(params_file)),
+    )
+
+
+def open_with(kind: Kind, given: JobParams) -> Job:
+    """Open the shelf of a run with these parameters; the LLM is fetched, but not loaded."""
+    model = fetch(given.llm)
+    shelf = Shelf(recipe.make(given.settings, given.prompt, given.llm, model))
+    return Job(kind, given.settings, given.prompt, given.classes, given.llm.source, model, shelf)
 
 
 def read_utterances(path: Path) -> pa.Table:
