@@ -208,6 +208,78 @@ def generate(
 
 
 @app.command()
+def export(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    where: Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="What the store answers, too.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="As messages; without, as token ids.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Without the fields that vLLM alone has.")] = False,
+    model: Annotated[str | None, typer.Option(help="What the service calls the LLM, if not by its source.")] = None,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
+) -> None:
+    """Write the prompts that the store lacks as an OpenAI batch file.
+
+    For services that answer in their own time, and machines that are not connected. /v1/completions takes the
+    prompts as the other engines do. vllm run-batch and some services take messages alone: they tokenise a prompt
+    as one piece, which may give other token ids, and are told how many. OpenAI refuses fields that it does not
+    know, and takes 50,000 lines a file.
+
+    \b
+    python -m pipeline export emotion --output batch.jsonl --chat
+    vllm run-batch -i batch.jsonl -o answers.jsonl --generation-config vllm --model …
+    python -m pipeline import emotion answers.jsonl --hardware "one H100"
+    """
+    from pipeline import batch_files, job, plans, selection
+
+    selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
+    opened = job.open_job(kind, params_file)
+    work = plans.make(selected, job.keys_of(selected, opened), opened, anew=force)
+    if not work.requests:
+        return say(f"export {kind}: nothing to answer, no file written; --force takes what the store answers, too")
+    name = model or batch_files.model_name(opened)
+    batch_files.write(work, name, output, chat=chat, plain=plain)
+    left_out = f", {work.plan.left_out:,} rows left out" if work.plan.left_out else ""
+    others = batch_files.count_retokenised(work) if chat else 0
+    retokenised = f"; {others:,} are other token ids as messages" if others else ""
+    say(f"export {kind}: wrote {len(work.requests):,} prompts for {name} to {output}{left_out}{retokenised}")
+
+
+@app.command("import")
+def import_(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Output and error files of batches.", show_default=False)],
+    hardware: Annotated[str, typer.Option(help="What the answers were made on; history tells it.")] = "not told",
+    model: Annotated[str | None, typer.Option(help="What the service calls the LLM, as for export.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Add to answers that are there, and take the new ones.")
+    ] = False,
+    number: Annotated[int, typer.Option("-n", help="How many lines to name that are not taken.", min=0)] = 10,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Take the answers to an exported batch into the store.
+
+    Only answers to prompts of these parameters are taken, and none twice. Fails where there is none to take.
+
+    \b
+    JSON: lines; written; known (answered before); reasons {reason: lines};
+    refused: a list of file, line, id, reason, found.
+    """
+    from pipeline import batch_files, batch_import, choices, job, selection
+
+    opened = job.open_job(kind, params_file)
+    utterances = job.read_utterances(selection.manifest_of(kind))
+    name = model or batch_files.model_name(opened)
+    found = batch_import.Importer(utterances, opened, name, hardware, force).read(files, choices.FILE)
+    _print(found, batch_import.describe(found, number), as_json)
+    if not found.written + found.known:
+        raise UserError(f"import: none of {found.lines:,} lines is an answer to what the parameters ask")
+
+
+@app.command()
 def compare(
     kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
     prompt_b: Annotated[str | None, typer.Option(help="What stands before the transcript in B.")] = None,

@@ -116,7 +116,7 @@ def release(params: GenerateParams) -> None:
 
 def start(params: GenerateParams, source: str, model: Path, end_id: int) -> Engine:
     """Start the engine that `params` name on the LLM from `source` in the folder `model`; `end_id` ends a turn."""
-    end_ids = _end_ids(model, end_id)
+    end_ids = find_end_ids(model, end_id)
     if params.server is not None:
         from pipeline.server_engine import ServerEngine
 
@@ -150,7 +150,7 @@ def describe_hardware() -> str:
     return f"{names[0] if names else 'processor'}, {len(os.sched_getaffinity(0))} cores"
 
 
-def _end_ids(model: Path, end_id: int) -> list[int]:
+def find_end_ids(model: Path, end_id: int) -> list[int]:
     """Return the tokens that end an answer: the end of a turn and what the model's generation config adds."""
     config = model / "generation_config.json"
     more = json.loads(config.read_text()).get("eos_token_id") if config.is_file() else None

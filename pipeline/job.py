@@ -1,8 +1,10 @@
 """What a run of generate has to answer: the utterances of a manifest, as prompts for the LLM of the parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -113,9 +115,10 @@ def keys_of(utterances: pa.Table, job: Job) -> pa.Array:
 def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, job: Job) -> list[Request]:
     """Make a request of each of the `wanted` among the utterances' keys."""
     rows = utterances.take(pc.index_in(wanted, value_set=keys)).to_pylist()
-    requests = []
-    for key, row in zip(wanted.to_pylist(), rows, strict=True):
-        emotion = row["emotion"] if job.recipe.names_emotion else None
-        prompt = job.prompter.text(job.prompt, row["text"], emotion=emotion)
-        requests.append(Request(key, row["text"], emotion, prompt.ids))
-    return requests
+    return [make_request(key, row, job) for key, row in zip(wanted.to_pylist(), rows, strict=True)]
+
+
+def make_request(key: bytes, utterance: Mapping[str, Any], job: Job) -> Request:
+    """Make the request of an utterance's key."""
+    text, emotion = utterance["text"], utterance["emotion"] if job.recipe.names_emotion else None
+    return Request(key, text, emotion, job.prompter.text(job.prompt, text, emotion=emotion).ids)
