@@ -220,16 +220,17 @@ def export(
     model: Annotated[str | None, typer.Option(help="What the service calls the LLM, if not by its source.")] = None,
     params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
 ) -> None:
-    """Write the prompts that the store lacks as an OpenAI batch file.
+    """Write the prompts that lack an answer to a batch file.
 
-    For services that answer in their own time, and machines that are not connected. /v1/completions takes the
-    prompts as the other engines do. vllm run-batch and some services take messages alone: they tokenise a prompt
-    as one piece, which may give other token ids, and are told how many. OpenAI refuses fields that it does not
-    know, and takes 50,000 lines a file.
+    In OpenAI's format, for services that answer in their own time, and for machines that are not connected.
+    /v1/completions takes the prompts as the other engines do. vllm run-batch and some services take messages
+    alone; they tokenise a prompt as one piece, and how many are other token ids then is told. OpenAI wants
+    --plain and takes 50,000 lines a file.
 
     \b
     python -m pipeline export emotion --output batch.jsonl --chat
-    vllm run-batch -i batch.jsonl -o answers.jsonl --generation-config vllm --model …
+    vllm run-batch -i batch.jsonl -o answers.jsonl \\
+        --generation-config vllm --model MODEL
     python -m pipeline import emotion answers.jsonl --hardware "one H100"
     """
     from pipeline import batch_files, job, plans, selection

@@ -56,6 +56,8 @@ class Output:
     def completion(self) -> Completion | ChatCompletion:
         """Return the answer; raises NotTakenError where there is none."""
         response = self.line.response
+        if response is None and self.line.error is None:
+            raise NotTakenError(NO_OUTPUT, "neither a response nor an error")
         if self.line.error is not None or response is None or response.status_code != 200:
             status = "no response" if response is None else f"status {response.status_code}"
             error = self.line.error or (response and response.body)
@@ -82,7 +84,8 @@ def parse(line: bytes) -> Output:
     except ValidationError as error:
         mistake = error.errors()[0]
         if mistake["type"] == "json_invalid":
-            raise NotTakenError(NOT_JSON, mistake["msg"].removeprefix("Invalid JSON: ")) from None
+            found = mistake["msg"].removeprefix("Invalid JSON: ").replace("line 1 column", "column")
+            raise NotTakenError(NOT_JSON, found) from None
         where = ".".join(map(str, mistake["loc"])) or "line"
         raise NotTakenError(NO_OUTPUT, f"{where}: {mistake['msg']}") from None
     except ValueError:

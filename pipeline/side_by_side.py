@@ -177,7 +177,7 @@ def _describe_sides(a: Side, b: Side) -> str:
     rows = [
         ["", "A", "B"],
         row("answers", ",", *(side.answered for side in both)),
-        row("of the store", ",", a.stored, b.stored),
+        row("from the store", ",", a.stored, b.stored),
         row("tokens, mean", ".1f", *(side.tokens for side in both)),
         row("cut", ".0%", *(side.cut for side in both)),
         row("repeats transcript", ".0%", *(side.echo for side in both)),
