@@ -222,7 +222,7 @@ MISTAKES: dict[str, tuple[Callable[[Line], Line | str], str, str]] = {
         "status 429: slow down",
     ),
     "refused by vLLM": (
-        lambda request: as_output(request, None, 404, {"error": {"message": "no such model", "code": 404}}),
+        lambda request: as_output(request, None, 404, {"error": {"error": {"message": "no such model", "code": 404}}}),
         "failed",
         "status 404: no such model",
     ),

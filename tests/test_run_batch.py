@@ -137,4 +137,4 @@ def check_equal_to_the_engine(root: Path, project: Path, monkeypatch: pytest.Mon
     logprobs = [row.pop("logprob") for row in imported[:4]]
     assert logprobs == pytest.approx([row.pop("logprob") for row in generated[:4]], abs=1e-3)
     assert imported == generated
-    assert all(len(row["token_ids"]) > 5 for row in imported[:3])
+    assert sum(len(row["token_ids"]) for row in imported) > 20
