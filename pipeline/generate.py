@@ -53,7 +53,7 @@ class Progress:
 
     def take(self, request: Request, answer: Answer) -> bool:
         """Take an answer; return whether it completes a part."""
-        self.rows.append(_row(request, answer, self.job.prompter, self.llm))
+        self.rows.append(store_row(request, answer, self.job.prompter, self.llm.name, self.llm.hardware))
         self.num_tokens += len(answer.token_ids)
         return len(self.rows) == self.job.settings.rows_per_part or time.monotonic() - self.started > PART_S
 
@@ -95,7 +95,8 @@ def answer(requests: Sequence[Request], work: Job, llm: Engine, *, anew: bool = 
     return progress.written
 
 
-def _row(request: Request, given: Answer, prompter: Prompter, llm: Engine) -> dict[str, Any]:
+def store_row(request: Request, given: Answer, prompter: Prompter, engine: str, hardware: str) -> dict[str, Any]:
+    """Return an answer as the store takes it."""
     return {
         "key": request.key,
         "transcript": request.transcript,
@@ -107,8 +108,8 @@ def _row(request: Request, given: Answer, prompter: Prompter, llm: Engine) -> di
         "logprob": given.logprob,
         "top_ids": [list(step) for step in given.top] or None,
         "top_logprobs": [list(step.values()) for step in given.top] or None,
-        "engine": llm.name,
-        "hardware": llm.hardware,
+        "engine": engine,
+        "hardware": hardware,
         "written_at": datetime.now(UTC).replace(microsecond=0),
     }
 

@@ -1,8 +1,10 @@
 """What a run of generate has to answer: the utterances of a manifest, as prompts for the LLM of the parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,9 +20,23 @@ from pipeline.weights import Weights, fetch
 READ = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "text", "emotion")])
 
 
+@dataclass(frozen=True, slots=True)
+class JobParams:
+    """What the parameters say of a run."""
+
+    settings: GenerateParams
+    prompt: Prompt
+    llm: Weights
+    """What writes."""
+    backbone: Weights | None
+    """The LLM that is trained, where it is another one."""
+    classes: frozenset[str]
+    """Emotions that a prompt may name."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """The parameters of a run, and the shelf of its answers."""
+    """A run, and the shelf of its answers."""
 
     kind: Kind
     settings: GenerateParams
@@ -63,24 +79,38 @@ class Request:
 
 
 def open_job(kind: Kind, params_file: Path) -> Job:
-    """Read the parameters and open the shelf; the LLM is fetched, but not loaded.
+    """Read the parameters and open the shelf; the LLM is fetched, but not loaded."""
+    return open_with(kind, read_params(kind, params_file))
 
-    Raises UserError where the LLM is not the one that is trained, and the parameters do not allow that.
+
+def read_params(kind: Kind, params_file: Path) -> JobParams:
+    """Read what a parameter file says of a run.
+
+    Raises UserError where the LLM is not the one that is trained, and the file does not allow that.
     """
     settings = params.load(params_file, "generate", GenerateParams)
-    prompt = params.load(params_file, f"prompts.{kind}", Prompt)
-    llm = params.load(params_file, "models.llm", Weights)
-    classes = taxonomy.read_classes(params_file)
-    writer = settings.generator or llm
-    if writer != llm and not settings.allow_foreign_generator:
+    trained = params.load(params_file, "models.llm", Weights)
+    llm = settings.generator or trained
+    if llm != trained and not settings.allow_foreign_generator:
         raise UserError(
-            f"generate.generator: found {writer.source}, expected {llm.source}, the model that is trained to continue "
+            f"generate.generator: found {llm.source}, expected {trained.source}, the model that is trained to continue "
             "as it does itself; set generate.allow_foreign_generator to true to let another one write"
         )
-    model = fetch(writer)
-    backbone = None if writer == llm else fetch(llm)
-    shelf = Shelf(recipe.make(settings, prompt, writer, model))
-    return Job(kind, settings, prompt, frozenset(classes), writer.source, model, backbone, shelf)
+    return JobParams(
+        settings=settings,
+        prompt=params.load(params_file, f"prompts.{kind}", Prompt),
+        llm=llm,
+        backbone=None if llm == trained else trained,
+        classes=frozenset(taxonomy.read_classes(params_file)),
+    )
+
+
+def open_with(kind: Kind, given: JobParams) -> Job:
+    """Open the shelf of a run with these parameters; the LLM is fetched, but not loaded."""
+    model = fetch(given.llm)
+    shelf = Shelf(recipe.make(given.settings, given.prompt, given.llm, model))
+    backbone = None if given.backbone is None else fetch(given.backbone)
+    return Job(kind, given.settings, given.prompt, given.classes, given.llm.source, model, backbone, shelf)
 
 
 def read_utterances(path: Path) -> pa.Table:
@@ -104,9 +134,10 @@ def keys_of(utterances: pa.Table, job: Job) -> pa.Array:
 def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, job: Job) -> list[Request]:
     """Make a request of each of the `wanted` among the utterances' keys."""
     rows = utterances.take(pc.index_in(wanted, value_set=keys)).to_pylist()
-    requests = []
-    for key, row in zip(wanted.to_pylist(), rows, strict=True):
-        emotion = row["emotion"] if job.recipe.names_emotion else None
-        prompt = job.prompter.text(job.prompt, row["text"], emotion=emotion)
-        requests.append(Request(key, row["text"], emotion, prompt.ids))
-    return requests
+    return [make_request(key, row, job) for key, row in zip(wanted.to_pylist(), rows, strict=True)]
+
+
+def make_request(key: bytes, utterance: Mapping[str, Any], job: Job) -> Request:
+    """Make the request of an utterance's key."""
+    text, emotion = utterance["text"], utterance["emotion"] if job.recipe.names_emotion else None
+    return Request(key, text, emotion, job.prompter.text(job.prompt, text, emotion=emotion).ids)

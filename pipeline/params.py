@@ -43,10 +43,15 @@ def load(path: Path, name: str, model: type[T]) -> T:
             where = ".".join(name.split(".")[: i + 1])
             raise UserError(f"{path}: section {where} is missing")
         value = value[key]
+    return check(str(path), name, value, model)
+
+
+def check(place: str, name: str, value: Any, model: type[T]) -> T:
+    """Take a value as a `model`; raises UserError as `load` does, with `place` in place of the file."""
     try:
         return TypeAdapter(model).validate_python(value)
     except ValidationError as error:
-        raise UserError(f"{path}: {_describe(name, error, model)}") from None
+        raise UserError(f"{place}: {_describe(name, error, model)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["semantic", "emotion"]
 """Which prompt a manifest gets: that of stage 1 or that of stage 2."""
+
+TEMPLATE_SWITCHES: dict[str, Any] = {"enable_thinking": False}
+"""Templates of thinking models then open and close the thought by themselves; others ignore the switch."""
 
 SENTINEL = "[[CONTENT]]"  # stands in the template for the instruction and the content
 
@@ -104,8 +107,7 @@ class Prompter:
         """Return the prompt with a transcript as its content; `emotion` and `options` fill the places of that name."""
         if emotion is None and "{emotion}" in prompt.text:
             raise UserError("prompts: the text of the prompt asks for {emotion}, which the row has not")
-        instruction = prompt.text.replace("{emotion}", emotion or "")
-        return self._ids(prompt.system, instruction, options, self.content_ids(transcript))
+        return self._ids(prompt.system, _name_emotion(prompt.text, emotion), options, self.content_ids(transcript))
 
     def speech(self, prompt: Prompt, *, options: Sequence[str] = ()) -> PromptIds:
         """Return the prompt around the embeddings of a clip; `options` fills the place of that name."""
@@ -114,6 +116,10 @@ class Prompter:
     def words(self, system: str, said: str) -> PromptIds:
         """Return the prompt of a turn that is text from end to end."""
         return self._ids(system, "", (), self.content_ids(said))
+
+    def message_ids(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
+        """Return the ids that a service makes of messages: it tokenises a prompt as one piece."""
+        return self._special_ids(self._render(messages))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of an answer, without special tokens and without white space at its ends."""
@@ -128,21 +134,23 @@ class Prompter:
 
     def _make_frame(self, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids of the chat template before and after what the user says."""
-        import jinja2
-
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": SENTINEL}]
-        try:
-            # Templates of thinking models then open and close the thought by themselves; others ignore the switch.
-            chat = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        except jinja2.TemplateError as error:
-            raise UserError(f"models.llm: chat template: {error}; expected one with a system message") from None
-        assert isinstance(chat, str)
+        chat = self._render(_make_messages(system, SENTINEL))
         if chat.count(SENTINEL) != 1 or system not in chat:
             raise UserError(f"models.llm: chat template: found {chat!r}, expected both messages in it")
         head, tail = chat.split(SENTINEL)
         return self._special_ids(head), self._special_ids(tail)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        import jinja2
+
+        try:
+            chat = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **TEMPLATE_SWITCHES
+            )
+        except jinja2.TemplateError as error:
+            raise UserError(f"models.llm: chat template: {error}; expected one with a system message") from None
+        assert isinstance(chat, str)
+        return chat
 
     def _special_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -152,8 +160,22 @@ class Prompter:
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
 
+def as_messages(prompt: Prompt, transcript: str, *, emotion: str | None = None) -> list[dict[str, str]]:
+    """Return a transcript's prompt as messages, for services that apply the chat template themselves."""
+    instruction = _name_emotion(prompt.text, emotion).replace("{options}", list_options(()))
+    return _make_messages(prompt.system, instruction + transcript)
+
+
 def list_options(options: Sequence[str]) -> str:
     """Return "neutral, sad, angry, happy, or surprise"."""
     if len(options) < 3:
         return " or ".join(options)
     return f"{', '.join(options[:-1])}, or {options[-1]}"
+
+
+def _make_messages(system: str, user: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def _name_emotion(text: str, emotion: str | None) -> str:
+    return text.replace("{emotion}", emotion or "")

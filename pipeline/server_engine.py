@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import httpx
 import openai
 
-from pipeline.engine import Answer, GenerateParams, ServerParams, cut
+from pipeline.completions import Reader, sampling, vllm_fields
+from pipeline.engine import Answer, GenerateParams, ServerParams
 from pipeline.stage import UserError
 
 Question = TypeVar("Question")
@@ -33,6 +34,7 @@ class ServerEngine:
 
         self._params, self._server, self._end_ids = params, server, list(end_ids)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self._reader = Reader(self._encode, frozenset(end_ids), params.store_logprobs)
         self._client = openai.OpenAI(
             base_url=server.url,
             api_key=os.environ.get("OPENAI_API_KEY", "none"),
@@ -89,35 +91,21 @@ class ServerEngine:
         return sum(given.token_logprobs[len(prompt) : len(prompt) + len(answer)])
 
     def _answer(self, prompt: Sequence[int]) -> Answer:
-        params = self._params
         try:
             completion = self._client.completions.create(
                 model=self._model,
                 prompt=list(prompt),
-                max_tokens=params.max_new_tokens,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                seed=params.seed,
-                logprobs=params.store_logprobs,
-                # of vLLM; other servers have no such fields and answer in text alone
-                extra_body={
-                    "return_token_ids": True,
-                    "return_tokens_as_token_ids": True,
-                    "add_special_tokens": False,
-                    "stop_token_ids": self._end_ids,
-                },
+                logprobs=self._params.store_logprobs,
+                **sampling(self._params),
+                extra_body=vllm_fields(self._end_ids),
             )
         except openai.OpenAIError as error:
             raise self._failed(error) from None
-        choice = completion.choices[0]
-        ids = getattr(choice, "token_ids", None)
-        if ids is None:
-            ids = self._tokenizer(choice.text, add_special_tokens=False).input_ids
-            return Answer(tuple(ids), "length" if choice.finish_reason == "length" else "stop")
-        token_ids, finish_reason = cut(ids, set(self._end_ids))
-        if choice.finish_reason == "stop":  # the server may leave the end token out
-            finish_reason = "stop"
-        return Answer(token_ids, finish_reason, *_logprobs(choice.logprobs, self._params.store_logprobs))
+        return self._reader.completion(completion.choices[0])
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
     def _find_model(self, source: str, folder: Path) -> str:
         """Return the name under which the server has the LLM."""
@@ -148,14 +136,3 @@ class ServerEngine:
             f"generate.server.url: {self._server.url}: found {found} after {self._server.retries} retries; "
             "what was answered is in the store, run again to go on"
         )
-
-
-def _logprobs(given: Any, num_top: int) -> tuple[float | None, list[dict[int, float]]]:
-    """Return the log-probability of the answer and, where asked for, the likeliest tokens at each position."""
-    if given is None or given.token_logprobs is None:
-        return None, []
-    top = []
-    for step in given.top_logprobs or [] if num_top else []:
-        likeliest = sorted(step.items(), key=lambda item: -item[1])
-        top.append({int(name.removeprefix("token_id:")): logprob for name, logprob in likeliest})
-    return sum(given.token_logprobs), top

@@ -118,6 +118,13 @@ def prepare() -> None:
         _prepare_cpu()
 
 
+def release() -> None:
+    """Give back the memory of an engine that nothing refers to any more."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+
+
 def _prepare_cpu() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))

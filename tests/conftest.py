@@ -109,6 +109,32 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
     return ModelsParams(encoder=source("encoder"), llm=source("llm"))
 
 
+@pytest.fixture
+def project(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in: the demo's parameters with a tiny LLM, and a manifest of five utterances for each kind."""
+    import yaml
+
+    from pipeline import manifest, tables
+
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["models"]["llm"] = {"source": tiny_models.llm.source, "revision": None, "sha256": None}
+    values["generate"] |= {"engine": "transformers", "max_new_tokens": 12, "max_model_len": 400, "rows_per_part": 2}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    said: list[tuple[str, str | None, str]] = [
+        ("a", "kids are talking", "sad"),
+        ("b", "dogs are sitting", "happy"),
+        ("c", "yes", "sad"),
+        ("d", "kids are talking", "happy"),
+        ("e", None, "sad"),
+    ]
+    empty = dict.fromkeys(manifest.SCHEMA.names)
+    rows = [{**empty, "id": key, "text": text, "emotion": emotion, "corpus": "x"} for key, text, emotion in said]
+    for kind in ("semantic", "emotion"):
+        tables.write(tables.from_rows(rows, manifest.SCHEMA), tmp_path / "manifests" / f"{kind}.parquet")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed folder of made-up rows: 12 to train on, 4 to develop on and 8 to test with."""

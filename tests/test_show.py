@@ -13,7 +13,10 @@ from pipeline.__main__ import STAGES, app, show
 from pipeline.stage import UserError
 from pipeline.text_tables import WIDTH
 
-COMMANDS = ("show", "sample", "diff", "quarantine", "dropped", "generate", "history", "leaks", "download")
+COMMANDS = (
+    "show", "sample", "diff", "quarantine", "dropped", "generate", "export", "import", "compare", "history", "leaks",
+    "download",
+)  # fmt: skip
 
 
 def row(key: str, split: str | None, emotion: str | None, corpus: str = "acting") -> dict[str, object]:
@@ -192,7 +195,7 @@ def test_the_help_lists_the_stages_and_commands_that_there_are() -> None:
     assert "..." not in text.partition("Commands:\n")[2]
 
 
-@pytest.mark.parametrize("command", ["", "show", "sample", "diff", "quarantine"])
+@pytest.mark.parametrize("command", ["", "show", "sample", "diff", "quarantine", "export", "import", "compare"])
 def test_help_fits_on_a_screen(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0

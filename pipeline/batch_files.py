@@ -1,0 +1,157 @@
+"""Files of OpenAI's batch format: prompts for a service that answers them all in its own time, and its answers.
+
+A line's custom_id is the recipe and the key of the answer, so that no answer to another prompt, of another model or
+with other sampling passes for one. https://developers.openai.com/api/docs/guides/batch
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline import engine, tables
+from pipeline.completions import sampling, vllm_fields
+from pipeline.job import Job, Request
+from pipeline.plans import Work
+from pipeline.prompts import TEMPLATE_SWITCHES, as_messages
+from pipeline.weights import PYPI
+
+NOT_JSON = "not JSON"
+NO_OUTPUT = "no batch output"
+"""JSON, but no line of an output file, or of one that was not written here."""
+FAILED = "failed"
+"""The service says so."""
+NO_ANSWER = "no answer"
+
+
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class NotTakenError(Exception):
+    """Why a line is not taken: a reason, and what was found."""
+
+
+class _Response(BaseModel):
+    status_code: int
+    body: Any = None
+
+
+class _Line(BaseModel):
+    """A line of an output file, or of the error file beside it."""
+
+    custom_id: str
+    response: _Response | None = None
+    error: Any = None
+
+
+class _Ids(BaseModel):
+    """What vLLM adds to a completion and to its choices."""
+
+    model_config = ConfigDict(strict=True)
+
+    token_ids: list[_TokenId] | None = None
+    prompt_token_ids: list[_TokenId] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a line says."""
+
+    recipe: str
+    key: bytes
+    line: _Line
+
+    def completion(self) -> Completion | ChatCompletion:
+        """Return the answer; raises NotTakenError where there is none."""
+        response = self.line.response
+        if response is None and not self.line.error:
+            raise NotTakenError(NO_OUTPUT, "neither a response nor an error")
+        if self.line.error or response is None or response.status_code != 200:
+            status = "no response" if response is None else f"status {response.status_code}"
+            error = self.line.error or (response and response.body)
+            raise NotTakenError(FAILED, f"{status}: {_message(error)}" if error else status)
+        is_chat = isinstance(response.body, dict) and response.body.get("object") == "chat.completion"
+        try:
+            answer = (ChatCompletion if is_chat else Completion).model_validate(response.body)
+            for place in (answer, *answer.choices):
+                _Ids.model_validate(place.model_extra)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise NotTakenError(NO_ANSWER, f"a body that is no completion: {where or type(response.body)}") from None
+        if not answer.choices:
+            raise NotTakenError(NO_ANSWER, "a completion without choices")
+        if (reason := answer.choices[0].finish_reason) not in ("stop", "length"):
+            raise NotTakenError(NO_ANSWER, f"ended by {reason}")
+        return answer
+
+
+def parse(line: bytes) -> Output:
+    """Read a line; raises NotTakenError where it is none of an output file."""
+    try:
+        read = _Line.model_validate_json(line.strip())
+        recipe, _, key = read.custom_id.partition("-")
+        return Output(recipe, bytes.fromhex(key), read)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        if mistake["type"] == "json_invalid":
+            found = mistake["msg"].removeprefix("Invalid JSON: ").replace("line 1 column", "column")
+            raise NotTakenError(NOT_JSON, found) from None
+        where = ".".join(map(str, mistake["loc"])) or "line"
+        raise NotTakenError(NO_OUTPUT, f"{where}: {mistake['msg']}") from None
+    except ValueError:
+        raise NotTakenError(NO_OUTPUT, f"custom_id {read.custom_id}") from None
+
+
+def write(work: Work, model: str, output: Path, *, chat: bool, plain: bool) -> None:
+    """Write the requests, as token ids or, for `chat`, as messages; `plain` leaves out what vLLM alone has."""
+    job, settings = work.job, work.job.settings
+    more = {} if plain else vllm_fields(end_ids(job)) | ({"chat_template_kwargs": TEMPLATE_SWITCHES} if chat else {})
+    with tables.whole(output) as partial, partial.open("w", encoding="utf-8") as file:
+        for request in work.requests:
+            body = {"model": model, **_ask(request, job, chat=chat), **sampling(settings), **more}
+            url = "/v1/chat/completions" if chat else "/v1/completions"
+            custom_id = f"{job.recipe.name}-{request.key.hex()}"
+            line = {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def model_name(job: Job) -> str:
+    """Return what a service calls the LLM where nothing else is said: its hub id, or its folder."""
+    return str(job.model) if job.source.startswith(PYPI) else job.source
+
+
+def end_ids(job: Job) -> list[int]:
+    """Return the tokens that end an answer."""
+    return engine.find_end_ids(job.model, job.prompter.end_id)
+
+
+def count_retokenised(work: Work) -> int:
+    """Count the prompts that are other token ids as messages."""
+    return sum(chat_ids(request, work.job) != request.prompt_ids for request in work.requests)
+
+
+def chat_ids(request: Request, job: Job) -> tuple[int, ...]:
+    """Return the token ids of a prompt as messages: a service tokenises it as one piece, so they may be others."""
+    return job.prompter.message_ids(_messages(request, job))
+
+
+def _messages(request: Request, job: Job) -> list[dict[str, str]]:
+    return as_messages(job.prompt, request.transcript, emotion=request.emotion)
+
+
+def _ask(request: Request, job: Job, *, chat: bool) -> dict[str, Any]:
+    num_top = job.settings.store_logprobs
+    if chat:
+        return {"messages": _messages(request, job), "logprobs": True, "top_logprobs": num_top}
+    return {"prompt": request.prompt_ids, "logprobs": num_top}
+
+
+def _message(error: Any) -> str:
+    """Return what an error says, however deep it lies."""
+    while isinstance(error, dict):
+        error = error.get("error") or error.get("message") or error.get("code") or json.dumps(error)
+    return str(error)
