@@ -51,11 +51,13 @@ class Request:
 def open_job(kind: Kind, params_file: Path) -> Job:
     """Read the parameters and open the shelf; the LLM is fetched, but not loaded."""
     settings = params.load(params_file, "generate", GenerateParams)
+    if kind != "semantic":  # stage 2 has no teacher
+        settings = settings.model_copy(update={"store_logprobs": 0})
     prompt = params.load(params_file, f"prompts.{kind}", Prompt)
     llm = params.load(params_file, "models.llm", Weights)
     classes = taxonomy.read_classes(params_file)
     model = fetch(llm)
-    shelf = Shelf(recipe.make(settings, prompt, llm, model))
+    shelf = Shelf(recipe.make(settings, prompt, llm, model), num_top=settings.store_logprobs)
     return Job(kind, settings, prompt, frozenset(classes), llm.source, model, shelf)
 
 
