@@ -95,7 +95,7 @@ def answer(requests: Sequence[Request], work: Job, prompter: Prompter, llm: Engi
 
 
 def _row(request: Request, given: Answer, prompter: Prompter, llm: Engine, num_top: int) -> dict[str, Any]:
-    top = _likeliest(given, num_top, llm)
+    top = likeliest(given, num_top, llm)
     return {
         "key": request.key,
         "transcript": request.transcript,
@@ -113,7 +113,7 @@ def _row(request: Request, given: Answer, prompter: Prompter, llm: Engine, num_t
     }
 
 
-def _likeliest(given: Answer, num_top: int, llm: Engine) -> list[list[tuple[int, float]]]:
+def likeliest(given: Answer, num_top: int, llm: Engine) -> list[list[tuple[int, float]]]:
     """Return so many likeliest tokens at each position, likeliest first; vLLM gives the answer's own, too."""
     num_positions = len(given.token_ids) + (given.finish_reason == continuations.STOP) if num_top else 0
     steps = given.top[:num_positions]
