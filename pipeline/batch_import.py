@@ -27,6 +27,8 @@ NO_UTTERANCE = "no such utterance"
 OTHER_MODEL = "other model"
 OTHER_PROMPT = "other prompt"
 """The service made other token ids of it."""
+NO_SIGNALS = "no likeliest tokens"
+"""Fewer than generate.store_logprobs at some position."""
 TWICE = "answered twice"
 
 
@@ -128,12 +130,16 @@ class Importer:
                 raise NotTakenError(OTHER_PROMPT, f"{len(told)} token ids, expected {len(request.prompt_ids)} others")
         if output.key in self.taken:
             raise NotTakenError(TWICE, output.key.hex())
+        self.rows.append(self._row(request, answer))
         self.taken[output.key] = None
-        self._keep(request, answer)
 
-    def _keep(self, request: Request, answer: Answer) -> None:
-        name = self.job.source if self.model == str(self.job.model) else self.model
-        self.rows.append(generate.store_row(request, answer, self.job.prompter, f"batch {name}", self.hardware))
+    def _row(self, request: Request, answer: Answer) -> dict[str, Any]:
+        name = f"batch {self.job.source if self.model == str(self.job.model) else self.model}"
+        num_top = self.job.settings.store_logprobs
+        try:
+            return generate.store_row(request, answer, self.job.prompter, name, self.hardware, num_top)
+        except UserError as error:
+            raise NotTakenError(NO_SIGNALS, str(error)) from None
 
     def _put(self) -> None:
         if self.rows:

@@ -3,7 +3,12 @@
 The ids of an answer come without the token that ended it; whether there was one says the finish reason.
 """
 
+from pathlib import Path
+
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import tables
 
 STOP = "stop"
 """The LLM ended its turn by itself."""
@@ -30,5 +35,32 @@ SCHEMA = pa.schema(
     ]
 )
 
+SIGNALS_SCHEMA = pa.schema(
+    [
+        ("top_ids", pa.list_(pa.list_(pa.int32()))),  # the LLM's likeliest tokens at each position of the answer and of
+        ("top_logprobs", pa.list_(pa.list_(pa.float32()))),  # the token that ended it; natural logarithms
+    ]
+)
+"""Teacher signals: further columns where generate.store_logprobs is above 0; null where nothing was generated."""
+
 KEPT_SCHEMA = SCHEMA.append(pa.field("echo", pa.float64()))  # share of the answer that repeats the transcript
 DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("score", pa.float64()))
+
+
+def read_signals(path: Path, ids: pa.ChunkedArray) -> pa.Table | None:
+    """Return the teacher signals of the rows of these ids, in their order; None where the table has none."""
+    if "top_ids" not in tables.columns(path):
+        return None
+    found = tables.read(path, pa.schema([SCHEMA.field("id"), *SIGNALS_SCHEMA]))
+    rows = pc.index_in(ids, value_set=found["id"].combine_chunks())
+    return found.select(SIGNALS_SCHEMA.names).take(rows)
+
+
+def with_signals(rows: pa.Table, path: Path) -> pa.Table:
+    """Append the teacher signals that the table at `path` has of these rows."""
+    signals = read_signals(path, rows["id"])
+    if signals is None:
+        return rows
+    for name in SIGNALS_SCHEMA.names:
+        rows = rows.append_column(SIGNALS_SCHEMA.field(name), signals[name])
+    return rows

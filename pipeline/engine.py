@@ -64,7 +64,8 @@ class GenerateParams(Section):
     top_p: Annotated[float, Field(gt=0, le=1)]
     seed: int
     store_logprobs: Annotated[int, Field(ge=0, le=20)]
-    """How many of the likeliest tokens to keep at each position, with their log-probabilities."""
+    """How many of the likeliest tokens to keep at each position, with their log-probabilities: the stored teacher of
+    stage 1. An answer that the store has without as many counts as missing."""
     agreement: AgreementPrompt | None
     """Of the continuations of emotional speech; null asks nothing."""
     rows_per_part: Annotated[int, Field(ge=1)]

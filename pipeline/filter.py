@@ -178,7 +178,8 @@ def main(
     counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
     if not usable:
         raise UserError(f"{continuations_file}: no usable row of {len(rows):,} ({counts}); expected at least one")
-    tables.write(_table(usable, continuations.KEPT_SCHEMA), kept)
+    usable_rows = _table(usable, continuations.KEPT_SCHEMA)
+    tables.write(continuations.with_signals(usable_rows, continuations_file), kept)
     tables.write(_table(unusable, continuations.DROPPED_SCHEMA), dropped)
     with tables.whole(metrics) as partial:
         partial.write_text(json.dumps(count(rows), indent=2, sort_keys=True) + "\n")

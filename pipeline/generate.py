@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
@@ -53,7 +54,8 @@ class Progress:
 
     def take(self, request: Request, answer: Answer) -> bool:
         """Take an answer; return whether it completes a part."""
-        self.rows.append(store_row(request, answer, self.job.prompter, self.llm.name, self.llm.hardware))
+        engine, num_top = self.llm, self.job.settings.store_logprobs
+        self.rows.append(store_row(request, answer, self.job.prompter, engine.name, engine.hardware, num_top))
         self.num_tokens += len(answer.token_ids)
         return len(self.rows) == self.job.settings.rows_per_part or time.monotonic() - self.started > PART_S
 
@@ -95,8 +97,11 @@ def answer(requests: Sequence[Request], work: Job, llm: Engine, *, anew: bool = 
     return progress.written
 
 
-def store_row(request: Request, given: Answer, prompter: Prompter, engine: str, hardware: str) -> dict[str, Any]:
-    """Return an answer as the store takes it."""
+def store_row(
+    request: Request, given: Answer, prompter: Prompter, engine: str, hardware: str, num_top: int
+) -> dict[str, Any]:
+    """Return an answer as the store takes it, with so many likeliest tokens at each position."""
+    top = likeliest(given, num_top, engine)
     return {
         "key": request.key,
         "transcript": request.transcript,
@@ -106,12 +111,25 @@ def store_row(request: Request, given: Answer, prompter: Prompter, engine: str, 
         "token_ids": given.token_ids,
         "finish_reason": given.finish_reason,
         "logprob": given.logprob,
-        "top_ids": [list(step) for step in given.top] or None,
-        "top_logprobs": [list(step.values()) for step in given.top] or None,
+        "top_ids": [[token for token, _ in step] for step in top] or None,
+        "top_logprobs": [[logprob for _, logprob in step] for step in top] or None,
         "engine": engine,
         "hardware": hardware,
         "written_at": datetime.now(UTC).replace(microsecond=0),
     }
+
+
+def likeliest(given: Answer, num_top: int, engine: str) -> list[list[tuple[int, float]]]:
+    """Return so many likeliest tokens at each position, likeliest first; vLLM gives the answer's own, too."""
+    num_positions = len(given.token_ids) + (given.finish_reason == continuations.STOP) if num_top else 0
+    steps = given.top[:num_positions]
+    top = [sorted(step.items(), key=lambda entry: (-entry[1], entry[0]))[:num_top] for step in steps]
+    if len(top) < num_positions or any(len(step) < num_top for step in top):
+        raise UserError(
+            f"generate.store_logprobs: found an answer of {engine} without its {num_top} likeliest tokens at each "
+            "position; expected them of every answer; 0 is for an engine that does not tell them"
+        )
+    return top
 
 
 def carry_out(work: Work, start: StartEngine, *, anew: bool = False) -> Counter[str]:
@@ -124,7 +142,9 @@ def carry_out(work: Work, start: StartEngine, *, anew: bool = False) -> Counter[
 
 def project(utterances: pa.Table, keys: pa.Array, work: Job, chosen: dict[bytes, int]) -> pa.Table:
     """Return the continuation of each utterance as the shelf has it; those without one say why."""
-    found = work.shelf.read(keys, chosen, _STORED)
+    num_top = work.settings.store_logprobs
+    signals = continuations.SIGNALS_SCHEMA if num_top else pa.schema([])
+    found = work.shelf.read(keys, chosen, [*_STORED, *signals.names])
     no_text = pc.fill_null(pc.equal(utterances["text"], ""), True)
     reason = pc.if_else(no_text, continuations.NO_TRANSCRIPT, continuations.NO_EMOTION)
     reason = pc.if_else(pc.is_null(keys), reason, continuations.PROMPT_TOO_LONG)
@@ -134,7 +154,16 @@ def project(utterances: pa.Table, keys: pa.Array, work: Job, chosen: dict[bytes,
     if work.backbone is not None:
         columns["token_ids"] = _retokenised(columns["continuation"], work.backbone)
     columns["agreement"] = pa.nulls(len(keys), pa.float64())
-    return pa.table({"id": utterances["id"], **columns}).cast(continuations.SCHEMA)
+    columns |= {name: _first(found[name], num_top) for name in signals.names}
+    return pa.table({"id": utterances["id"], **columns}).cast(pa.schema([*continuations.SCHEMA, *signals]))
+
+
+def _first(column: pa.ChunkedArray, num_top: int) -> pa.Array:
+    """Return the first `num_top` entries at each position: the store may have more."""
+    rows = column.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(rows), 0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pc.list_slice(rows.flatten(), 0, num_top), mask=pc.is_null(rows))
 
 
 def _retokenised(texts: pa.ChunkedArray, backbone: Path) -> pa.Array:

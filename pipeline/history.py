@@ -39,7 +39,7 @@ def read(utterance: dict[str, str | None], work: Job, choices_file: Path) -> lis
     for shelf in (*shelves, work.shelf):
         recipe = shelf.recipe
         key = recipe.key(utterance["text"] or "", utterance["emotion"])
-        used = choices.read(choices_file, recipe.name).get(key, store.FIRST)
+        used = choices.read(choices_file, recipe.name).get(key, shelf.first(key))
         is_current = shelf is work.shelf
         for row in shelf.history(key):
             entry = Entry(

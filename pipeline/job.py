@@ -89,12 +89,19 @@ def read_params(kind: Kind, params_file: Path) -> JobParams:
     Raises UserError where the LLM is not the one that is trained, and the file does not allow that.
     """
     settings = params.load(params_file, "generate", GenerateParams)
+    if kind != "semantic":  # stage 2 has no teacher
+        settings = settings.model_copy(update={"store_logprobs": 0})
     trained = params.load(params_file, "models.llm", Weights)
     llm = settings.generator or trained
     if llm != trained and not settings.allow_foreign_generator:
         raise UserError(
             f"generate.generator: found {llm.source}, expected {trained.source}, the model that is trained to continue "
             "as it does itself; set generate.allow_foreign_generator to true to let another one write"
+        )
+    if llm != trained and settings.store_logprobs:
+        raise UserError(
+            f"generate.store_logprobs: found {settings.store_logprobs}, expected 0: the likeliest tokens of "
+            f"{llm.source} teach another model nothing"
         )
     return JobParams(
         settings=settings,
@@ -108,7 +115,7 @@ def read_params(kind: Kind, params_file: Path) -> JobParams:
 def open_with(kind: Kind, given: JobParams) -> Job:
     """Open the shelf of a run with these parameters; the LLM is fetched, but not loaded."""
     model = fetch(given.llm)
-    shelf = Shelf(recipe.make(given.settings, given.prompt, given.llm, model))
+    shelf = Shelf(recipe.make(given.settings, given.prompt, given.llm, model), num_top=given.settings.store_logprobs)
     backbone = None if given.backbone is None else fetch(given.backbone)
     return Job(kind, given.settings, given.prompt, given.classes, given.llm.source, model, backbone, shelf)
 

@@ -28,12 +28,17 @@ class PackParams(Section):
 
 
 def rows(
-    utterances: pa.Table, kept: pa.Table, part: str, corpora: dict[str, Path], prompter: Prompter
+    utterances: pa.Table,
+    kept: pa.Table,
+    signals: pa.Table | None,
+    part: str,
+    corpora: dict[str, Path],
+    prompter: Prompter,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the packed rows of a part, reading the clips one after the other."""
-    responses = {row["id"]: row for row in kept.to_pylist()}
+    """Yield the packed rows of a part, reading the clips one after the other; `signals` go with the rows of `kept`."""
+    responses = {row["id"]: (row, number) for number, row in enumerate(kept.to_pylist())}
     for row in utterances.to_pylist():
-        response = responses.get(row["id"])
+        response, number = responses.get(row["id"], (None, 0))
         if row["split"] != part or (response is None and part == "train"):
             continue
         samples = _samples(row, corpora)
@@ -47,6 +52,7 @@ def rows(
             "num_samples": len(samples),
             "text_ids": list(prompter.content_ids(row["text"] or "")),
             "response_ids": [] if response is None else _response_ids(response, prompter.end_id),
+            **({} if signals is None or response is None else signals.slice(number, 1).to_pylist()[0]),
         }
 
 
@@ -88,12 +94,17 @@ def main(
     llm = params.load(params_file, "models.llm", Weights)
     utterances = manifest.read(manifest_file)
     kept = tables.read(continuations_file, continuations.SCHEMA)
+    signals = continuations.read_signals(continuations_file, kept["id"]) if kind == "semantic" else None
     missing = set(utterances["corpus"].to_pylist()) - set(corpora)
     if missing:
         raise UserError(f"{manifest_file}: corpus {min(missing)} is not listed under ingest in {params_file}")
     prompter = Prompter.load(fetch(llm))
-    with packed.Writer(output, frame(prompt, prompter, kind), settings.rows_per_shard) as writer:
-        counts = {part: writer.write(part, rows(utterances, kept, part, corpora, prompter)) for part in manifest.SPLITS}
+    schema = packed.SCHEMA if signals is None else packed.SCHEMA_WITH_SIGNALS
+    with packed.Writer(output, frame(prompt, prompter, kind), settings.rows_per_shard, schema) as writer:
+        counts = {
+            part: writer.write(part, rows(utterances, kept, signals, part, corpora, prompter))
+            for part in manifest.SPLITS
+        }
     if counts["train"] == 0:
         raise UserError(f"{continuations_file}: no continuation of a train row of {manifest_file} was kept")
     say(f"pack: {kind}: " + ", ".join(f"{count:,} {part}" for part, count in counts.items()) + " rows")

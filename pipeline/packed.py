@@ -35,6 +35,15 @@ SCHEMA = pa.schema(
         ("response_ids", pa.list_(pa.int32())),  # with the end token where it ended by itself; empty: none
     ]
 )
+SCHEMA_WITH_SIGNALS = pa.schema(
+    [
+        *SCHEMA,
+        # the teacher's likeliest tokens at each position of response_ids, as many at each; null: not stored
+        ("top_ids", pa.list_(pa.list_(pa.int32()))),
+        ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
+    ]
+)
+"""Of stage 1 where its continuations have teacher signals."""
 ROWS_PER_BATCH = 128  # small enough that a single row stays cheap to read
 FRAME_FILE = "frame.json"
 
@@ -52,11 +61,12 @@ class Frame:
 class Writer:
     """Write a packed folder beside `path` and put it in place when all is written."""
 
-    def __init__(self, path: Path, frame: Frame, rows_per_shard: int) -> None:
+    def __init__(self, path: Path, frame: Frame, rows_per_shard: int, schema: pa.Schema = SCHEMA) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial")
         self.frame = frame
         self.rows_per_shard = rows_per_shard
+        self.schema = schema
         self.parts: list[str] = []
 
     def __enter__(self) -> Self:
@@ -83,15 +93,15 @@ class Writer:
                 sink.close()
                 num_shards += 1
                 sink = self._shard(folder, num_shards)
-            sink.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+            sink.write_table(pa.Table.from_pylist(batch, schema=self.schema))
             num_rows += len(batch)
         sink.close()
-        _describe(folder, num_shards + 1)
+        _describe(folder, num_shards + 1, self.schema)
         self.parts.append(part)
         return num_rows
 
     def _shard(self, folder: Path, number: int) -> pa.RecordBatchStreamWriter:
-        return pa.ipc.new_stream(folder / f"data-{number:05d}.arrow", SCHEMA)
+        return pa.ipc.new_stream(folder / f"data-{number:05d}.arrow", self.schema)
 
 
 def load(path: Path, part: str, *, allow_empty: bool = False) -> "datasets.Dataset":
@@ -114,11 +124,11 @@ def load_frame(path: Path) -> Frame:
     return Frame(**json.loads((path / FRAME_FILE).read_text()))
 
 
-def _describe(folder: Path, num_shards: int) -> None:
+def _describe(folder: Path, num_shards: int, schema: pa.Schema) -> None:
     """Write the two files by which `datasets` knows a saved dataset."""
     import datasets
 
-    features = datasets.Features.from_arrow_schema(SCHEMA)
+    features = datasets.Features.from_arrow_schema(schema)
     features["audio"] = datasets.Audio(sampling_rate=16_000, decode=False)
     datasets.DatasetInfo(features=features).write_to_directory(str(folder))
     shards = [{"filename": f"data-{i:05d}.arrow"} for i in range(num_shards)]

@@ -30,9 +30,6 @@ from pipeline.recipe import Recipe
 from pipeline.stage import UserError
 
 KEY = pa.binary(16)
-FIRST = 1
-"""The generation of the first answer to a key."""
-
 SCHEMA = pa.schema(
     [
         ("key", KEY),
@@ -44,7 +41,7 @@ SCHEMA = pa.schema(
         ("token_ids", pa.list_(pa.int32())),  # without the end token
         ("finish_reason", pa.string()),
         ("logprob", pa.float64()),  # of the answer and its end token, in nats
-        ("top_ids", pa.list_(pa.list_(pa.int32()))),  # the likeliest tokens at each position, the end token's too
+        ("top_ids", pa.list_(pa.list_(pa.int32()))),  # at each position, the end token's too, likeliest first
         ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
         ("engine", pa.string()),
         ("hardware", pa.string()),
@@ -52,8 +49,10 @@ SCHEMA = pa.schema(
     ]
 )
 
-_INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation")])
+_INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation"), ("num_top", pa.int32())])
+_STORED_INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation")])
 _SPEED = b"tokens_per_s"
+_NUM_TOP = b"num_top"  # likeliest tokens that all answers of a part have at each position
 
 
 def place() -> Path:
@@ -68,11 +67,15 @@ def shelves() -> Iterator["Shelf"]:
 
 
 class Shelf:
-    """The answers to one recipe; of each part, keys and generations are read once, the rest when it is asked for."""
+    """The answers to one recipe; of each part, keys and generations are read once, the rest when it is asked for.
 
-    def __init__(self, recipe: Recipe, root: Path | None = None) -> None:
+    An answer that was kept with fewer than `num_top` likeliest tokens at a position counts as missing.
+    """
+
+    def __init__(self, recipe: Recipe, root: Path | None = None, *, num_top: int = 0) -> None:
         """Open the shelf, which may be empty."""
         self.recipe = recipe
+        self.num_top = num_top
         self.folder = (root or place()) / "continuations" / recipe.name
         self._parts: list[Path] = []
         self._indices = [_INDEX.empty_table()]
@@ -83,7 +86,7 @@ class Shelf:
         known = set(self._parts)
         for part in sorted((self.folder / "parts").glob("[0-9]*.parquet")):
             if part not in known:
-                self._add(part, _read(part, _INDEX))
+                self._add(part, _read(part, _STORED_INDEX), int(_note(part, _NUM_TOP)))
         return len(self._parts) > len(known)
 
     def known(self, keys: Iterable[bytes]) -> set[bytes]:
@@ -93,44 +96,66 @@ class Shelf:
 
     def missing(self, keys: pa.Array) -> pa.Array:
         """Return those of `keys` that have no answer."""
-        return keys.filter(pc.invert(pc.is_in(keys, value_set=self._index()["key"].combine_chunks())))
+        index = self._index()
+        answered = index["key"].filter(pc.greater_equal(index["num_top"], self.num_top))
+        return keys.filter(pc.invert(pc.is_in(keys, value_set=answered.combine_chunks())))
 
     def read(self, keys: pa.Array, chosen: Mapping[bytes, int], columns: Sequence[str]) -> pa.Table:
         """Return the answer to each of `keys`, in their order, of the generation `chosen` for it or of the first.
 
-        A key without an answer, or a null, has a row of nulls. Raises UserError where a chosen generation is not there.
+        A key without an answer, or a null, has a row of nulls. Raises UserError where a chosen generation is not there,
+        or has too few likeliest tokens.
         """
+        return self._take(self._find(keys, chosen), columns)
+
+    def first(self, key: bytes) -> int | None:
+        """Return the generation that counts where none is chosen; None without an answer."""
+        return self.read(pa.array([key], KEY), {}, ["generation"])["generation"][0].as_py()  # type: ignore[no-any-return]
+
+    def _find(self, keys: pa.Array, chosen: Mapping[bytes, int]) -> NDArray[np.int64]:
+        """Return the number in the index of the row that `read` takes for each of `keys`; -1 where there is none."""
         index = self._index()
-        stored = index["generation"].to_numpy()
-        wanted = np.array([chosen.get(key, FIRST) for key in keys.to_pylist()] if chosen else [FIRST] * len(keys))
+        stored, enough = index["generation"].to_numpy(), index["num_top"].to_numpy() >= self.num_top
+        wanted = np.array([chosen.get(key, 0) for key in keys.to_pylist()] if chosen else [0] * len(keys))
         rows = np.full(len(keys), -1)
-        for generation in {FIRST, *chosen.values()}:
+        for generation in np.unique(stored).tolist():
             candidates = np.flatnonzero(stored == generation)
             their_keys = index["key"].combine_chunks().take(pa.array(candidates))
             at = pc.fill_null(pc.index_in(keys, value_set=their_keys, skip_nulls=True), -1).to_numpy()
-            here = (wanted == generation) & (at >= 0)
+            counts = np.where(wanted == 0, (rows < 0) & enough[candidates[at]], wanted == generation)
+            here = counts & (at >= 0)
             rows[here] = candidates[at[here]]
-        for i in np.flatnonzero((rows < 0) & (wanted != FIRST))[:1].tolist():
+        for i in np.flatnonzero((rows < 0) & (wanted != 0))[:1].tolist():
             raise UserError(f"{self.folder}: no generation {wanted[i]} of {keys[i].as_py().hex()}; choose with --use")
-        return self._take(rows, columns)
+        found = np.flatnonzero(rows >= 0)
+        for i in found[~enough[rows[found]]][:1].tolist():
+            raise UserError(
+                f"{self.folder}: generation {wanted[i]} of {keys[i].as_py().hex()}, the chosen one, lacks its "
+                f"{self.num_top} likeliest tokens; choose another with --use, or generate with --force"
+            )
+        return rows
 
     def append(self, rows: Sequence[Mapping[str, Any]], *, anew: bool = False, tokens_per_s: float = 0.0) -> int:
         """Write answers, all columns but `generation`, as a part; return how many.
 
-        Those that another process has written meanwhile are left out; with `anew` all are written, each as the next
+        Those that another process has written meanwhile are left out; with `anew` all are written. Each is the next
         generation of its key.
         """
         with self._locked():
             self.refresh()
-            newest = self.newest([row["key"] for row in rows])
-            rows = [{**row, "generation": last + 1} for row, last in zip(rows, newest, strict=True) if anew or not last]
+            there = set() if anew else self.known(row["key"] for row in rows)
+            rows = [row for row in rows if row["key"] not in there]
             if not rows:
                 return 0
+            newest = self.newest([row["key"] for row in rows])
+            rows = [{**row, "generation": last + 1} for row, last in zip(rows, newest, strict=True)]
+            num_top = min(len(step) for row in rows for step in row["top_ids"] or [()])
             table = tables.from_rows(rows, SCHEMA)
             # numbered, so that every reader has the rows in the same order
             part = self.folder / "parts" / f"{len(self._parts):08}-{uuid.uuid4().hex[:8]}.parquet"
-            tables.write(table.replace_schema_metadata({_SPEED: f"{tokens_per_s:.1f}"}), part)
-            self._add(part, table.select(_INDEX.names))
+            notes = {_SPEED: f"{tokens_per_s:.1f}", _NUM_TOP: str(num_top)}
+            tables.write(table.replace_schema_metadata(notes), part)
+            self._add(part, table.select(_STORED_INDEX.names), num_top)
         return len(rows)
 
     def newest(self, keys: Sequence[bytes]) -> list[int]:
@@ -152,11 +177,12 @@ class Shelf:
         """Return how fast the newest part was generated; None where nothing was."""
         if not self._parts:
             return None
-        return float((pq.read_schema(self._parts[-1]).metadata or {}).get(_SPEED, 0)) or None
+        return float(_note(self._parts[-1], _SPEED)) or None
 
-    def _add(self, part: Path, index: pa.Table) -> None:
+    def _add(self, part: Path, index: pa.Table, num_top: int) -> None:
         self._parts.append(part)
-        self._indices.append(index)
+        column = pa.array(np.full(len(index), num_top), pa.int32())
+        self._indices.append(index.append_column(_INDEX.field("num_top"), column))
 
     def _index(self) -> pa.Table:
         return pa.concat_tables(self._indices)
@@ -206,3 +232,8 @@ def _read(part: Path, schema: pa.Schema) -> pa.Table:
         return pq.read_table(part, columns=schema.names).select(schema.names).cast(schema)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{part}: not readable ({error}); delete it, and its rows are generated again") from None
+
+
+def _note(part: Path, name: bytes) -> bytes:
+    """Return what a part says of itself, 0 where it does not."""
+    return (pq.read_schema(part).metadata or {}).get(name, b"0")  # type: ignore[no-any-return]

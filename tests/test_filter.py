@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -82,7 +83,13 @@ def test_limits_are_checked() -> None:
         FilterParams.model_validate({**LIMITS, "max_duration_s": 45.0})
 
 
-def run_filter(tmp_path: Path, models: ModelsParams, answers: list[tuple[str, str]], num_answers: int = 9) -> None:
+def run_filter(
+    tmp_path: Path,
+    models: ModelsParams,
+    answers: list[tuple[str, str]],
+    num_answers: int = 9,
+    schema: pa.Schema = continuations.SCHEMA,
+) -> None:
     """Filter the answers to utterances of these texts, given as (text, answer)."""
     empty = dict.fromkeys(manifest.SCHEMA.names)
     utterances = [
@@ -96,11 +103,13 @@ def run_filter(tmp_path: Path, models: ModelsParams, answers: list[tuple[str, st
             "token_ids": [5] * len(answer),
             "finish_reason": continuations.STOP,
             "engine": "echo 1",
+            "top_ids": [[i]],
+            "top_logprobs": [[-1.0]],
         }
         for i, (_, answer) in enumerate(answers[:num_answers])
     ]
     tables.write(tables.from_rows(utterances, manifest.SCHEMA), tmp_path / "manifest.parquet")
-    tables.write(tables.from_rows(rows[::-1], continuations.SCHEMA), tmp_path / "answers.parquet")
+    tables.write(tables.from_rows(rows[::-1], schema), tmp_path / "answers.parquet")
     prompt = {"system": "S", "text": "Go on, {emotion}: ", "speech": "Go on: "}
     sections = {"models": models.model_dump(), "prompts": {"emotion": prompt}, "filter": {"emotion": LIMITS}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
@@ -151,3 +160,14 @@ def test_a_limit_of_agreement_needs_agreement(
 def test_an_utterance_without_a_continuation_is_named(tmp_path: Path, tiny_models: ModelsParams) -> None:
     with pytest.raises(UserError, match="corpus/1: found no continuation, expected one; run generate on this manifest"):
         run_filter(tmp_path, tiny_models, [("yes", "Oh."), ("no", "Oh.")], num_answers=1)
+
+
+def test_kept_rows_keep_their_teacher_signals(tmp_path: Path, tiny_models: ModelsParams) -> None:
+    answers = [("yes", "Oh yes!"), ("no", ""), ("so", "Why?")]
+    run_filter(tmp_path, tiny_models, answers)
+    assert tables.columns(tmp_path / "kept.parquet") == continuations.KEPT_SCHEMA.names
+    schema = pa.schema([*continuations.SCHEMA, *continuations.SIGNALS_SCHEMA])
+    run_filter(tmp_path, tiny_models, answers, schema=schema)
+    kept = tables.read(tmp_path / "kept.parquet", schema).to_pylist()
+    assert [(row["id"], row["top_ids"]) for row in kept] == [("corpus/0", [[0]]), ("corpus/2", [[2]])]
+    assert tables.columns(tmp_path / "dropped.parquet") == continuations.DROPPED_SCHEMA.names

@@ -5,13 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 
+from pipeline import packed
 from pipeline.stage import UserError
 from pipeline.weights import ModelsParams
-from train import checkpoint, fitting, model_folder
+from train import checkpoint, fitting, model_folder, teacher_signals
+from train.batches import sequences
 from train.fit_params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams, WarmStartParams
 from train.fitting import Places
 from train.model import Batch
@@ -38,7 +42,9 @@ EMOTIONS = ["sad", "happy"]
 
 
 def semantic(**changes: Any) -> SemanticFitParams:
-    return SemanticFitParams(**{**COMMON, "pad_to_30s": False, "warm_start": None, "temperature": 2.0, **changes})
+    return SemanticFitParams(
+        **{**COMMON, "pad_to_30s": False, "warm_start": None, "teacher": "exact", "temperature": 2.0, **changes}
+    )
 
 
 def emotion(**changes: Any) -> EmotionFitParams:
@@ -230,3 +236,83 @@ def test_a_model_folder_without_weights_is_one_line(tiny_models: ModelsParams, p
 def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParams, places: Places) -> None:
     with pytest.raises(UserError, match="no trained model there"):
         fitting.fit(emotion(), tiny_models, EMOTIONS, stage_2(places), resume=False)
+
+
+def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, lacking: int | None = None) -> Path:
+    """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a part gets none."""
+    model, _ = fitting.build_model(semantic(), models, EMOTIONS, None)
+    frame = packed.load_frame(data)
+    assert frame.before_text is not None
+    with packed.Writer(folder, frame, 5, packed.SCHEMA_WITH_SIGNALS) as writer:
+        for part in ("train", "dev", "test"):
+            rows = list(packed.load(data, part))
+            for number, row in enumerate(rows):
+                made = sequences(frame.before_text, [row["text_ids"]], frame.after, [row["response_ids"]])
+                with torch.no_grad():
+                    logits = model.predicting(made, None) @ model.output_embeddings.T
+                top = logits.log_softmax(-1).topk(num_top)
+                if number != lacking:
+                    row |= {"top_ids": top.indices.tolist(), "top_logprobs": top.values.tolist()}
+            writer.write(part, rows)
+    return folder
+
+
+def test_a_teacher_stored_whole_trains_as_the_running_one_does(
+    tiny_models: ModelsParams, places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = with_signals(places.data, tmp_path / "whole", tiny_models, 258)
+    exact, stored = replace(places, data=data), replace(places, data=data, output=tmp_path / "stored")
+    fitting.fit(semantic(temperature=1.0), tiny_models, EMOTIONS, exact, resume=False)
+    assert "stored teacher" not in capsys.readouterr().out
+    fitting.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, stored, resume=False)
+    assert "stored teacher, 258 tokens a position: kl is a lower bound, dev_kl is exact" in capsys.readouterr().out
+    assert len(losses(exact)) == 9
+    for ours, expected in zip(losses(stored), losses(exact), strict=True):
+        assert ours == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_stored_teacher_is_not_run_but_for_the_dev_part(
+    tiny_models: ModelsParams, places: Places, tmp_path: Path
+) -> None:
+    data = with_signals(places.data, tmp_path / "some", tiny_models, 4, lacking=3)
+    settings = semantic(temperature=1.0, teacher="stored")
+    _, config = fitting.build_model(settings, tiny_models, EMOTIONS, None)
+    opened = fitting.open_data(data, settings, config, with_teacher=True)
+    (batch,) = opened.batches([[0, 1]])
+    assert (batch.teacher, batch.num_positions) == (None, int(batch.student.attended.sum()) - 2)
+    assert batch.signals is not None
+    assert batch.signals.top_ids.shape == (6, 4)
+    for dev in opened.dev_batches(2, 0, 1):
+        assert dev.teacher is not None
+        assert dev.signals is None
+
+
+@pytest.mark.parametrize(
+    ("num_top", "lacking", "message"),
+    [
+        (None, None, "packed without teacher signals; generate with store_logprobs above 0 and pack again, or set "),
+        (4, 5, r"corpus/train-5: expected teacher signals of 3 tokens, found none; generate with store_logprobs"),
+    ],
+)
+def test_a_stored_teacher_that_is_not_there_is_told_before_training(
+    tiny_models: ModelsParams, places: Places, tmp_path: Path, num_top: int | None, lacking: int | None, message: str
+) -> None:
+    if num_top is not None:
+        places = replace(places, data=with_signals(places.data, tmp_path / "data", tiny_models, num_top, lacking))
+    with pytest.raises(UserError, match=message):
+        fitting.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, places, resume=False)
+    assert not places.output.exists()
+
+
+def test_rows_with_other_numbers_of_stored_tokens_are_told(tiny_models: ModelsParams, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{i}", "response_ids": [1, 2], "top_ids": [[1] * 3, [1] * count]} for i, count in enumerate((3, 3, 2))
+    ]
+    with pytest.raises(UserError, match="2: expected 3 likeliest tokens at each position, found 2; generate with"):
+        teacher_signals.check(datasets.Dataset.from_list(rows), tmp_path)
+    assert teacher_signals.check(datasets.Dataset.from_list(rows[:2]), tmp_path) == 3
+
+
+def test_a_stored_teacher_has_no_other_temperature_than_1() -> None:
+    with pytest.raises(ValidationError, match=r"temperature 1 of a stored teacher, .+, got 2\.0"):
+        semantic(teacher="stored")

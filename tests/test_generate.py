@@ -424,6 +424,73 @@ def test_another_model_than_the_one_trained_must_be_allowed(tmp_path: Path, llm:
     assert tuple(row["token_ids"]) == Prompter.load(llm).content_ids(row["continuation"])
 
 
+class TellingEngine(EchoEngine):
+    """Tells as many likeliest tokens as vLLM does: the answer's own first, though it is not among the others."""
+
+    def __init__(self, num_top: int) -> None:
+        super().__init__()
+        self.num_top = num_top
+
+    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
+        likeliest = {100 + i: -0.5 - i for i in range(self.num_top)}
+        for position, given in super().generate(prompts):
+            top = [{token: -20.0, **likeliest} for token in (*given.token_ids, 0)]
+            yield position, replace(given, top=top)
+
+
+def read_signals(path: Path) -> list[Any]:
+    ids = tables.read(path, continuations.SCHEMA)["id"]
+    found = continuations.read_signals(path, ids)
+    return [] if found is None else found["top_ids"].to_pylist()
+
+
+def test_the_output_has_as_many_likeliest_tokens_as_the_parameters_say_and_none_without(
+    tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling = TellingEngine(5)
+    monkeypatch.setattr(engine, "start", lambda *_: telling)
+    output = tmp_path / "continuations.parquet"
+    write_manifest(tmp_path / "manifest.parquet", ["yes", None, "no"])
+    run_generate(tmp_path, llm, store_logprobs=5)
+    of_five = output.read_bytes()
+    assert read_signals(output) == [[[100, 101, 102, 103, 104]] * 4, None, [[100, 101, 102, 103, 104]] * 4]
+    run_generate(tmp_path, llm, store_logprobs=2)
+    assert read_signals(output) == [[[100, 101]] * 4, None, [[100, 101]] * 4]
+    run_generate(tmp_path, llm)
+    assert tables.columns(output) == continuations.SCHEMA.names
+    run_generate(tmp_path, llm, store_logprobs=5)
+    assert output.read_bytes() == of_five
+    assert len(telling.asked) == 2
+
+
+def test_answers_kept_without_likeliest_tokens_are_given_again_where_these_are_wanted(
+    tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path / "manifest.parquet")
+    run_generate(tmp_path, llm)
+    before = (tmp_path / "continuations.parquet").read_bytes()
+    telling = TellingEngine(2)
+    monkeypatch.setattr(engine, "start", lambda *_: telling)
+    assert {row["generation"] for row in run_generate(tmp_path, llm, store_logprobs=2)} == {2}
+    assert len(telling.asked) == 3
+    run_generate(tmp_path, llm, store_logprobs=2)
+    assert len(telling.asked) == 3
+    run_generate(tmp_path, llm)
+    assert (tmp_path / "continuations.parquet").read_bytes() == before
+
+
+def test_stage_2_keeps_no_likeliest_tokens(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+    write_manifest(tmp_path / "manifest.parquet")
+    run_generate(tmp_path, llm, "emotion", store_logprobs=2)
+    assert tables.columns(tmp_path / "continuations.parquet") == continuations.SCHEMA.names
+
+
+def test_an_engine_that_does_not_tell_likeliest_tokens_is_named(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+    write_manifest(tmp_path / "manifest.parquet")
+    with pytest.raises(UserError, match=r"store_logprobs: found an answer of echo 1 without its 2 likeliest tokens"):
+        run_generate(tmp_path, llm, store_logprobs=2)
+
+
 def test_a_machine_without_vllm_is_told_of_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_none(package: str) -> str:
         raise PackageNotFoundError(package)

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 import yaml
@@ -129,3 +130,18 @@ def test_no_kept_train_row_is_an_error(inputs: Inputs) -> None:
     tables.write(kept.slice(1), inputs.folder / "kept.parquet")
     with pytest.raises(UserError, match="no continuation of a train row"):
         inputs.run()
+
+
+def test_teacher_signals_are_packed_with_their_response_where_there_are_any(inputs: Inputs) -> None:
+    assert packed.load(inputs.run(), "train").column_names == packed.SCHEMA.names
+    rows = tables.read(inputs.folder / "kept.parquet", continuations.SCHEMA).to_pylist()
+    top = {"c/0": [[1, 2], [3, 4], [5, 6]], "c/2": None, "c/3": [[7, 8], [9, 10]]}
+    signals = [{"top_ids": top[row["id"]], "top_logprobs": top[row["id"]]} for row in rows]
+    schema = pa.schema([*continuations.SCHEMA, *continuations.SIGNALS_SCHEMA])
+    both = [row | more for row, more in zip(rows, signals, strict=True)]
+    tables.write(tables.from_rows(both, schema), inputs.folder / "kept.parquet")
+    output = inputs.run()
+    found = {row["id"]: row for part in manifest.SPLITS for row in packed.load(output, part)}
+    assert {key: row["top_ids"] for key, row in found.items()} == {**top, "c/4": None}
+    assert len(found["c/0"]["top_logprobs"]) == len(found["c/0"]["response_ids"])
+    assert "top_ids" not in packed.load(inputs.run("emotion"), "train").column_names

@@ -17,7 +17,7 @@ FIT: dict[str, Any] = {
     "seed": 1, "epochs": 2.0, "max_steps": None, "batch_size": 1, "accumulation": 1, "learning_rate": 1e-2,
     "warmup_steps": 2, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "float32", "workers": 0,
     "log_every": 1, "evaluate_every": 2, "save_every": 100, "pad_to_30s": False, "warm_start": None,
-    "temperature": 2.0,
+    "teacher": "exact", "temperature": 2.0,
 }  # fmt: skip
 
 

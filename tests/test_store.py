@@ -156,3 +156,35 @@ def test_one_process_at_a_time_is_the_first_to_write() -> None:
         assert (first, second) == (True, False)
     with Shelf(RECIPE).writing() as first:
         assert first
+
+
+def with_top(transcript: str, num_top: int, **values: Any) -> dict[str, Any]:
+    top = {"top_ids": [list(range(num_top))] * 2, "top_logprobs": [[-1.0] * num_top] * 2}
+    return row(transcript, f"{transcript} with {num_top}", **top, **values)
+
+
+def test_an_answer_kept_without_the_likeliest_tokens_that_are_wanted_counts_as_missing() -> None:
+    Shelf(RECIPE).append([row("a"), row("b")])
+    shelf = Shelf(RECIPE, num_top=3)
+    assert shelf.missing(keys("a", "b", "c")).equals(keys("a", "b", "c"))
+    assert shelf.append([with_top("a", 2), with_top("c", 2)]) == 2
+    assert shelf.missing(keys("a", "b", "c")).equals(keys("a", "b", "c"))
+    assert shelf.append([with_top("a", 3), with_top("c", 4)]) == 2
+    assert shelf.append([with_top("a", 5)]) == 0
+    for each in (shelf, Shelf(RECIPE, num_top=3)):
+        assert each.missing(keys("a", "b", "c")).equals(keys("b"))
+        assert read(each, "a", "b", "c") == ["a with 3", None, "c with 4"]
+        assert [each.first(key) for key in keys("a", "b", "c").to_pylist()] == [3, None, 2]
+    assert read(Shelf(RECIPE), "a", "b", "c") == ["after a", "after b", "c with 2"]
+
+
+def test_a_chosen_answer_without_the_likeliest_tokens_that_are_wanted_is_named() -> None:
+    shelf = Shelf(RECIPE, num_top=3)
+    shelf.append([row("a")])
+    shelf.append([with_top("a", 3)])
+    (key,) = keys("a").to_pylist()
+    assert read(shelf, "a", chosen={key: 2}) == ["a with 3"]
+    with pytest.raises(
+        UserError, match=rf"generation 1 of {key.hex()}, the chosen one, lacks its 3 likeliest tokens; "
+    ):
+        read(shelf, "a", chosen={key: 1})

@@ -31,7 +31,7 @@ def semantic_params(warm_start: WarmStartParams) -> SemanticFitParams:
     return SemanticFitParams(
         seed=1, epochs=1.0, max_steps=None, batch_size=4, accumulation=1, learning_rate=1e-2, warmup_steps=2,
         weight_decay=0.0, max_grad_norm=1.0, precision="float32", workers=0, log_every=1, evaluate_every=1,
-        save_every=1, pad_to_30s=False, warm_start=warm_start, temperature=2.0,
+        save_every=1, pad_to_30s=False, warm_start=warm_start, teacher="exact", temperature=2.0,
     )  # fmt: skip
 
 

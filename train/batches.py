@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from pipeline import audio
 from pipeline.packed import Frame
 from train.features import LogMel, num_mel_frames, pad_features
-from train.model import Batch, Sequences
+from train.model import Batch, Sequences, TeacherSignals
 from train.model.adapter import num_speech_tokens
 
 BATCHES_PER_BUCKET = 8  # sort by length within this many batches: enough to save padding, few enough to mix
@@ -55,6 +55,9 @@ class Example:
     text_ids: list[int]
     response_ids: list[int]
     emotion: int
+    top_ids: list[list[int]] | None = None
+    """Teacher signals of each response token, where the row has them."""
+    top_logprobs: list[list[float]] | None = None
 
 
 class Examples(Dataset[Example]):
@@ -76,15 +79,18 @@ class Examples(Dataset[Example]):
             text_ids=row["text_ids"],
             response_ids=row["response_ids"],
             emotion=self.emotions.get(row["emotion"], -1),
+            top_ids=row.get("top_ids"),
+            top_logprobs=row.get("top_logprobs"),
         )
 
 
 class Collator:
-    """Turn examples into a batch; `with_teacher` adds the text branch of stage 1."""
+    """Turn examples into a batch; stage 1 has `with_teacher`, the text branch, or `with_signals` in its place."""
 
-    def __init__(self, frame: Frame, with_teacher: bool) -> None:
+    def __init__(self, frame: Frame, with_teacher: bool, with_signals: bool = False) -> None:
         self.frame = frame
         self.with_teacher = with_teacher
+        self.with_signals = with_signals
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Collate examples in the order given."""
@@ -95,6 +101,7 @@ class Collator:
             num_frames=torch.tensor([example.num_frames for example in examples]),
             student=sequences(self.frame.before_speech, speech, self.frame.after, responses),
             teacher=self._teacher(examples, responses) if self.with_teacher else None,
+            signals=_signals(examples) if self.with_signals else None,
             response_ids=torch.tensor([token for response in responses for token in response]),
             emotion=torch.tensor([example.emotion for example in examples]),
         )
@@ -103,6 +110,13 @@ class Collator:
         assert self.frame.before_text is not None
         texts = [example.text_ids for example in examples]
         return sequences(self.frame.before_text, texts, self.frame.after, responses)
+
+
+def _signals(examples: Sequence[Example]) -> TeacherSignals:
+    return TeacherSignals(
+        top_ids=torch.tensor([step for example in examples for step in example.top_ids or []]),
+        top_logprobs=torch.tensor([step for example in examples for step in example.top_logprobs or []]),
+    )
 
 
 def sequences(

@@ -1,8 +1,8 @@
 """The parameters of both training stages: section fit of params.yaml."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.params import Section
 
@@ -47,7 +47,19 @@ class SemanticFitParams(FitParams):
 
     pad_to_30s: bool
     """Pad every clip to 30 s of log-mel as the published models do; stage 2 inherits it."""
+    teacher: Literal["exact", "stored"]
+    """exact runs the LLM on the transcript in every step; stored takes what generate.store_logprobs has kept of it.
+    The dev KL is exact either way."""
     temperature: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _check_temperature(self) -> Self:
+        if self.teacher == "stored" and self.temperature != 1:
+            raise ValueError(
+                "temperature 1 of a stored teacher, whose mass beyond the kept tokens is known at no other, "
+                f"got {self.temperature}"
+            )
+        return self
 
 
 class PloraParams(Section):

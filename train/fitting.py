@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from pipeline import packed
 from pipeline.stage import UserError, say
 from pipeline.weights import ModelsParams, fetch
-from train import checkpoint, model_folder
+from train import checkpoint, model_folder, teacher_signals
 from train.batches import Collator, Examples, plan_epoch
 from train.features import LogMel
 from train.fit_params import EmotionFitParams, FitParams, SemanticFitParams
@@ -49,11 +49,15 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], places: 
     data = open_data(places.data, settings, config, with_teacher=kind == "semantic")
     if kind == "emotion":
         standardise_head(model, data, settings)
+    main = accelerator.is_main_process
+    if data.collate.with_signals:
+        num_top = teacher_signals.check(data.train.rows, places.data)
+        if main:
+            say(f"fit: {kind}: stored teacher, {num_top} tokens a position: kl is a lower bound, dev_kl is exact")
     schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
     run = f"{kind}-{run_fingerprint(settings, config, places, accelerator.num_processes)}"
     folder = places.checkpoints / run
     state = checkpoint.load(folder) if resume else None
-    main = accelerator.is_main_process
     if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data.train, data.train_lengths, schedule.batch_size, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
@@ -125,12 +129,15 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
     train_rows = with_response(packed.load(folder, "train"))
     if len(train_rows) == 0:
         raise UserError(f"{folder}: no train row has a continuation; expected at least one")
+    stored = isinstance(settings, SemanticFitParams) and settings.teacher == "stored"
+    frame = packed.load_frame(folder)
     dev_rows = with_response(packed.load(folder, "dev", allow_empty=True))
     return Data(
         train=Examples(train_rows, log_mel, config.emotions),
         train_lengths=train_rows["num_samples"][:],
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
-        collate=Collator(packed.load_frame(folder), with_teacher=with_teacher),
+        collate=Collator(frame, with_teacher=with_teacher and not stored, with_signals=stored),
+        dev_collate=Collator(frame, with_teacher=with_teacher),
         workers=settings.workers,
     )
 

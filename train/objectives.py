@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn import functional
 
-from train.losses import response_ce, response_kl
+from train.losses import response_ce, response_kl, stored_kl
 from train.model import Batch
 from train.model.speech_llm import Outputs
 
@@ -35,7 +35,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SemanticAlignment:
-    """Stage 1: the KL between the LLM on the transcript and on the speech (paper Eq. 1)."""
+    """Stage 1: the KL between the LLM on the transcript and on the speech (paper Eq. 1).
+
+    A batch with teacher signals in place of the transcript gives its lower bound, at temperature 1.
+    """
 
     matrix: Tensor
     temperature: float
@@ -51,6 +54,10 @@ class SemanticAlignment:
 
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Return the KL summed over response tokens, in nats."""
+        if batch.signals is not None:
+            assert self.temperature == 1
+            signals = batch.signals
+            return {"kl": stored_kl(outputs.student, signals.top_ids, signals.top_logprobs, self.matrix).sum()}
         assert outputs.teacher is not None
         return {"kl": response_kl(outputs.student, outputs.teacher, self.matrix, self.temperature).sum()}
 

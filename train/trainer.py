@@ -54,6 +54,7 @@ class Data:
     train_lengths: Sequence[int]
     dev: Examples | None
     collate: Collator
+    dev_collate: Collator
     workers: int
 
     def batches(self, rows: list[list[int]]) -> Iterator[Batch]:
@@ -65,7 +66,7 @@ class Data:
         assert self.dev is not None
         rows = list(range(len(self.dev)))[process::num_processes]
         batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        return iter(DataLoader(self.dev, batch_sampler=batches, collate_fn=self.collate))
+        return iter(DataLoader(self.dev, batch_sampler=batches, collate_fn=self.dev_collate))
 
 
 class Trainer:

@@ -2,10 +2,10 @@
 
 Shape suffixes in this package: b batch, m mel bins, f mel frames, t encoder frames, s speech tokens,
 l sequence positions, n positions that predict a response token, e encoder width, d LLM width,
-k emotion classes.
+k emotion classes, or likeliest tokens of a stored teacher.
 """
 
-from train.model.batch import Batch, Sequences
+from train.model.batch import Batch, Sequences, TeacherSignals
 from train.model.speech_llm import Speech, SpeechLLM
 
-__all__ = ["Batch", "Sequences", "Speech", "SpeechLLM"]
+__all__ = ["Batch", "Sequences", "Speech", "SpeechLLM", "TeacherSignals"]

@@ -44,6 +44,20 @@ class Sequences:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSignals:
+    """What is stored of the teacher's distribution of each response token."""
+
+    top_ids: Int[Tensor, "n k"]
+    """The likeliest tokens."""
+    top_logprobs: Float[Tensor, "n k"]
+    """Their log-probabilities in nats."""
+
+    def to(self, device: torch.device) -> "TeacherSignals":
+        """Copy to a device."""
+        return TeacherSignals(top_ids=self.top_ids.to(device), top_logprobs=self.top_logprobs.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Clips, the sequences that they stand in, and what is to be learnt from them."""
 
@@ -54,7 +68,9 @@ class Batch:
     student: Sequences
     """Prompt with the clip in place of the transcript, then the response."""
     teacher: Sequences | None
-    """The same prompt with the transcript, then the same response; None in stage 2."""
+    """The same prompt with the transcript, then the same response; None in stage 2 and where signals stand for it."""
+    signals: TeacherSignals | None
+    """The stored teacher of stage 1, in place of the running one."""
     response_ids: Int[Tensor, " n"]
     """The response tokens, row after row: the targets at `predicts`."""
     emotion: Int[Tensor, " b"]
@@ -63,6 +79,7 @@ class Batch:
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
             assert sequences is None or int(sequences.predicts.sum()) == len(self.response_ids)
+        assert self.signals is None or len(self.signals.top_ids) == len(self.response_ids)
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
@@ -71,6 +88,7 @@ class Batch:
             num_frames=self.num_frames.to(device),
             student=self.student.to(device),
             teacher=None if self.teacher is None else self.teacher.to(device),
+            signals=None if self.signals is None else self.signals.to(device),
             response_ids=self.response_ids.to(device),
             emotion=self.emotion.to(device),
         )

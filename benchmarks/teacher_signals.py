@@ -1,0 +1,203 @@
+"""What a stored teacher loses and saves: python -m benchmarks.teacher_signals
+
+The demo's LLM answers made-up sentences, as the parameters say (vLLM), and tells its 20 likeliest tokens at each
+position; the first k of them are the stored teacher. The exact one is the LLM run on the sentence again. No speech is
+involved in the losses: the student is the same LLM on a sentence of which a share of the tokens is exchanged for tokens
+of other sentences, a stand-in for speech of which that share was not heard. Then the time of an optimizer step on 16
+clips of 3 s with the teacher run and stored, in turn, medians of five.
+"""
+
+import io
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import continuations, engine, generate, job, pack, params
+from pipeline.engine import Answer
+from pipeline.packed import Frame
+from pipeline.prompts import Prompter
+from pipeline.sentences import sentences
+from pipeline.weights import ModelsParams
+from train.fit_params import SemanticFitParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from train.batches import Example
+    from train.model import SpeechLLM
+    from train.trainer import Trainer
+
+PARAMS = Path("params.yaml")
+NUM_SENTENCES = 96
+KEPT = (1, 5, 10, 20)
+EXCHANGED = (0.0, 0.1, 0.3, 1.0)  # of the sentence's tokens
+BATCH, FRAMES = 16, 300
+ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sentence with the LLM's answer to it."""
+
+    text_ids: list[int]
+    response_ids: list[int]
+    top_ids: list[list[int]]
+    top_logprobs: list[list[float]]
+
+
+def generated() -> tuple[Frame, list[Row], str]:
+    """Return the frame of the prompt, the answers, and what wrote them; to be run in a process of its own."""
+    work = job.open_job("semantic", PARAMS)
+    settings = work.settings.model_copy(update={"store_logprobs": max(KEPT)})
+    engine.prepare(settings)
+    prompter = Prompter.load(work.model)
+    texts = [text for text, _ in zip(sentences(random.Random(1)), range(NUM_SENTENCES), strict=False)]
+    llm = engine.start(settings, work.source, work.model, prompter.end_id)
+    answers = dict(llm.generate(prompter.text(work.prompt, text).ids for text in texts))
+    rows = [_row(text, answers[i], prompter, llm) for i, text in enumerate(texts)]
+    return pack.frame(work.prompt, prompter, "semantic"), rows, llm.name
+
+
+def _row(text: str, answer: Answer, prompter: Prompter, llm: engine.Engine) -> Row:
+    top = generate.likeliest(answer, max(KEPT), llm.name)
+    end = [prompter.end_id] if answer.finish_reason == continuations.STOP else []
+    return Row(
+        list(prompter.content_ids(text)),
+        [*answer.token_ids, *end],
+        [[token for token, _ in step] for step in top],
+        [[logprob for _, logprob in step] for step in top],
+    )
+
+
+def exchanged(rows: Sequence[Row], share: float) -> list[list[int]]:
+    """Return the sentences with a share of their tokens, at least one, exchanged for tokens of other sentences."""
+    generator = random.Random(1)
+    everything = [token for row in rows for token in row.text_ids]
+    texts = []
+    for row in rows:
+        text = list(row.text_ids)
+        for i in generator.sample(range(len(text)), max(1, round(share * len(text))) if share else 0):
+            text[i] = generator.choice(everything)
+        texts.append(text)
+    return texts
+
+
+def states(model: "SpeechLLM", frame: Frame, texts: Sequence[Sequence[int]], rows: Sequence[Row]) -> "Tensor":
+    """Return the LLM's final hidden states at the positions that predict the answers, given these sentences."""
+    import torch
+
+    from train.batches import sequences
+
+    assert frame.before_text is not None
+    found = []
+    with torch.no_grad():
+        for first in range(0, len(rows), BATCH):
+            some = slice(first, first + BATCH)
+            made = sequences(frame.before_text, texts[some], frame.after, [row.response_ids for row in rows[some]])
+            found.append(model.predicting(made, None))
+    return torch.cat(found)
+
+
+def bias(model: "SpeechLLM", frame: Frame, rows: Sequence[Row]) -> None:
+    """Print what of the teacher's mass is kept, and the stored KL and its gradient beside the exact ones."""
+    import torch
+
+    from train.losses import response_kl, stored_kl
+
+    matrix = model.output_embeddings
+    teacher = states(model, frame, [row.text_ids for row in rows], rows)
+    ids = torch.tensor([step for row in rows for step in row.top_ids])
+    logprobs = torch.tensor([step for row in rows for step in row.top_logprobs])
+    for k in KEPT:
+        mass = logprobs[:, :k].exp().sum(-1)
+        print(f"k {k:2}: mass kept {mass.mean():.4f}, {_bytes(rows, k) / len(ids):.0f} bytes a token on disk")
+    for share in EXCHANGED:
+        student = states(model, frame, exchanged(rows, share), rows).requires_grad_()
+        exact = response_kl(student, teacher, matrix, 1.0)
+        (slope,) = torch.autograd.grad(exact.sum(), student)
+        for k in KEPT:
+            stored = stored_kl(student, ids[:, :k], logprobs[:, :k], matrix)
+            (ours,) = torch.autograd.grad(stored.sum(), student)
+            cosine = torch.nn.functional.cosine_similarity(ours.flatten(), slope.flatten(), dim=0)
+            print(
+                f"{share:4.0%} exchanged, k {k:2}: KL exact {exact.mean():.4f}, stored {stored.mean():.4f}, "
+                f"stored / exact {stored.sum() / exact.sum():.3f}, "
+                f"gradient: cosine {cosine:.3f}, length {ours.norm() / slope.norm():.3f}",
+                flush=True,
+            )
+
+
+def _bytes(rows: Sequence[Row], k: int) -> int:
+    """Return the size of the stored teacher in a table of continuations."""
+    columns = [
+        [[step[:k] for step in row.top_ids] for row in rows],
+        [[step[:k] for step in row.top_logprobs] for row in rows],
+    ]
+    content = io.BytesIO()
+    table = pa.table(columns, schema=continuations.SIGNALS_SCHEMA)
+    pq.write_table(table, content, compression="zstd")
+    return len(content.getvalue())
+
+
+def steps(trainer: "Trainer", frame: Frame, rows: Sequence[Row]) -> None:
+    """Print the time of a step with the exact and with the stored teacher."""
+    import torch
+
+    from train.batches import Collator, Example
+
+    def example(row: Row) -> "Example":
+        clip = torch.randn(80, FRAMES)
+        return Example(clip, FRAMES, row.text_ids, row.response_ids, -1, row.top_ids, row.top_logprobs)
+
+    examples = [example(row) for row in rows[:BATCH]]
+    exact, stored = Collator(frame, True)(examples), Collator(frame, False, with_signals=True)(examples)
+    trainer.step(0, [exact]), trainer.step(0, [stored])  # the first run of each pays for memory and compiled kernels
+    times = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        trainer.step(0, [exact])
+        half = time.perf_counter()
+        trainer.step(0, [stored])
+        times.append((half - started, time.perf_counter() - half))
+    run, kept = (statistics.median(column) for column in zip(*times, strict=True))
+    print(
+        f"a step of {BATCH} clips with {len(exact.response_ids)} response tokens: teacher run {run:.2f} s, "
+        f"stored (k {max(KEPT)}) {kept:.2f} s, x{run / kept:.2f}"
+    )
+
+
+def main() -> None:
+    """Run all of it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:  # vLLM keeps memory and pins its threads
+        frame, rows, name = apart.submit(generated).result()
+    import torch
+    from accelerate import Accelerator
+
+    from train import fitting
+    from train.trainer import Trainer
+
+    models = params.load(PARAMS, "models", ModelsParams)
+    settings = params.load(PARAMS, "fit.semantic", SemanticFitParams).model_copy(update={"temperature": 1.0})
+    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {len(rows)} answers")
+    plain, _ = fitting.build_model(settings.model_copy(update={"precision": "float32"}), models, ["none"], None)
+    bias(plain.eval(), frame, rows)
+    model, _ = fitting.build_model(settings, models, ["none"], None)
+    dtype = fitting.llm_dtype(settings)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
+    schedule = fitting.make_schedule(settings, BATCH, 1)
+    optimizer = fitting.make_optimizer(model, settings)
+    print(f"{dtype}, ", end="")
+    steps(Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, accelerator), frame, rows)
+
+
+if __name__ == "__main__":
+    main()

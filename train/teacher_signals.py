@@ -1,0 +1,40 @@
+"""What a stored teacher asks of the packed rows: likeliest tokens at each position of a response, as many at each."""
+
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.stage import UserError
+
+_ROWS_AT_ONCE = 1_000
+_HOW = "generate with store_logprobs above 0 and pack again, or set fit.semantic.teacher to exact"
+
+
+def check(rows: datasets.Dataset, folder: Path) -> int:
+    """Return how many tokens are stored at each position; raises UserError naming the first row that lacks some."""
+    if "top_ids" not in rows.column_names:
+        raise UserError(f"{folder}: packed without teacher signals; {_HOW}")
+    num_top: int | None = None
+    columns = rows.select_columns(["id", "response_ids", "top_ids"]).with_format("arrow")
+    for batch in columns.iter(_ROWS_AT_ONCE):
+        _check_positions(batch, folder)
+        row_of = pc.list_parent_indices(batch["top_ids"])
+        counts = pc.list_value_length(pc.list_flatten(batch["top_ids"]))
+        num_top = num_top or counts[0].as_py()
+        for i in pc.indices_nonzero(pc.not_equal(counts, num_top))[:1].to_pylist():
+            key = batch["id"][row_of[i].as_py()]
+            expected = f"expected {num_top} likeliest tokens at each position, found {counts[i]}"
+            raise UserError(f"{folder}: {key}: {expected}; {_HOW}")
+    assert num_top is not None
+    return num_top
+
+
+def _check_positions(rows: pa.Table, folder: Path) -> None:
+    positions = pc.list_value_length(rows["response_ids"])
+    stored = pc.list_value_length(rows["top_ids"])
+    for i in pc.indices_nonzero(pc.fill_null(pc.not_equal(positions, stored), True))[:1].to_pylist():
+        found = f"of {stored[i]}" if stored[i].is_valid else "none"
+        expected = f"expected teacher signals of {positions[i]} tokens, found {found}"
+        raise UserError(f"{folder}: {rows['id'][i]}: {expected}; {_HOW}")
