@@ -86,7 +86,7 @@ def generation() -> None:
     engine.prepare(work.settings)
     prompter = Prompter.load(work.model)
     requests = make_requests(work, prompter)
-    ours: Any = engine.start(work.settings, work.source, work.model, prompter.end_id)
+    ours: Any = engine.start(work.settings, work.llm, work.model, prompter.end_id)
     import torch
     from transformers import AutoModelForCausalLM
     from vllm import TokensPrompt

@@ -127,7 +127,7 @@ def fill(utterances: pa.Table, keys: pa.Array, work: Job) -> Counter[str]:
     if not fitting:
         return Counter()
     say(f"generate {work.kind}: {describe_plan(fitting, work)}")
-    llm = engine.start(work.settings, work.source, work.model, prompter.end_id)
+    llm = engine.start(work.settings, work.llm, work.model, prompter.end_id)
     return Counter({llm.name: answer(fitting, work, prompter, llm)})
 
 

@@ -25,8 +25,7 @@ class Job:
     prompt: Prompt
     classes: frozenset[str]
     """Emotions that a prompt may name."""
-    source: str
-    """Where the LLM comes from, as the parameters name it."""
+    llm: Weights
     model: Path
     """Folder of the LLM."""
     shelf: Shelf
@@ -56,7 +55,7 @@ def open_job(kind: Kind, params_file: Path) -> Job:
     classes = taxonomy.read_classes(params_file)
     model = fetch(llm)
     shelf = Shelf(recipe.make(settings, prompt, llm, model))
-    return Job(kind, settings, prompt, frozenset(classes), llm.source, model, shelf)
+    return Job(kind, settings, prompt, frozenset(classes), llm, model, shelf)
 
 
 def read_utterances(path: Path) -> pa.Table:

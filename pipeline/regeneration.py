@@ -85,7 +85,7 @@ def preview(work: Work, number: int) -> str:
     requests = work.requests[:number]
     if not requests:
         return "nothing to answer; --force previews answers that the store has"
-    llm = engine.start(work.job.settings, work.job.source, work.job.model, work.prompter.end_id)
+    llm = engine.start(work.job.settings, work.job.llm, work.job.model, work.prompter.end_id)
     answers = dict(llm.generate(request.prompt_ids for request in requests))
     records = []
     for i, request in enumerate(requests):
@@ -99,7 +99,7 @@ def carry_out(work: Work, choices_file: Path, *, anew: bool) -> int:
     """Answer the requests; answers given anew are chosen in place of those before. Return how many were written."""
     if not work.requests:
         return 0
-    llm = engine.start(work.job.settings, work.job.source, work.job.model, work.prompter.end_id)
+    llm = engine.start(work.job.settings, work.job.llm, work.job.model, work.prompter.end_id)
     written = generate.answer(work.requests, work.job, work.prompter, llm, anew=anew)
     if anew:
         keys = [request.key for request in work.requests]

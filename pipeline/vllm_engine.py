@@ -53,23 +53,34 @@ class VllmEngine:
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         """Answer prompts as Engine says."""
-        from vllm import TokensPrompt
-
-        engine, waiting, running = self._llm.llm_engine, enumerate(prompts), dict[str, int]()
+        waiting, running = enumerate(prompts), dict[str, int]()
         try:
             while True:
                 for position, prompt in itertools.islice(waiting, IN_FLIGHT - len(running)):
-                    number = str(next(self._numbers))
-                    engine.add_request(number, TokensPrompt(prompt_token_ids=list(prompt)), self._sampling)
-                    running[number] = position
+                    running[self.add(prompt)] = position
                 if not running:
                     return
-                outputs: list[Any] = engine.step()
-                for output in outputs:
-                    if output.finished:
-                        yield running.pop(output.request_id), self._answer(output.outputs[0])
+                for number, answer in self.step():
+                    yield running.pop(number), answer
         finally:
-            engine.abort_request(list(running))
+            self.drop(running)
+
+    def add(self, prompt: Sequence[int]) -> str:
+        """Take a prompt; return the number under which `step` gives its answer."""
+        from vllm import TokensPrompt
+
+        number = str(next(self._numbers))
+        self._llm.llm_engine.add_request(number, TokensPrompt(prompt_token_ids=list(prompt)), self._sampling)
+        return number
+
+    def step(self) -> list[tuple[str, Answer]]:
+        """Add a token to each answer under way; return those that are then whole."""
+        outputs: list[Any] = self._llm.llm_engine.step()
+        return [(output.request_id, self._answer(output.outputs[0])) for output in outputs if output.finished]
+
+    def drop(self, numbers: Iterable[str]) -> None:
+        """Leave prompts unanswered."""
+        self._llm.llm_engine.abort_request(list(numbers))
 
     def _answer(self, output: Any) -> Answer:
         token_ids, finish_reason = cut(output.token_ids, self._end_ids)

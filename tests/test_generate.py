@@ -23,7 +23,8 @@ from pipeline.weights import ModelsParams
 
 TEXTS = ["kids are talking", "dogs are sitting", "kids are talking", "yes"]
 SETTINGS = {
-    "engine": "transformers", "server": None, "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
+    "engine": "transformers", "server": None, "ray": None, "dtype": "float32", "max_new_tokens": 12,
+    "max_model_len": 160,
     "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "rows_per_part": 2,
 }  # fmt: skip
 

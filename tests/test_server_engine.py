@@ -88,6 +88,7 @@ def connect(llm: Path, server: Server, retries: int = 3, **settings: Any) -> Ser
         {
             "engine": "server",
             "server": where,
+            "ray": None,
             "dtype": "float32",
             "max_new_tokens": 12,
             "max_model_len": 160,
