@@ -20,69 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import recipe, vllm_engine, weights
+from pipeline import recipe
 from pipeline.engine import Answer, GenerateParams, RayParams
+from pipeline.ray_worker import Loaded, Numbered, Worker
 from pipeline.stage import UserError, say
 from pipeline.vllm_engine import IN_FLIGHT
 from pipeline.weights import Weights
 
-ROUND_S = 1.0  # after which a worker hands in what it has answered
 WORTH_MOVING = 32  # prompts of one worker, of which another takes over half
 MAX_LOSSES = 3  # of each worker, on average, without an answer in between
 NO_ROOM_S = 60.0  # without a machine that a worker fits on, after which the run ends
 
 _CONNECT_S = 10.0
 _GO_ON = "what was answered is in the store, run again to go on"
-
-
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """A prompt and where it stands among those of its run."""
-
-    number: int
-    """Unlike that of any other prompt that the engine ever had."""
-    position: int
-    ids: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a worker tells of itself."""
-
-    engine: str
-    hardware: str
-    host: str
-
-
-class Worker:
-    """An actor: vLLM in a process of its own."""
-
-    def load(self, params: GenerateParams, llm: Weights, name: str, end_ids: Sequence[int]) -> Loaded:
-        """Fetch and load the LLM; raises UserError where it has other weights than those of this `name`."""
-        vllm_engine.prepare()
-        folder = weights.fetch(llm)
-        if (found := recipe.name_weights(llm, folder)) != name:
-            raise UserError(f"models: {folder}: found other weights ({found}), expected {name}")
-        self._llm = vllm_engine.VllmEngine(params, folder, end_ids)
-        self._running: dict[str, int] = {}
-        return Loaded(self._llm.name, self._llm.hardware, socket.gethostname())
-
-    def exchange(self, prompts: Sequence[Numbered], dropped: Sequence[int]) -> list[tuple[int, Answer]]:
-        """Take prompts and drop others; return the answers of the next second by the numbers of their prompts."""
-        if dropped:
-            self._drop(set(dropped))
-        for prompt in prompts:
-            self._running[self._llm.add(prompt.ids)] = prompt.number
-        answers, end = list[tuple[int, Answer]](), time.monotonic() + ROUND_S
-        while self._running and time.monotonic() < end:
-            answers += [(self._running.pop(number), answer) for number, answer in self._llm.step()]
-        return answers
-
-    def _drop(self, dropped: set[int]) -> None:
-        theirs = [number for number, ours in self._running.items() if ours in dropped]
-        self._llm.drop(theirs)
-        for number in theirs:
-            del self._running[number]
 
 
 @dataclass(slots=True, eq=False)
@@ -286,8 +236,8 @@ def _connect(where: RayParams) -> None:
             log_to_driver=False,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        message = f"generate.ray.address: {address}: found {_describe(error)}; expected a running cluster"
-        raise UserError(message) from None
+        found = " ".join(str(error).split())
+        raise UserError(f"generate.ray.address: {address}: found {found}; expected a running cluster") from None
     # Ray prints the last lines of a lost machine's log, which no option keeps it from; what matters of it is said here.
     ray._private.worker._worker_logs_enabled = False
 

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from pipeline import continuations, engine, manifest, ray_engine, tables
 from pipeline.engine import Answer, GenerateParams
-from pipeline.ray_engine import Loaded, Numbered, RayEngine, Worker
+from pipeline.ray_engine import RayEngine
+from pipeline.ray_worker import Loaded, Numbered, Worker
 from pipeline.stage import UserError
 from pipeline.weights import ModelsParams, Weights
 
