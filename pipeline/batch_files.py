@@ -121,7 +121,7 @@ def write(work: Work, model: str, output: Path, *, chat: bool, plain: bool) -> N
 
 def model_name(job: Job) -> str:
     """Return what a service calls the LLM where nothing else is said: its hub id, or its folder."""
-    return str(job.model) if job.source.startswith(PYPI) else job.source
+    return str(job.model) if job.llm.source.startswith(PYPI) else job.llm.source
 
 
 def end_ids(job: Job) -> list[int]:

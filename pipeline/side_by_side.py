@@ -29,6 +29,7 @@ _NOT_SHOWN = "tokenizer"  # a hash, which tells nothing that the model does not
 
 
 S = TypeVar("S", bound=Section)
+from pipeline.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +155,9 @@ def _answer_by_one(todo: Sequence[Work]) -> None:
         generate.answer(work.requests, work.job, llm)
 
 
-def _loaded(work: Job) -> tuple[GenerateParams, str, Path]:
+def _loaded(work: Job) -> tuple[GenerateParams, Weights, Path]:
     """Return what an engine is loaded with."""
-    return work.settings, work.source, work.model
+    return work.settings, work.llm, work.model
 
 
 def _replies(utterances: pa.Table, work: Job, choices_file: Path) -> list[Reply]:

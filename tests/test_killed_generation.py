@@ -37,7 +37,7 @@ def project(tmp_path: Path, tiny_models: ModelsParams) -> Path:
     source = {"source": str(llm), "revision": None, "sha256": None}
     prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
     settings = {
-        "engine": "vllm", "server": None, "generator": None, "allow_foreign_generator": False,
+        "engine": "vllm", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
         "dtype": "float32", "max_new_tokens": 48, "max_model_len": 160,
         "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None,
         "rows_per_part": ROWS_PER_PART,

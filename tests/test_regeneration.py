@@ -38,7 +38,7 @@ def llm(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPat
     source = {"source": tiny_models.llm.source, "revision": None, "sha256": None}
     prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
     settings = {
-        "engine": "transformers", "server": None, "generator": None, "allow_foreign_generator": False,
+        "engine": "transformers", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
         "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
         "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None, "rows_per_part": 2,
     }  # fmt: skip

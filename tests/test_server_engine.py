@@ -88,6 +88,7 @@ def connect(llm: Path, server: Server, retries: int = 3, **settings: Any) -> Ser
         {
             "engine": "server",
             "server": where,
+            "ray": None,
             "generator": None,
             "allow_foreign_generator": False,
             "dtype": "float32",
