@@ -23,13 +23,12 @@ from pipeline.recipe import Recipe
 from pipeline.replies import Reply, Summary, score, summarise, word
 from pipeline.stage import UserError
 from pipeline.text_tables import lay_out, lay_out_record
+from pipeline.weights import Weights
 
 _NAMES = {"text": "prompt"}  # of a recipe's fields where the parameters call them otherwise
 _NOT_SHOWN = "tokenizer"  # a hash, which tells nothing that the model does not
 
-
 S = TypeVar("S", bound=Section)
-from pipeline.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ from pipeline.stage import UserError
 from pipeline.weights import ModelsParams, Weights
 
 SETTINGS: dict[str, Any] = {
-    "engine": "ray", "server": None, "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
-    "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "rows_per_part": 20,
+    "engine": "ray", "server": None, "generator": None, "allow_foreign_generator": False, "dtype": "float32",
+    "max_new_tokens": 12, "max_model_len": 160, "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0,
+    "agreement": None, "rows_per_part": 20,
 }  # fmt: skip
 WHERE = {"address": None, "workers": 2, "num_cpus": 1, "num_gpus": 0}
 DEADLY = 666

@@ -77,7 +77,7 @@ def project(tmp_path: Path, tiny_models: ModelsParams) -> Path:
         "emotions": ["sad", "happy"],
         "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
         "generate": {
-            "engine": "transformers", "server": None, "generator": None, "allow_foreign_generator": False,
+            "engine": "transformers", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
             "dtype": "float32", "max_new_tokens": 24, "max_model_len": 160, "temperature": 0.0, "top_p": 1.0, "seed": 1,
             "store_logprobs": 2, "agreement": question, "rows_per_part": ROWS_PER_PART,
         },
