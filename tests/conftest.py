@@ -135,6 +135,23 @@ def project(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.Monke
     return tmp_path
 
 
+@pytest.fixture
+def llm_for_vllm(tmp_path: Path) -> Path:
+    """A random llama with a head size that vLLM knows, and with logits far enough apart to have no ties."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path / "llm"
+    character_tokenizer().save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258, hidden_size=128, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, bos_token_id=None, eos_token_id=0, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed folder of made-up rows: 12 to train on, 4 to develop on and 8 to test with."""

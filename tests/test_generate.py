@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline import agreement, choices, continuations, engine, generate, job, manifest, store, tables
 from pipeline.agreement import Question
@@ -408,12 +408,13 @@ def test_a_question_with_an_unknown_place_is_told(tmp_path: Path, llm: Path) -> 
         ask(tmp_path, llm, {"system": "S", "text": "Is it {emotion}?"})
 
 
-def test_another_model_than_the_one_trained_must_be_allowed(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_another_model_than_the_one_trained_must_be_allowed(
+    tmp_path: Path, llm: Path, llm_for_vllm: Path, echo: EchoEngine
+) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
-    other = write_llm_for_vllm(tmp_path / "other", llm)
-    generator = {"source": str(other), "revision": None, "sha256": None}
+    generator = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
     message = (
-        f"generate.generator: found {other}, expected {llm}, the model that is trained to continue as it does itself"
+        f"generate.generator: found {llm_for_vllm}, expected {llm}, the model that is trained to continue as it does"
     )
     with pytest.raises(UserError, match=re.escape(message)):
         run_generate(tmp_path, llm, generator=generator)
@@ -508,27 +509,16 @@ def test_the_model_must_be_longer_than_an_answer() -> None:
         GenerateParams.model_validate({**SETTINGS, "max_model_len": 12})
 
 
-def write_llm_for_vllm(folder: Path, tokenizer: Path) -> Path:
-    """Write a random llama with a head size that vLLM knows, and with logits far enough apart to have no ties."""
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=258, hidden_size=128, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, bos_token_id=None, eos_token_id=0, initializer_range=0.2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.slow
-def test_vllm_itself_writes_the_same_tokens_as_transformers(tmp_path: Path, llm: Path) -> None:
-    model = write_llm_for_vllm(tmp_path / "llm", llm)
-    end_id = pick_end(model, TEXTS[0])
-    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, end_id], "repetition_penalty": 1.5}))
+def test_vllm_itself_writes_the_same_tokens_as_transformers(tmp_path: Path, llm_for_vllm: Path) -> None:
+    end_id = pick_end(llm_for_vllm, TEXTS[0])
+    (llm_for_vllm / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [0, end_id], "repetition_penalty": 1.5})
+    )
     write_manifest(tmp_path / "manifest.parquet")
-    expected = run_generate(tmp_path, model)
+    expected = run_generate(tmp_path, llm_for_vllm)
     assert {row["finish_reason"] for row in expected} == {continuations.STOP, continuations.LENGTH}
-    params_file = write_params(tmp_path / "params.yaml", model, engine="vllm")
+    params_file = write_params(tmp_path / "params.yaml", llm_for_vllm, engine="vllm")
     output = tmp_path / "vllm.parquet"
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "semantic", "--params", str(params_file)]
     command += ["--manifest", str(tmp_path / "manifest.parquet"), "--output", str(output)]
@@ -543,10 +533,9 @@ def test_vllm_itself_writes_the_same_tokens_as_transformers(tmp_path: Path, llm:
 
 
 @pytest.mark.slow
-def test_vllm_itself_finds_answers_as_likely_as_transformers(tmp_path: Path, llm: Path) -> None:
-    model = write_llm_for_vllm(tmp_path / "llm", llm)
+def test_vllm_itself_finds_answers_as_likely_as_transformers(tmp_path: Path, llm_for_vllm: Path) -> None:
     (tmp_path / "score.py").write_text(SCORING)
-    scores = [json.loads(_score(name, tmp_path / "score.py", model)) for name in ("transformers", "vllm")]
+    scores = [json.loads(_score(name, tmp_path / "score.py", llm_for_vllm)) for name in ("transformers", "vllm")]
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 

@@ -13,28 +13,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline import continuations, manifest, tables
-from pipeline.weights import ModelsParams
 
 ROWS_PER_PART, KILLS = 20, 10
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_models: ModelsParams) -> Path:
+def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
     """Parameters by which the real vLLM answers with a random model."""
-    import torch
 
-    llm = tmp_path / "llm"
-    AutoTokenizer.from_pretrained(tiny_models.llm.source).save_pretrained(llm)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=258, hidden_size=128, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, bos_token_id=None, eos_token_id=0, initializer_range=0.2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(llm)
-    source = {"source": str(llm), "revision": None, "sha256": None}
+    source = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
     prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
     settings = {
         "engine": "vllm", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,

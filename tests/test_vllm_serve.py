@@ -14,12 +14,9 @@ from pathlib import Path
 import httpx
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline import continuations, manifest, tables
-from pipeline.weights import ModelsParams
 
 NUM_ROWS, ROWS_PER_PART = 600, 20
 
@@ -59,17 +56,9 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_models: ModelsParams) -> Path:
+def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
     """A manifest, and the parameters by which a random llama answers it."""
-    llm = tmp_path / "llm"
-    AutoTokenizer.from_pretrained(tiny_models.llm.source).save_pretrained(llm)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=258, hidden_size=128, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, bos_token_id=None, eos_token_id=0, initializer_range=0.2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(llm)
-    source = {"source": str(llm), "revision": None, "sha256": None}
+    source = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
     prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
     question = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
     sections = {
