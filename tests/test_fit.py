@@ -314,5 +314,7 @@ def test_rows_with_other_numbers_of_stored_tokens_are_told(tiny_models: ModelsPa
 
 
 def test_a_stored_teacher_has_no_other_temperature_than_1() -> None:
-    with pytest.raises(ValidationError, match=r"temperature 1 of a stored teacher, .+, got 2\.0"):
+    with pytest.raises(
+        ValidationError, match=r"temperature\n.+ 1 with a stored teacher, whose mass .+input_value=2\.0"
+    ):
         semantic(teacher="stored")

@@ -1,8 +1,8 @@
 """The parameters of both training stages: section fit of params.yaml."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from pipeline.params import Section
 
@@ -52,14 +52,12 @@ class SemanticFitParams(FitParams):
     The dev KL is exact either way."""
     temperature: Annotated[float, Field(gt=0)]
 
-    @model_validator(mode="after")
-    def _check_temperature(self) -> Self:
-        if self.teacher == "stored" and self.temperature != 1:
-            raise ValueError(
-                "temperature 1 of a stored teacher, whose mass beyond the kept tokens is known at no other, "
-                f"got {self.temperature}"
-            )
-        return self
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, temperature: float, known: ValidationInfo) -> float:
+        if known.data.get("teacher") == "stored" and temperature != 1:
+            raise ValueError("1 with a stored teacher, whose mass beyond the kept tokens is known at no other")
+        return temperature
 
 
 class PloraParams(Section):
