@@ -61,7 +61,7 @@ def generated() -> tuple[Frame, list[Row], str]:
     engine.prepare(settings)
     prompter = Prompter.load(work.model)
     texts = [text for text, _ in zip(sentences(random.Random(1)), range(NUM_SENTENCES), strict=False)]
-    llm = engine.start(settings, work.source, work.model, prompter.end_id)
+    llm = engine.start(settings, work.llm, work.model, prompter.end_id)
     answers = dict(llm.generate(prompter.text(work.prompt, text).ids for text in texts))
     rows = [_row(text, answers[i], prompter, llm) for i, text in enumerate(texts)]
     return pack.frame(work.prompt, prompter, "semantic"), rows, llm.name
