@@ -257,11 +257,12 @@ def _connect(where: RayParams) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError or ValueError where nothing listens: Ray itself would try for a quarter of an hour."""
+    """Raise OSError or ValueError where nothing listens, and let Ray try once whether it is a cluster, not for 15 min."""
     from ray._private.services import canonicalize_bootstrap_address
 
     host, _, port = (canonicalize_bootstrap_address(address) or "").rpartition(":")
     socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
 
 
 def _pin(llm: Weights, model: Path) -> Weights:
