@@ -257,7 +257,7 @@ def _connect(where: RayParams) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError or ValueError where nothing listens, and let Ray try once whether it is a cluster, not for 15 min."""
+    """Raise OSError or ValueError where nothing listens; let Ray try once, not for 15 min, whether it is a cluster."""
     from ray._private.services import canonicalize_bootstrap_address
 
     host, _, port = (canonicalize_bootstrap_address(address) or "").rpartition(":")

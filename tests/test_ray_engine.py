@@ -262,7 +262,7 @@ def keys_in(store: Path) -> list[bytes]:
 def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
     tmp_path: Path, root: Path, store: Path, cluster: Cluster
 ) -> None:
-    num_rows = 600
+    num_rows = 400
     write_project(tmp_path, root, cluster.address, num_rows)
     process = run_generate(tmp_path, "ray", "manifest", store)
     assert process.stdout is not None
@@ -275,7 +275,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
     before = len(keys_in(store))
     out, err = process.communicate()
     said.append(out)
-    assert process.returncode == 0, err
+    assert (process.returncode, err) == (0, "")
     assert 0 < before < num_rows
     assert re.search(r"lost, 2 of 3 left; [1-9]\d* prompts go to others\n", "".join(said))
 
@@ -286,7 +286,8 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
 
     cluster.shutdown()
     plain = run_generate(tmp_path, "vllm", "sample", tmp_path / "other")
-    assert plain.communicate()
+    plain.communicate()
+    assert plain.returncode == 0
     expected = tables.read(tmp_path / "vllm.parquet", continuations.SCHEMA).to_pylist()
     assert len(expected) == num_rows / 20
     assert [row["token_ids"] for row in rows[::20]] == [row["token_ids"] for row in expected]
