@@ -28,13 +28,15 @@ from pipeline.vllm_engine import IN_FLIGHT
 from pipeline.weights import Weights
 
 WORTH_MOVING = 32  # prompts of one worker, of which another takes over half
-MAX_LOSSES = 3  # of each worker, on average, without an answer in between
+MAX_LOSSES = 3  # of each worker, on average, without an answer in between; of all of them at least 8
+MAX_PAUSE_S = 8.0  # before a lost worker is replaced: Ray would start the new one on a machine that has just gone
 NO_ROOM_S = 60.0  # without a machine that a worker fits on, after which the run ends
 
 Prompt = tuple[Sequence[int], Sequence[int]]
 """Its ids, and those of an answer to be scored."""
 
 _CONNECT_S = 10.0
+_POLL_S = 0.5
 _GO_ON = "what was answered is in the store, run again to go on"
 
 
@@ -42,8 +44,10 @@ _GO_ON = "what was answered is in the store, run again to go on"
 class Seat:
     """A worker as this process sees it."""
 
-    actor: Any
-    calls: list[Any]
+    start_at: float = 0.0
+    """Monotonic time before which it is not started."""
+    actor: Any = None
+    calls: list[Any] = field(default_factory=list)
     """Under way, the oldest first: two, so that a worker goes on while this process deals with what it handed in."""
     host: str | None = None
     """Where it runs; None while it has not loaded the LLM."""
@@ -67,7 +71,7 @@ class RayEngine:
         self._returned: list[Numbered] = []
         self._loaded: list[Loaded] = []
         self._num_losses, self._had_room = 0, time.monotonic()
-        self._seats = [self._start_worker() for _ in range(where.workers)]
+        self._seats = [Seat() for _ in range(where.workers)]
         while not self._loaded:
             self._collect()
 
@@ -144,9 +148,15 @@ class RayEngine:
         """Wait for a worker and return what it has answered, of what it was not relieved of meanwhile."""
         import ray
 
-        seats = {seat.calls[0]: seat for seat in self._seats if seat.calls}
-        done, _ = ray.wait(list(seats), timeout=NO_ROOM_S / 6)
+        for seat in self._seats:
+            if seat.actor is None and seat.start_at <= time.monotonic():
+                self._start_worker(seat)
         self._check_room()
+        seats = {seat.calls[0]: seat for seat in self._seats if seat.calls}
+        if not seats:
+            time.sleep(_POLL_S)
+            return []
+        done, _ = ray.wait(list(seats), timeout=_POLL_S)
         answers = []
         for call in done:
             seat = seats[call]
@@ -185,25 +195,26 @@ class RayEngine:
         say(f"generate: worker on {loaded.host} ready, {self._num_ready} of {self._where.workers}")
 
     def _replace(self, seat: Seat, reason: BaseException) -> None:
-        """Put a new worker in the place of a lost one."""
+        """Put a new worker in the place of a lost one, after a pause that grows while none answers."""
         import ray
 
         self._num_losses += 1
-        if self._num_losses >= MAX_LOSSES * self._where.workers:
+        if self._num_losses >= max(8, MAX_LOSSES * self._where.workers):
             lost = f"{self._num_losses} workers lost without an answer in between"
             raise UserError(f"generate.ray: {lost}, the last one by {_describe(reason)}; {_GO_ON}")
         ray.kill(seat.actor)
         self._returned += seat.held.values()
-        self._seats[self._seats.index(seat)] = self._start_worker()
+        pause_s = min(self._num_losses, MAX_PAUSE_S)
+        self._seats[self._seats.index(seat)] = Seat(start_at=time.monotonic() + pause_s)
         left = f"{self._num_ready} of {self._where.workers} left; {len(seat.held):,} prompts go to others"
-        say(f"generate: worker on {seat.host or 'a machine that it did not tell'} lost, {left}")
+        say(f"generate: worker {f'on {seat.host}' if seat.host else 'that was not ready yet'} lost, {left}")
 
-    def _start_worker(self) -> Seat:
+    def _start_worker(self, seat: Seat) -> None:
         import ray
 
         remote: Any = ray.remote(Worker)  # its methods are known at run time alone
-        actor = remote.options(num_cpus=self._where.num_cpus, num_gpus=self._where.num_gpus).remote()
-        return Seat(actor, [actor.load.remote(*self._load)])
+        seat.actor = remote.options(num_cpus=self._where.num_cpus, num_gpus=self._where.num_gpus).remote()
+        seat.calls.append(seat.actor.load.remote(*self._load))
 
     def _check_room(self) -> None:
         """Raise UserError where no worker has run for a while and none fits on any machine of the cluster."""

@@ -120,11 +120,18 @@ Start = Callable[..., RayEngine]
 def this_machine() -> Iterator[None]:
     import ray
 
-    by_value: Any = ray.cloudpickle.register_pickle_by_value  # without annotations
-    by_value(sys.modules[__name__])  # workers cannot import a test
+    send_to_workers()
     ray_engine.prepare()
     yield
     ray.shutdown()
+
+
+def send_to_workers() -> None:
+    """Let workers have the classes of this file, which they cannot import."""
+    import ray
+
+    by_value: Any = ray.cloudpickle.register_pickle_by_value  # without annotations
+    by_value(sys.modules[__name__])
 
 
 @pytest.fixture
@@ -179,7 +186,7 @@ def test_the_prompts_of_a_lost_worker_are_answered_by_others(start: Start, capfd
 @pytest.mark.slow
 def test_a_prompt_that_every_worker_dies_of_ends_the_run(start: Start) -> None:
     answers: list[tuple[int, Answer]] = []
-    message = r"6 workers lost without an answer in between, the last one by .+; what was answered is in the store"
+    message = r"8 workers lost without an answer in between, the last one by .+; what was answered is in the store"
     with pytest.raises(UserError, match=message):
         answers.extend(start().generate([*((i,) for i in range(100)), (DEADLY,)]))
     assert len(answers) == len(dict(answers)) >= 50
@@ -207,9 +214,9 @@ class Cluster:
         self._nodes = [self._cluster.add_node(num_cpus=1, **memory) for _ in range(3)]
         self.address: str = self._cluster.address
 
-    def kill_a_node(self) -> None:
+    def kill(self, node: int) -> None:
         """Kill a node and its worker at once, as a loss of power does."""
-        raylet = self._nodes[0].all_processes["raylet"][0].process.pid
+        raylet = self._nodes[node].all_processes["raylet"][0].process.pid
         for pid in (*self._children(raylet), raylet):
             os.kill(pid, signal.SIGKILL)
 
@@ -223,11 +230,38 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    import ray
+
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     ray_engine.prepare()
+    ray.shutdown()  # of what the tests before were connected with
     cluster = Cluster()
     yield cluster
+    ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_lost_for_good_is_told_after_all_that_it_answered(
+    cluster: Cluster, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_to_workers()
+    monkeypatch.setattr(ray_engine, "Worker", EchoWorker)
+    monkeypatch.setattr(ray_engine, "NO_ROOM_S", 6.0)
+    params = settings(address=cluster.address, workers=3)
+    llm = engine.start(params, tiny_models.llm, Path(tiny_models.llm.source), 0)
+    answered = []
+
+    def run() -> None:
+        for position, _ in llm.generate((i,) for i in range(5_000)):
+            answered.append(position)
+            if len(answered) == 100:
+                for node in range(3):
+                    cluster.kill(node)
+
+    with pytest.raises(UserError, match=r"no machine to run on: found 0 CPUs and 0 GPUs; expected 1 CPUs and 0 GPUs"):
+        run()
+    assert len(answered) == len(set(answered)) >= 100
 
 
 def write_project(folder: Path, root: Path, address: str, num_rows: int) -> None:
@@ -271,7 +305,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
         said.append(process.stdout.readline())
     while not keys_in(store) and process.poll() is None:
         time.sleep(0.1)
-    cluster.kill_a_node()
+    cluster.kill(0)
     before = len(keys_in(store))
     out, err = process.communicate()
     said.append(out)
