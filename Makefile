@@ -43,7 +43,7 @@ test-gpu: setup ## the tests that need a GPU
 check: setup ## ruff, mypy, import-linter
 	@$(ACTIVATE); ruff check
 	@$(ACTIVATE); ruff format --check
-	@$(ACTIVATE); mypy $(PACKAGES) tests
+	@$(ACTIVATE); mypy $(PACKAGES) tests benchmarks
 	@$(ACTIVATE); lint-imports --no-cache
 
 bench: setup ## the benchmarks of training and of generation

@@ -5,7 +5,7 @@ by the engine that writes continuations. A score is kept in the store as an answ
 recipe is the question, with the name of the class as the continuation.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,10 +16,8 @@ from tqdm import tqdm
 
 from pipeline import continuations
 from pipeline.engine import AgreementPrompt, Engine
-from pipeline.job import Job
+from pipeline.job import Job, StartEngine
 from pipeline.store import KEY, Shelf
-
-StartEngine = Callable[[], Engine]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,8 @@ import typer
 from tqdm import tqdm
 
 from pipeline import agreement, choices, continuations, job, plans, tables
-from pipeline.agreement import StartEngine
 from pipeline.engine import Answer, Engine
-from pipeline.job import Job, Request
+from pipeline.job import Job, Request, StartEngine
 from pipeline.params import ParamsFile
 from pipeline.plans import Work
 from pipeline.prompts import Kind, Prompter

@@ -1,6 +1,6 @@
 """What a run of generate has to answer: the utterances of a manifest, as prompts for the LLM of the parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from pipeline.stage import UserError
 from pipeline.store import KEY, Shelf
 from pipeline.weights import Weights, fetch
 
+StartEngine = Callable[[], Engine]
 READ = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "text", "emotion")])
 
 

@@ -91,17 +91,14 @@ class RayEngine:
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         """Answer prompts as Engine says."""
-        for position, given in self._run((prompt, ()) for prompt in prompts):
-            assert isinstance(given, Answer)
-            yield position, given
+        return self._run((prompt, ()) for prompt in prompts)
 
     def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
         """Score answers as Engine says."""
-        for position, given in self._run(answers):
-            assert isinstance(given, float)
-            yield position, given
+        return self._run(answers)
 
-    def _run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Answer | float]]:
+    def _run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Any]]:
+        """Yield what the workers give, an answer or a score, with the prompt's position."""
         waiting, more = enumerate(prompts), True
         try:
             while True:

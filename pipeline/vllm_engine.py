@@ -55,17 +55,13 @@ class VllmEngine:
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         """Answer prompts as Engine says."""
-        for position, given in self._run((prompt, ()) for prompt in prompts):
-            assert isinstance(given, Answer)
-            yield position, given
+        return self._run((prompt, ()) for prompt in prompts)
 
     def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
         """Score answers as Engine says."""
-        for position, given in self._run(answers):
-            assert isinstance(given, float)
-            yield position, given
+        return self._run(answers)
 
-    def _run(self, prompts: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, Answer | float]]:
+    def _run(self, prompts: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, Any]]:
         """Let vLLM take prompts as it finishes others; yield what it gives with the prompt's position."""
         waiting, running = enumerate(prompts), dict[str, int]()
         try:

@@ -1,0 +1,131 @@
+"""What the quality gate drops of 500 real continuations: python -m benchmarks.quality_gate DIR
+
+DIR holds LibriSpeech-text/*.tsv (id, transcript) and MELD's CSV files in MELD/. The LLM of params.yaml answers 250
+sentences of LibriSpeech by the prompt of stage 1 and 250 utterances of MELD, 50 of each emotion, by that of stage 2;
+what the store has is not asked again. Then rows by the first rule that drops them, with the limits for a small and for
+a large LLM that params.yaml names, three examples of each, and how often agreement finds the emotion asked for.
+"""
+
+import csv
+import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from pipeline import agreement, continuations, filter, generate, job, manifest, tables
+from pipeline.filter import FilterParams
+from pipeline.prompts import Kind
+from pipeline.store import KEY
+from pipeline.transcript import normalise
+
+PER_KIND, SEED, EXAMPLES, SHOWN = 250, 7, 3, 150
+EMOTIONS = {"neutral": "neutral", "joy": "happy", "sadness": "sad", "anger": "angry", "surprise": "surprise"}
+MIN_WORDS = 3  # of an utterance
+BASE: dict[str, Any] = {
+    "min_duration_s": 0.5, "max_duration_s": 30.0, "max_tokens": 256, "drop_truncated": False, "drop_refusals": True,
+    "drop_model_talk": True, "drop_sentence_talk": True, "max_prompt_words": 3, "max_non_text": 0.3,
+    "max_other_language": 0.9, "min_agreement": None,
+}  # fmt: skip
+LIMITS = {
+    "small": BASE | {"min_words": 1, "max_repetition": 0.5, "max_echo": None},
+    "7B": BASE | {"min_words": 2, "max_repetition": 0.3, "max_echo": 0.8},
+}
+
+
+def librispeech(folder: Path, draw: random.Random) -> list[dict[str, Any]]:
+    """Draw sentences."""
+    lines = [line.split("\t") for file in sorted(folder.glob("*.tsv")) for line in file.read_text().splitlines()]
+    return [_row("librispeech", key, text, None) for key, text in draw.sample(lines, PER_KIND)]
+
+
+def meld(folder: Path, draw: random.Random) -> list[dict[str, Any]]:
+    """Draw as many utterances of each emotion."""
+    found: dict[str, list[dict[str, Any]]] = {emotion: [] for emotion in EMOTIONS.values()}
+    for file in sorted(folder.glob("*.csv")):
+        for row in csv.DictReader(file.read_text(encoding="utf-8", errors="replace").splitlines()):
+            emotion = EMOTIONS.get(row["Emotion"])
+            if emotion and len(normalise(row["Utterance"]).split()) >= MIN_WORDS:
+                key = f"{file.stem}{row['Dialogue_ID']}-{row['Utterance_ID']}"
+                found[emotion].append(_row("meld", key, row["Utterance"], emotion))
+    return [row for rows in found.values() for row in draw.sample(rows, PER_KIND // len(found))]
+
+
+def _row(corpus: str, key: str, text: str, emotion: str | None) -> dict[str, Any]:
+    empty = dict.fromkeys(manifest.SCHEMA.names)
+    facts = {"id": f"{corpus}/{key}", "corpus": corpus, "text": normalise(text), "emotion": emotion}
+    return {**empty, **facts, "language": "en", "duration_s": 5.0}  # as if spoken
+
+
+def answer(kind: Kind, rows: list[dict[str, Any]], folder: Path, params_file: Path) -> tuple[pa.Table, pa.Table]:
+    """Run generate; return the manifest and the continuations, ordered by id."""
+    manifest_file, output = folder / f"{kind}.parquet", folder / f"{kind}.continuations.parquet"
+    tables.write(tables.from_rows(sorted(rows, key=lambda row: str(row["id"])), manifest.SCHEMA), manifest_file)
+    generate.main(kind, manifest_file, output, folder / "choices.csv", params_file)
+    return manifest.read(manifest_file), tables.read(output, continuations.SCHEMA)
+
+
+def show_drops(kind: Kind, utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
+    """Print how many rows each rule drops first, and examples with the limits of a large LLM."""
+    work = job.open_job(kind, params_file)
+    for size, limits in LIMITS.items():
+        rules = filter.make_rules(FilterParams.model_validate(limits))
+        rows = filter.judge_all(utterances, answers, work.prompt, work.prompter, rules)
+        counts = Counter(row["reason"] or "kept" for row in rows)
+        print(f"{kind}, limits of a {size} LLM: " + ", ".join(f"{n} {reason}" for reason, n in counts.most_common()))
+    draw = random.Random(SEED)
+    for reason in sorted(set(counts) - {"kept"}):
+        dropped = [row for row in rows if row["reason"] == reason]
+        for row in draw.sample(dropped, min(EXAMPLES, len(dropped))):
+            said, answered = row["text"][:SHOWN], row["continuation"][:SHOWN].replace("\n", " ")
+            print(f"  {reason} ({row['score']:.2f}): {row['emotion'] or ''} {said!r} -> {answered!r}")
+
+
+def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
+    """Print how often the likeliest class is the one asked for, by log-probability as it is and calibrated."""
+    work = job.open_job("emotion", params_file)
+    assert work.settings.agreement is not None
+    shelf = agreement.open_shelf(work, work.settings.agreement)
+    classes = sorted(work.classes)
+    asked = agreement.questions(utterances, answers, classes, shelf)
+    keys = pa.array([question.key for row in asked for question in row], KEY)
+    logprobs = shelf.read(keys, {}, ["logprob"])["logprob"].to_numpy().reshape(len(asked), len(classes))
+    own = np.array([classes.index(emotion) for emotion in utterances["emotion"].to_pylist()])
+    # the emotions are drawn alike, so that the mean over all rows is that over the emotions' means
+    for name, scores in (("as it is", logprobs), ("calibrated", logprobs - logprobs.mean(0))):
+        found = scores.argmax(1)
+        counts = {classes[i]: int((found == i).sum()) for i in range(len(classes))}
+        print(f"agreement, log-probability {name}: right in {100 * np.mean(found == own):.1f} %, found {counts}")
+    shares = answers["agreement"].to_numpy()
+    print(f"agreement below 1 / {len(classes)}: {100 * np.mean(shares < 1 / len(classes)):.0f} %")
+
+
+def main(root: Path) -> None:
+    """Print it all."""
+    draw = random.Random(SEED)
+    rows: dict[Kind, list[dict[str, Any]]] = {
+        "semantic": librispeech(root / "LibriSpeech-text", draw),
+        "emotion": meld(root / "MELD", draw),
+    }
+    sections = yaml.safe_load(Path("params.yaml").read_text())
+    sections["emotions"] = list(EMOTIONS.values())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        params_file = folder / "params.yaml"
+        params_file.write_text(yaml.safe_dump(sections, sort_keys=False))
+        for kind in rows:
+            utterances, answers = answer(kind, rows[kind], folder, params_file)
+            print(f"{kind}: {answers['finish_reason'].to_pylist().count('length')} answers cut")
+            show_drops(kind, utterances, answers, params_file)
+        show_agreement(utterances, answers, params_file)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m benchmarks.quality_gate DIR")
+    main(Path(sys.argv[1]))
