@@ -50,7 +50,7 @@ def make_requests(work: Job) -> list[Request]:
     for _ in range(NUM_PROMPTS):
         text = next(texts)
         ids = work.prompter.text(work.prompt, text).ids
-        requests.append(Request(work.recipe.key(text, None), text, None, ids))
+        requests.append(Request(work.recipe.key(text, None), text, None, ids, work.recipe.seed))
     return requests
 
 
@@ -170,7 +170,8 @@ def fill(shelf: Shelf, texts: Sequence[str]) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     answer = {
         "emotion": None, "prompt_token_ids": list(range(40)), "continuation": "and so it went on " * 6,
-        "token_ids": list(range(30)), "finish_reason": "stop", "logprob": -9.0, "top_ids": None, "top_logprobs": None,
+        "token_ids": list(range(30)), "finish_reason": "stop", "seed": None, "logprob": -9.0, "top_ids": None,
+        "top_logprobs": None,
         "engine": "none", "hardware": "none", "written_at": now,
     }  # fmt: skip
     for first in range(0, len(texts), PART):

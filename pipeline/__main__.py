@@ -180,7 +180,7 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Answer what is answered, too, and take the new one.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
     params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path("params.yaml"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Let the LLM answer rows: what is missing, or all anew.
 
@@ -191,20 +191,30 @@ def generate(
     python -m pipeline generate emotion --reason refusal --force
 
     \b
-    JSON: rows, left_out, prompts, stored, prompt_tokens, new_tokens, minutes.
+    JSON: rows, left_out, prompts, stored, prompt_tokens, new_tokens, minutes;
+    previews: with --preview a list of transcript, prompt, answer, finish_reason;
+    written, unchanged (as they were, which stay in use): where answers are written.
     """
     from pipeline import choices, job, plans, regeneration, selection
 
     selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
     opened = job.open_job(kind, params_file)
     work = plans.make(selected, job.keys_of(selected, opened), opened, anew=force)
-    _print(work.plan, plans.describe(work), as_json)
+    told = asdict(work.plan)
+    if not as_json:
+        say(plans.describe(work))
     if preview:
-        say("")
-        say(regeneration.preview(work, preview))
+        previewed = regeneration.preview(work, preview)
+        told["previews"] = [asdict(each) for each in previewed]
+        if not as_json:
+            say(f"\n{regeneration.describe_preview(previewed)}")
     elif not dry_run and work.requests:
-        written = regeneration.carry_out(work, choices.FILE, anew=force)
-        say(f"generate: {written:,} answers written; dvc repro takes them over")
+        done = regeneration.carry_out_anew(work, choices.FILE) if force else regeneration.carry_out(work)
+        told |= asdict(done)
+        if not as_json:
+            say(regeneration.describe(done, opened))
+    if as_json:
+        say(json.dumps(told, indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -345,7 +355,7 @@ def history(
 
     \b
     JSON: a list of recipe, is_current, is_used, generation, continuation, finish_reason,
-    logprob, engine, hardware, written_at, model, system, text.
+    seed (null where greedy), logprob, engine, hardware, written_at, model, system, text.
     """
     from pipeline import choices, job, selection
     from pipeline import history as answers

@@ -5,7 +5,8 @@ by the engine that writes continuations. A score is kept in the store as an answ
 recipe is the question, with the name of the class as the continuation.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +17,12 @@ from tqdm import tqdm
 
 from pipeline import continuations
 from pipeline.engine import AgreementPrompt, Engine
-from pipeline.job import Job, StartEngine
+from pipeline.job import PART_S, Job, StartEngine
+from pipeline.stage import say
 from pipeline.store import KEY, Shelf
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt and of the answer to be scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,12 @@ def judge(utterances: pa.Table, answers: pa.Table, work: Job, prompt: AgreementP
     shelf = open_shelf(work, prompt)
     asked = questions(utterances, answers, sorted(work.classes), shelf)
     if wanted := missing(asked, shelf):
-        score(wanted, work, prompt, shelf, start())
+        pairs = make_pairs(wanted, work, prompt)
+        fitting = [i for i, (ids, name) in enumerate(pairs) if len(ids) + len(name) < work.settings.max_model_len]
+        too_long = f"; {len(pairs) - len(fitting):,} are longer than max_model_len" if len(fitting) < len(pairs) else ""
+        say(f"generate {work.kind}: agreement: {len(fitting):,} scores to ask{too_long}")
+        if fitting:
+            score([wanted[i] for i in fitting], [pairs[i] for i in fitting], work, shelf, start())
     shares = pa.array(read(asked, utterances["emotion"].to_pylist(), shelf), pa.float64())
     return answers.set_column(answers.schema.get_field_index("agreement"), "agreement", shares)
 
@@ -64,21 +74,24 @@ def missing(asked: Sequence[Sequence[Question]], shelf: Shelf) -> list[Question]
     return [distinct[key] for key in shelf.missing(pa.array(distinct, KEY)).to_pylist()]
 
 
-def score(wanted: Sequence[Question], work: Job, prompt: AgreementPrompt, shelf: Shelf, llm: Engine) -> None:
-    """Let the engine score questions, and put the scores on the shelf as they come."""
-    prompter = work.prompter
-    options = sorted(work.classes)
+def make_pairs(wanted: Sequence[Question], work: Job, prompt: AgreementPrompt) -> list[Pair]:
+    """Return the prompt and the class' name of each question, as token ids."""
+    prompter, options = work.prompter, sorted(work.classes)
     names = {name: prompter.content_ids(name) for name in options}
+    filled = (prompt.fill(each.transcript, each.continuation, options) for each in wanted)
+    return [
+        (prompter.words(prompt.system, said).ids, names[each.emotion])
+        for said, each in zip(filled, wanted, strict=True)
+    ]
+
+
+def score(wanted: Sequence[Question], pairs: Sequence[Pair], work: Job, shelf: Shelf, llm: Engine) -> None:
+    """Let the engine score questions, and put the scores on the shelf as they come."""
     now = datetime.now(UTC).replace(microsecond=0)
     rows: list[dict[str, Any]] = []
-
-    def pairs() -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-        for each in wanted:
-            filled = prompt.fill(each.transcript, each.continuation, options)
-            yield prompter.words(prompt.system, filled).ids, names[each.emotion]
-
+    written = time.monotonic()
     try:
-        for position, logprob in tqdm(llm.score(pairs()), total=len(wanted), desc="agreement", disable=None):
+        for position, logprob in tqdm(llm.score(pairs), total=len(wanted), desc="agreement", disable=None):
             each = wanted[position]
             rows.append(
                 {
@@ -87,8 +100,9 @@ def score(wanted: Sequence[Question], work: Job, prompt: AgreementPrompt, shelf:
                     "emotion": each.emotion,
                     "prompt_token_ids": [],
                     "continuation": each.emotion,
-                    "token_ids": names[each.emotion],
+                    "token_ids": pairs[position][1],
                     "finish_reason": continuations.STOP,
+                    "seed": None,
                     "logprob": logprob,
                     "top_ids": None,
                     "top_logprobs": None,
@@ -97,29 +111,31 @@ def score(wanted: Sequence[Question], work: Job, prompt: AgreementPrompt, shelf:
                     "written_at": now,
                 }
             )
-            if len(rows) == work.settings.rows_per_part:
+            if len(rows) == work.settings.rows_per_part or time.monotonic() - written > PART_S:
                 shelf.append(rows)
-                rows = []
+                rows, written = [], time.monotonic()
     finally:
         shelf.append(rows)
 
 
 def read(asked: Sequence[Sequence[Question]], emotions: Sequence[str | None], shelf: Shelf) -> list[float | None]:
-    """Return how likely each row's own emotion is among the classes, from 0 to 1; None of a row without questions.
+    """Return how likely each row's own emotion is among the classes, from 0 to 1; None of a row without scores.
 
     An LLM prefers some names whatever it reads, so each name's log-probability counts less its mean over the rows,
     those of every emotion alike (batch calibration, https://arxiv.org/abs/2309.17249).
     """
-    rows = [(number, row) for number, row in enumerate(asked) if row]
-    keys = [question.key for _, row in rows for question in row]
-    found = shelf.read(pa.array(keys, KEY), {}, ["logprob"])["logprob"].to_numpy()
-    own = np.array([[question.emotion == emotions[number] for question in row] for number, row in rows])
+    numbers = np.array([number for number, row in enumerate(asked) if row], int)
+    questions = [question for row in asked for question in row]
+    found = shelf.read(pa.array([each.key for each in questions], KEY), {}, ["logprob"])["logprob"].to_numpy()
+    own = np.array([[each.emotion == emotions[number] for each in asked[number]] for number in numbers])
+    whole = ~np.isnan(found).reshape(own.shape).any(-1)
+    numbers, own = numbers[whole], own[whole]
     shares: list[float | None] = [None] * len(asked)
-    if rows:
-        logprobs = found.reshape(own.shape)
+    if len(numbers):
+        logprobs = found.reshape(len(whole), -1)[whole]
         by_emotion = [logprobs[of_one].mean(0) for of_one in own.T if of_one.any()]
         logits = logprobs - np.mean(by_emotion, axis=0)
         weights = np.exp(logits - logits.max(1, keepdims=True))
-        for (number, _), share in zip(rows, weights[own] / weights.sum(1), strict=True):
+        for number, share in zip(numbers, weights[own] / weights.sum(1), strict=True):
             shares[number] = float(share)
     return shares

@@ -5,11 +5,17 @@ another checkout of the same commit makes the same one. A key stands for a trans
 """
 
 import csv
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import pyarrow as pa
 
 from pipeline import tables
 from pipeline.stage import UserError
+from pipeline.store import Shelf
 
 FILE = Path("manifests/choices.csv")
 COLUMNS = ("recipe", "key", "generation")
@@ -20,13 +26,39 @@ def read(path: Path, recipe: str) -> dict[bytes, int]:
     return {bytes.fromhex(key): generation for (name, key), generation in _read(path).items() if name == recipe}
 
 
+def check(path: Path, shelf: Shelf, keys: pa.Array) -> None:
+    """Raise UserError where a generation that is chosen of one of the `keys` is not on the shelf."""
+    chosen = read(path, shelf.recipe.name)
+    lacking = shelf.lacking({key: chosen[key] for key in keys.to_pylist() if key in chosen}) if chosen else set()
+    if lacking:
+        first = min(lacking)
+        raise UserError(
+            f"{path}: found {len(lacking):,} choices that {shelf.folder} lacks, such as "
+            f"{shelf.recipe.name},{first.hex()},{chosen[first]}; expected the store that has them ($BLSP_STORE), or no "
+            "such lines: then the first answers count"
+        )
+
+
 def add(path: Path, recipe: str, generations: Mapping[bytes, int]) -> None:
     """Choose generations, in place of what was chosen for their keys before."""
-    chosen = _read(path) | {(recipe, key.hex()): generation for key, generation in generations.items()}
-    with tables.whole(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((*key, generation) for key, generation in sorted(chosen.items()))
+    with _locked(path):
+        chosen = _read(path) | {(recipe, key.hex()): generation for key, generation in generations.items()}
+        with tables.whole(path) as partial, partial.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows((*key, generation) for key, generation in sorted(chosen.items()))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from choosing meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _read(path: Path) -> dict[tuple[str, str], int]:

@@ -7,7 +7,7 @@ not even loaded when nothing is. The output is what the store holds for the mani
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -22,13 +22,11 @@ from tqdm import tqdm
 
 from pipeline import agreement, choices, continuations, job, plans, tables
 from pipeline.engine import Answer, Engine
-from pipeline.job import Job, Request, StartEngine
+from pipeline.job import PART_S, Job, Request, StartEngine
 from pipeline.params import ParamsFile
 from pipeline.plans import Work
 from pipeline.prompts import Kind, Prompter
 from pipeline.stage import UserError, run, say
-
-PART_S = 60.0  # after which the answers of a slow engine are written, however few
 
 _STORED = [name for name in continuations.SCHEMA.names if name not in ("id", "agreement")]
 
@@ -40,6 +38,8 @@ class Progress:
     job: Job
     llm: Engine
     anew: bool
+    on_part: Callable[[list[dict[str, Any]]], None]
+    """Called with the answers of each part that is written."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Answers that no part holds yet."""
     started: float = field(default_factory=time.monotonic)
@@ -61,10 +61,18 @@ class Progress:
     def put(self) -> None:
         """Put the answers on the shelf."""
         self.written += self.job.shelf.append(self.rows, anew=self.anew, tokens_per_s=self.tokens_per_s)
+        self.on_part(self.rows)
         self.rows, self.num_tokens, self.started = [], 0, time.monotonic()
 
 
-def answer(requests: Sequence[Request], work: Job, llm: Engine, *, anew: bool = False) -> int:
+def answer(
+    requests: Sequence[Request],
+    work: Job,
+    llm: Engine,
+    *,
+    anew: bool = False,
+    on_part: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> int:
     """Let the engine answer, and put the answers on the shelf as they come; return how many went there.
 
     Processes that answer the same requests share the work: the second one begins elsewhere, and what another has
@@ -79,20 +87,23 @@ def answer(requests: Sequence[Request], work: Job, llm: Engine, *, anew: bool = 
                 fed.append(request)
                 yield request.prompt_ids
 
-    progress = Progress(work, llm, anew)
+    progress = Progress(work, llm, anew, on_part)
     bar = tqdm(total=len(requests), desc=f"generate {work.kind}", unit="row", disable=None)
     with bar, work.shelf.writing() as is_first:
         middle = 0 if is_first else random.randrange(len(requests))
         try:
             for position, given in llm.generate(feed([*requests[middle:], *requests[:middle]])):
+                is_part = progress.take(fed[position], given)
+                bar.set_postfix_str(f"{progress.tokens_per_s:.0f} tok/s", refresh=False)
                 bar.update()
-                if progress.take(fed[position], given):
-                    bar.set_postfix_str(f"{progress.tokens_per_s:.0f} tok/s")
+                if is_part:
                     if work.shelf.refresh() and not anew:
                         others = work.shelf.known(request.key for request in requests)
                     progress.put()
         finally:  # of an engine that fails half way, too
             progress.put()
+    if lost := set() if anew else {request.key for request in requests} - work.shelf.known(r.key for r in requests):
+        raise UserError(f"generate: {llm.name}: no answer to {len(lost):,} of {len(requests):,} prompts; run again")
     return progress.written
 
 
@@ -109,6 +120,7 @@ def store_row(
         "continuation": prompter.decode(given.token_ids),
         "token_ids": given.token_ids,
         "finish_reason": given.finish_reason,
+        "seed": request.seed,
         "logprob": given.logprob,
         "top_ids": [[token for token, _ in step] for step in top] or None,
         "top_logprobs": [[logprob for _, logprob in step] for step in top] or None,
@@ -131,12 +143,12 @@ def likeliest(given: Answer, num_top: int, engine: str) -> list[list[tuple[int, 
     return top
 
 
-def carry_out(work: Work, start: StartEngine, *, anew: bool = False) -> Counter[str]:
+def carry_out(work: Work, start: StartEngine) -> Counter[str]:
     """Answer what a plan asks for; return how many answers were written, by engine, which is not started for none."""
     if not work.requests:
         return Counter()
     llm = start()
-    return Counter({llm.name: answer(work.requests, work.job, llm, anew=anew)})
+    return Counter({llm.name: answer(work.requests, work.job, llm)})
 
 
 def project(utterances: pa.Table, keys: pa.Array, work: Job, chosen: dict[bytes, int]) -> pa.Table:
@@ -184,6 +196,7 @@ def main(
     work = job.open_job(kind, params_file)
     utterances = job.read_utterances(manifest_file)
     keys = job.keys_of(utterances, work)
+    choices.check(choices_file, work.shelf, keys)
     todo = plans.make(utterances, keys, work)
     if todo.requests:
         say(plans.describe(todo))

@@ -8,7 +8,7 @@ from pipeline.job import Job
 from pipeline.stage import UserError
 from pipeline.text_tables import lay_out_record
 
-_SHOWN = ("generation", "continuation", "finish_reason", "logprob", "engine", "hardware")
+_SHOWN = ("generation", "continuation", "finish_reason", "seed", "logprob", "engine", "hardware")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Entry:
     generation: int
     continuation: str
     finish_reason: str
+    seed: int | None
+    """None where decoding was greedy."""
     logprob: float | None
     engine: str
     hardware: str
@@ -66,6 +68,7 @@ def describe(key: str, entries: list[Entry]) -> str:
         facts = {
             "answer": entry.continuation,
             "ended": entry.finish_reason,
+            "seed": "none, greedy" if entry.seed is None else str(entry.seed),
             "logprob": "" if entry.logprob is None else f"{entry.logprob:.2f}",
             "prompt": entry.text,
             "system": entry.system,

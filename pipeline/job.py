@@ -1,7 +1,7 @@
 """What a run of generate has to answer: the utterances of a manifest, as prompts for the LLM of the parameters."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.store import KEY, Shelf
 from pipeline.weights import Weights, fetch
 
 StartEngine = Callable[[], Engine]
+PART_S = 60.0  # after which what a slow engine gives is written, however little
 READ = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "text", "emotion")])
 
 
@@ -62,9 +63,10 @@ class Job:
         engine.prepare(self.settings)
         return Prompter.load(self.model)
 
-    def start_engine(self) -> Engine:
-        """Load the LLM."""
-        return engine.start(self.settings, self.llm, self.model, self.prompter.end_id)
+    def start_engine(self, seed: int | None = None) -> Engine:
+        """Load the LLM, to draw with another seed than the parameters' where one is given."""
+        settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
+        return engine.start(settings, self.llm, self.model, self.prompter.end_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Request:
     emotion: str | None
     """None where the prompt does not name it."""
     prompt_ids: tuple[int, ...]
+    seed: int | None
+    """None where decoding is greedy."""
 
 
 def open_job(kind: Kind, params_file: Path) -> Job:
@@ -147,4 +151,14 @@ def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, job: J
 def make_request(key: bytes, utterance: Mapping[str, Any], job: Job) -> Request:
     """Make the request of an utterance's key."""
     text, emotion = utterance["text"], utterance["emotion"] if job.recipe.names_emotion else None
-    return Request(key, text, emotion, job.prompter.text(job.prompt, text, emotion=emotion).ids)
+    ids = job.prompter.text(job.prompt, text, emotion=emotion).ids
+    return Request(key, text, emotion, ids, job.recipe.seed)
+
+
+def anew(requests: Sequence[Request], job: Job) -> list[Request]:
+    """Return requests for further generations: drawing, each has the seed of its number, counted from the recipe's."""
+    if job.recipe.seed is None:
+        return list(requests)
+    newest = job.shelf.newest([request.key for request in requests])
+    seeds = [job.recipe.seed + generations for generations in newest]
+    return [replace(request, seed=seed) for request, seed in zip(requests, seeds, strict=True)]

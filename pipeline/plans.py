@@ -43,6 +43,8 @@ def make(utterances: pa.Table, keys: pa.Array, work: Job, *, anew: bool = False)
     missing = work.shelf.missing(distinct)
     requests = job.make_requests(utterances, keys, distinct if anew else missing, work)
     fitting = [request for request in requests if len(request.prompt_ids) <= work.settings.max_prompt_tokens]
+    if anew:
+        fitting = job.anew(fitting, work)
     new_tokens = len(fitting) * work.settings.max_new_tokens
     rate = work.shelf.tokens_per_s()
     plan = Plan(

@@ -25,7 +25,7 @@ from pipeline.engine import Answer, GenerateParams, RayParams
 from pipeline.ray_worker import Loaded, Numbered, Worker
 from pipeline.stage import UserError, say
 from pipeline.vllm_engine import IN_FLIGHT
-from pipeline.weights import Weights
+from pipeline.weights import Weights, hub_commit
 
 WORTH_MOVING = 32  # prompts of one worker, of which another takes over half
 MAX_LOSSES = 3  # of each worker, on average, without an answer in between; of all of them at least 8
@@ -275,8 +275,8 @@ def _check_reachable(address: str) -> None:
 
 def _pin(llm: Weights, model: Path) -> Weights:
     """Say where a worker has the LLM from: a hub's commit, and a folder whatever folder the worker runs in."""
-    if model.parent.name == "snapshots":
-        return llm.model_copy(update={"revision": model.name})
+    if commit := hub_commit(model):
+        return llm.model_copy(update={"revision": commit})
     folder = Path(llm.source).expanduser()
     return llm.model_copy(update={"source": str(folder.resolve())}) if folder.is_dir() else llm
 

@@ -9,12 +9,13 @@ import xxhash
 
 from pipeline.engine import GenerateParams
 from pipeline.prompts import Prompt
-from pipeline.weights import PYPI, Weights
+from pipeline.weights import PYPI, Weights, hub_commit
 
 _LAYOUT = 1  # of keys; another one makes other recipes
 _TOKENIZER_FILES = (
-    "added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt", "special_tokens_map.json",
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
+    "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",
+    "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
 _WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin")
 
@@ -73,8 +74,8 @@ def name_weights(llm: Weights, folder: Path) -> str:
     """Name the weights so that a changed one has another name; a hub's snapshot is named by its commit."""
     if llm.source.startswith(PYPI):
         return f"{llm.source} {llm.sha256}"
-    if folder.parent.name == "snapshots":
-        return f"{llm.source} {folder.name}"
+    if commit := hub_commit(folder):
+        return f"{llm.source} {commit}"
     return f"folder {_digest(file for pattern in _WEIGHT_FILES for file in sorted(folder.glob(pattern)))}"
 
 

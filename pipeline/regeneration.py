@@ -3,37 +3,120 @@
 What is done here goes to the store and to manifests/choices.csv; `dvc repro` takes it from there.
 """
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline import choices, generate
-from pipeline.job import Job
+import pyarrow as pa
+
+from pipeline import choices, engine, generate
+from pipeline.engine import Answer, Engine
+from pipeline.job import Job, Request
 from pipeline.plans import Work
+from pipeline.store import KEY, Shelf
 from pipeline.text_tables import lay_out_record
 
 
-def preview(work: Work, number: int) -> str:
-    """Answer the first requests without writing anything; return prompts and answers as plain text."""
+@dataclass(frozen=True, slots=True)
+class Previewed:
+    """A prompt with its answer, which nothing keeps."""
+
+    transcript: str
+    prompt: str
+    answer: str
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a run by hand has written."""
+
+    written: int
+    unchanged: int
+    """Of these, answers given anew that are the ones in use before, which stay in use."""
+
+
+def preview(work: Work, number: int) -> list[Previewed]:
+    """Answer the first requests without writing anything."""
+    prompter, answers = work.job.prompter, dict[bytes, Answer]()
+
+    def answer(requests: list[Request], llm: Engine) -> None:
+        given = llm.generate(request.prompt_ids for request in requests)
+        answers.update((requests[position].key, each) for position, each in given)
+
     requests = work.requests[:number]
-    if not requests:
+    _for_each_seed(work.job, requests, answer)
+    return [
+        Previewed(
+            request.transcript,
+            str(prompter.tokenizer.decode(list(request.prompt_ids))),
+            prompter.decode(answers[request.key].token_ids),
+            answers[request.key].finish_reason,
+        )
+        for request in requests
+    ]
+
+
+def describe_preview(previewed: Sequence[Previewed]) -> str:
+    """Lay out prompts and answers as plain text."""
+    if not previewed:
         return "nothing to answer; --force previews answers that the store has"
-    prompter = work.job.prompter
-    answers = dict(work.job.start_engine().generate(request.prompt_ids for request in requests))
     records = []
-    for i, request in enumerate(requests):
-        prompt = prompter.tokenizer.decode(list(request.prompt_ids))
-        facts = {"prompt": json.dumps(prompt, ensure_ascii=False), "answer": prompter.decode(answers[i].token_ids)}
-        records.append(lay_out_record(request.transcript, {**facts, "ended": answers[i].finish_reason}))
+    for each in previewed:
+        facts = {"prompt": json.dumps(each.prompt, ensure_ascii=False), "answer": each.answer}
+        records.append(lay_out_record(each.transcript, {**facts, "ended": each.finish_reason}))
     return "\n\n".join(records)
 
 
-def carry_out(work: Work, choices_file: Path, *, anew: bool) -> int:
-    """Answer the requests; answers given anew are chosen in place of those before. Return how many were written."""
-    written = generate.carry_out(work, work.job.start_engine, anew=anew).total()
-    if anew:
-        choose_newest(work.job, [request.key for request in work.requests], choices_file)
-    return written
+def carry_out(work: Work) -> Written:
+    """Answer what the store lacks."""
+    return Written(generate.carry_out(work, work.job.start_engine).total(), 0)
+
+
+def carry_out_anew(work: Work, choices_file: Path) -> Written:
+    """Answer all anew; each answer is chosen in place of the one in use, part by part, where it is another one."""
+    recipe = work.job.recipe
+    chosen = choices.read(choices_file, recipe.name)
+    keys = [request.key for request in work.requests]
+    shelf = Shelf(recipe)  # of answers with any number of likeliest tokens
+    lacking = shelf.lacking(chosen)
+    there = {key: generation for key, generation in chosen.items() if key not in lacking}
+    before = shelf.read(pa.array(keys, KEY), there, ["token_ids"])["token_ids"].to_pylist()
+    in_use = dict(zip(keys, before, strict=True))
+    done = Counter[str]()
+
+    def choose(rows: Sequence[Mapping[str, Any]]) -> None:
+        changed = [row["key"] for row in rows if list(row["token_ids"]) != in_use[row["key"]]]
+        done.update(written=len(rows), unchanged=len(rows) - len(changed))
+        if changed:
+            choose_newest(work.job, changed, choices_file)
+
+    def answer(requests: list[Request], llm: Engine) -> None:
+        generate.answer(requests, work.job, llm, anew=True, on_part=choose)
+
+    _for_each_seed(work.job, work.requests, answer)
+    return Written(done["written"], done["unchanged"])
+
+
+def describe(done: Written, job: Job) -> str:
+    """Say what was written."""
+    line = f"generate: {done.written:,} answers written; dvc repro takes them over"
+    if done.unchanged:
+        why = " (temperature 0 draws nothing: another prompt or temperature does)" if job.recipe.seed is None else ""
+        line += f"; {done.unchanged:,} came out as they were and change nothing{why}"
+    return line
+
+
+def _for_each_seed(job: Job, requests: Sequence[Request], do: Callable[[list[Request], Engine], None]) -> None:
+    """Do something with the requests of each seed and an engine that draws with it, one engine after the other."""
+    ordered = sorted(requests, key=lambda request: request.seed or 0)
+    for seed, same in itertools.groupby(ordered, lambda request: request.seed):
+        do(list(same), job.start_engine(seed))
+        engine.release(job.settings)
 
 
 def choose_newest(job: Job, keys: Sequence[bytes], choices_file: Path) -> None:

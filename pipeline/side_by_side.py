@@ -97,6 +97,8 @@ def compare(utterances: pa.Table, a: Job, b: Job, number: int, seed: int, choice
             "--prompt-b or --params-b"
         )
     drawn, num_prompts = _draw(utterances, a, b, number, seed)
+    for each in (a, b):
+        choices.check(choices_file, each.shelf, job.keys_of(drawn, each))
     todo = [plans.make(drawn, job.keys_of(drawn, each), each) for each in (a, b)]
     _answer(todo)
     replies_a, replies_b = (_replies(drawn, work.job, choices_file) for work in todo)

@@ -12,6 +12,7 @@ none is ever deleted.
 import fcntl
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
         ("continuation", pa.string()),
         ("token_ids", pa.list_(pa.int32())),  # without the end token
         ("finish_reason", pa.string()),
+        ("seed", pa.int64()),  # of this generation; null where decoding is greedy
         ("logprob", pa.float64()),  # of the answer and its end token, in nats
         ("top_ids", pa.list_(pa.list_(pa.int32()))),  # at each position, the end token's too, likeliest first
         ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
@@ -61,9 +63,14 @@ def place() -> Path:
 
 
 def shelves() -> Iterator["Shelf"]:
-    """Open the shelf of each recipe in the store."""
+    """Open the shelf of each recipe in the store; those that another version of this code wrote are named."""
     for note in sorted(place().glob("continuations/*/recipe.json")):
-        yield Shelf(Recipe(**json.loads(note.read_bytes())))
+        try:
+            recipe = Recipe(**json.loads(note.read_bytes()))
+        except (ValueError, TypeError):
+            print(f"{note}: not a recipe of this version; its answers are left out", file=sys.stderr)
+        else:
+            yield Shelf(recipe)
 
 
 class Shelf:
@@ -126,7 +133,7 @@ class Shelf:
             here = counts & (at >= 0)
             rows[here] = candidates[at[here]]
         for i in np.flatnonzero((rows < 0) & (wanted != 0))[:1].tolist():
-            raise UserError(f"{self.folder}: no generation {wanted[i]} of {keys[i].as_py().hex()}; choose with --use")
+            raise UserError(f"{self.folder}: no generation {wanted[i]} of {keys[i].as_py().hex()}")
         found = np.flatnonzero(rows >= 0)
         for i in found[~enough[rows[found]]][:1].tolist():
             raise UserError(
@@ -166,6 +173,13 @@ class Shelf:
         for key, generation in zip(rows["key"].to_pylist(), rows["generation"].to_pylist(), strict=True):
             newest[key] = max(generation, newest.get(key, 0))
         return [newest.get(key, 0) for key in keys]
+
+    def lacking(self, chosen: Mapping[bytes, int]) -> set[bytes]:
+        """Return the keys whose chosen generation is not there."""
+        index = self._index()
+        rows = index.filter(pc.is_in(index["key"], value_set=pa.array(chosen, KEY)))
+        there = set(zip(rows["key"].to_pylist(), rows["generation"].to_pylist(), strict=True))
+        return {key for key, generation in chosen.items() if (key, generation) not in there}
 
     def history(self, key: bytes) -> list[dict[str, Any]]:
         """Return all generations of an answer, the first one first."""
@@ -230,7 +244,7 @@ class Shelf:
 def _read(part: Path, schema: pa.Schema) -> pa.Table:
     try:
         return pq.read_table(part, columns=schema.names).select(schema.names).cast(schema)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{part}: not readable ({error}); delete it, and its rows are generated again") from None
 
 

@@ -76,6 +76,12 @@ def fetch(weights: Weights) -> Path:
     return _fetch_hub(weights)
 
 
+def hub_commit(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache; None of any other folder."""
+    is_cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.name if is_cached else None
+
+
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
     """Tell what a model's folder lacks or has broken in one line, where transformers loads it."""

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import os
@@ -389,9 +390,33 @@ def test_a_crash_keeps_the_scores_so_far(tmp_path: Path, llm: Path, echo: EchoEn
                     raise KeyboardInterrupt
                 yield scored
 
+    wanted = agreement.missing(asked, shelf)
+    pairs = agreement.make_pairs(wanted, work, prompt)
     with pytest.raises(KeyboardInterrupt):
-        agreement.score(agreement.missing(asked, shelf), work, prompt, shelf, Failing())
+        agreement.score(wanted, pairs, work, shelf, Failing())
     assert len(agreement.missing(asked, agreement.open_shelf(work, prompt))) == 1
+
+
+def test_a_question_that_is_too_long_for_the_model_is_not_asked(
+    tmp_path: Path, llm: Path, echo: EchoEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["no", "n" + "o" * 50])
+    question = {"system": "S", "text": "{transcript}" * 4}
+    assert [row["agreement"] for row in read_rows(ask(tmp_path, llm, question))] == [0.5, None]
+    assert "agreement: 2 scores to ask; 2 are longer than max_model_len" in capsys.readouterr().out
+    assert len(echo.scored) == 2
+    monkeypatch.setattr(engine, "start", lambda *_: pytest.fail("nothing that fits is missing"))
+    ask(tmp_path, llm, question)
+
+
+def test_an_engine_that_leaves_prompts_out_is_told(
+    tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path / "manifest.parquet")
+    answer = echo.generate
+    monkeypatch.setattr(echo, "generate", lambda prompts: itertools.islice(answer(prompts), 1))
+    with pytest.raises(UserError, match=rf"echo.*: no answer to {len(set(TEXTS)) - 1} of {len(set(TEXTS))} prompts"):
+        run_generate(tmp_path, llm)
 
 
 def test_without_a_question_and_for_stage_1_nothing_is_scored(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:

@@ -69,7 +69,7 @@ def test_workers_load_the_commit_of_a_hub_and_a_folder_wherever_they_run(
     def pin(source: str, model: Path, revision: str | None = None) -> Weights:
         return ray_engine._pin(Weights(source=source, revision=revision, sha256=None), model)
 
-    assert pin("org/llm", tmp_path / "snapshots" / "abc", "main").revision == "abc"
+    assert pin("org/llm", tmp_path / "models--org--llm" / "snapshots" / "abc", "main").revision == "abc"
     (tmp_path / "llm").mkdir()
     monkeypatch.chdir(tmp_path)
     assert pin("llm", Path("llm")).source == str(tmp_path / "llm")

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from pipeline import continuations, engine, generate, manifest, tables
+from pipeline import choices, continuations, engine, generate, manifest, tables
 from pipeline.__main__ import app
-from pipeline.engine import Answer
+from pipeline.engine import Answer, GenerateParams
 from pipeline.stage import UserError
 from pipeline.weights import ModelsParams
 
@@ -24,11 +25,16 @@ class CountingEngine:
 
     def __init__(self) -> None:
         self.count = 0
+        self.seeds: list[int] = []
+        self.stays = False
+        self.fails_at = 99
 
     def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
         for position, _ in enumerate(prompts):
+            if self.count == self.fails_at:
+                raise UserError("the engine failed")
             self.count += 1
-            yield position, Answer((50 + self.count,), continuations.STOP, -1.0)
+            yield position, Answer((50 + (0 if self.stays else self.count),), continuations.STOP, -1.0)
 
 
 @pytest.fixture
@@ -56,8 +62,19 @@ def llm(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPat
     ]
     tables.write(tables.from_rows(rows, manifest.SCHEMA), Path("manifests/semantic.parquet"))
     counting = CountingEngine()
-    monkeypatch.setattr(engine, "start", lambda *_: counting)
+
+    def start(settings: GenerateParams, *_: object) -> CountingEngine:
+        counting.seeds.append(settings.seed)
+        return counting
+
+    monkeypatch.setattr(engine, "start", start)
     return counting
+
+
+def change(**settings: object) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["generate"] |= settings
+    Path("params.yaml").write_text(yaml.safe_dump(values))
 
 
 def run(*arguments: str) -> Result:
@@ -118,6 +135,84 @@ def test_force_answers_anew_and_nothing_is_lost(llm: CountingEngine) -> None:
     run("history", "a", "--use", "1")
     assert taken() == before
     assert llm.count == 4
+
+
+def test_each_generation_is_drawn_with_a_seed_of_its_own(llm: CountingEngine) -> None:
+    change(temperature=1.0, seed=5)
+    taken()
+    run("generate", "semantic", "--id", "a", "--force")
+    run("generate", "semantic", "--force")
+    assert llm.seeds == [5, 6, 6, 7]  # of all, of a, of b and c, of a
+    told = {key: json.loads(run("history", key, "--json").stdout) for key in "ab"}
+    assert {key: [entry["seed"] for entry in entries] for key, entries in told.items()} == {"a": [5, 6, 7], "b": [5, 6]}
+    out = run("generate", "semantic", "--id", "a", "--force", "--preview", "1").stdout
+    assert llm.seeds[-1] == 8
+    assert "kids are talking" in out
+
+
+def test_an_answer_that_comes_out_as_it_was_changes_nothing(llm: CountingEngine) -> None:
+    llm.stays = True
+    before = taken()
+    out = run("generate", "semantic", "--force").stdout
+    assert "3 came out as they were and change nothing (temperature 0 draws nothing" in " ".join(out.split())
+    assert not choices.FILE.exists()
+    assert taken() == before
+    assert len(json.loads(run("history", "a", "--json").stdout)) == 2
+
+
+def test_what_was_answered_anew_before_a_failure_counts(llm: CountingEngine) -> None:
+    before = taken()
+    llm.fails_at = 5
+    assert isinstance(run("generate", "semantic", "--force").exception, UserError)
+    changed = [key for key, answer in taken().items() if answer != before[key]]
+    assert len(changed) == 2
+
+
+def test_a_choice_that_the_store_lacks_is_told_before_anything_is_generated(
+    llm: CountingEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run("generate", "semantic", "--id", "a", "--force")
+    run("generate", "semantic", "--id", "a", "--force")
+    monkeypatch.setenv("BLSP_STORE", str(tmp_path / "other"))
+    count = llm.count
+    with pytest.raises(UserError, match=r"choices\.csv: found 1 choices that .*other.* lacks, such as \w+,\w+,2; exp"):
+        taken()
+    assert llm.count == count
+    choices.FILE.write_text("recipe,key,generation\n")
+    taken()
+    assert llm.count == count + 3
+
+
+def test_choices_made_at_once_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "choices.csv"
+
+    def choose(first: int) -> None:
+        for number in range(first, first + 20):
+            choices.add(file, "recipe", {number.to_bytes(16): 2})
+
+    processes = [get_context("fork").Process(target=choose, args=(first,)) for first in (0, 20)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len(choices.read(file, "recipe")) == 40
+
+
+def test_json_is_one_object_whatever_is_done(llm: CountingEngine) -> None:
+    told = json.loads(run("generate", "semantic", "--preview", "1", "--json").stdout)
+    assert (told["prompts"], told["previews"][0]["finish_reason"]) == (3, continuations.STOP)
+    told = json.loads(run("generate", "semantic", "--json").stdout)
+    assert (told["written"], told["unchanged"]) == (3, 0)
+
+
+def test_recipes_of_another_version_are_named_and_left_out(llm: CountingEngine, store: Path) -> None:
+    taken()
+    for name, note in (("newer", '{"model": "m", "top_k": 1}'), ("broken", "")):
+        (store / "continuations" / name).mkdir()
+        (store / "continuations" / name / "recipe.json").write_text(note)
+    result = run("history", "a")
+    assert "generation 1, in use" in result.stdout
+    assert result.stderr.count("not a recipe of this version; its answers are left out") == 2
 
 
 def test_the_history_tells_answers_to_other_prompts_too(llm: CountingEngine) -> None:

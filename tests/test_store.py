@@ -25,6 +25,7 @@ def row(transcript: str, continuation: str = "", **values: Any) -> dict[str, Any
         "transcript": transcript,
         "emotion": None,
         "prompt_token_ids": [1, 2],
+        "seed": None,
         "continuation": continuation or f"after {transcript}",
         "token_ids": [3],
         "finish_reason": "stop",
@@ -93,7 +94,7 @@ def test_an_answer_given_anew_is_the_next_generation_and_counts_when_it_is_chose
     assert read(shelf, "a", "b", chosen={key: 2}) == ["again", "after b"]
     assert [(each["generation"], each["continuation"]) for each in shelf.history(key)] == [(1, "after a"), (2, "again")]
     assert shelf.history(b"0" * 16) == []
-    with pytest.raises(UserError, match=rf"no generation 3 of {key.hex()}; choose with --use"):
+    with pytest.raises(UserError, match=rf"no generation 3 of {key.hex()}"):
         read(shelf, "a", chosen={key: 3})
 
 

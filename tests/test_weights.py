@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import ctranslate2, gguf_weights
+from pipeline.recipe import name_weights
 from pipeline.stage import UserError
 from pipeline.weights import Weights, fetch
 
@@ -151,3 +152,16 @@ def test_two_that_convert_at_once_do_not_break_each_other(index: Path, monkeypat
         thread.join()
     assert folders[0] == folders[1]
     assert [path.name for path in folders[0].parent.iterdir()] == [folders[0].name]
+
+
+def test_a_folder_is_named_by_its_weights_and_a_snapshot_of_the_hub_by_its_commit(tmp_path: Path) -> None:
+    llm = Weights(source="org/llm", revision=None, sha256=None)
+    names = {}
+    for folder in ("snapshots/best", "models--org--llm/snapshots/abc"):
+        weights = tmp_path / folder / "model.safetensors"
+        weights.parent.mkdir(parents=True)
+        for content in ("one", "two"):
+            weights.write_text(content)
+            names[folder, content] = name_weights(llm, weights.parent)
+    assert names["snapshots/best", "one"] != names["snapshots/best", "two"]
+    assert names["models--org--llm/snapshots/abc", "one"] == "org/llm abc"
