@@ -11,18 +11,28 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
-# English ones are those of the official data_process/clean_noise_examples.py, the first in any case of letters
+# A refusal names a service, so that an apology and what a person cannot do are none.
+_SERVICE = (
+    r"(?:assist|comply|fulfill?|provide\b(?! for)|generate|continue (?:the|this|that)"
+    r"|help (?:you )?with (?:that|this|your))"
+)
+_SERVICE_ZH = r"(?:继续(?:这|该|写|完成|生成|对话)|提供|回答|协助|帮助您|满足|完成[这该您]|生成|处理[这该您])"
+_MODEL_ZH = r"(?:AI|人工智能|大?型?语言模型|大模型|(?:智能|虚拟)助手|聊天机器人)(?!工程|研究|专家|专业|公司|行业)"
 REFUSALS = (
-    r"(?i:i'm sorry, but i)", r"I'm not sure what you",
-    r"(?i:\bi(?: am|'m) unable to (?:assist|comply|continue|fulfill|help|provide))",
-    r"(?i:\bi (?:cannot|can't) (?:assist|comply|fulfill|continue (?:the|this|that)|help (?:you )?with))",
-    r"(?:抱歉|对不起|不好意思)[,，。]?\s*(?:但是?)?\s*(?:我|作为)", r"我(?:无法|不能|没有办法)(?:继续|提供|回答|帮)",
+    r"(?i:i'm sorry, but i)", r"I'm not sure what you",  # those of the official data_process/clean_noise_examples.py
+    r"(?i:\bi(?: am|'m) (?:unable|not able) to (?:help\b|continue\b|" + _SERVICE + "))",
+    r"(?i:\bi (?:cannot|can't) " + _SERVICE + r"\b)",
+    r"(?i:\bi(?: am|'m) sorry,? i (?:cannot|can't) (?:do|help with) (?:that|this)\b)",
+    r"(?:抱歉|对不起|不好意思)[,，。]?\s*(?:但是?)?\s*作为(?:一[个名款])?(?:助手|" + _MODEL_ZH + ")",
+    r"我[^，。！？]{0,3}(?:无法|不能|没有?办法)(?:[为给][您你])?" + _SERVICE_ZH,
 )  # fmt: skip
 MODEL_TALK = (
     r"(?i:\bas an? (?:ai|artificial intelligence|(?:large )?language (?:model|ai)|virtual assistant)\b)",
-    r"(?i:\bi(?:'m| am) (?:just |not )?an? (?:ai|(?:large )?language model|(?:helpful|virtual) assistant|chatbot)\b)",
-    r"作为一[个名款](?:AI|人工智能|语言模型|大?型?语言模型|助手)",
-)  # fmt: skip
+    r"(?i:\bi(?:'m| am) (?:just |not )?an? (?:ai|artificial intelligence|(?:large )?language model"
+    r"|(?:helpful|virtual) assistant|chatbot)\b)",
+    r"作为(?:一[个名款]助手|(?:一[个名款])?" + _MODEL_ZH + ")",
+    r"我(?:只|只不过|不过|仅仅?)?是(?:一[个名款])?" + _MODEL_ZH,
+)
 SENTENCE_TALK = (
     r"(?i:\b(?:(?:the|this|your|original|revised|corrected|given) ){1,3}sentence\b)",
     r"(?i:\bemotion tone\b|\bgrammatical(?:ly)?\b|\b(?:revised|corrected|improved|rewritten) version\b)",
