@@ -239,8 +239,7 @@ def export(
 
     \b
     python -m pipeline export emotion --output batch.jsonl --chat
-    vllm run-batch -i batch.jsonl -o answers.jsonl \\
-        --generation-config vllm --model MODEL
+    vllm run-batch -i batch.jsonl -o answers.jsonl … (as export prints it)
     python -m pipeline import emotion answers.jsonl --hardware "one H100"
     """
     from pipeline import batch_files, job, plans, selection
@@ -256,6 +255,8 @@ def export(
     others = batch_files.count_retokenised(work) if chat else 0
     retokenised = f"; {others:,} are other token ids as messages" if others else ""
     say(f"export {kind}: wrote {len(work.requests):,} prompts for {name} to {output}{left_out}{retokenised}")
+    if chat and not plain:
+        say(batch_files.command(opened, name, output))
 
 
 @app.command("import")

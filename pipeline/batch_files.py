@@ -1,7 +1,7 @@
 """Files of OpenAI's batch format: prompts for a service that answers them all in its own time, and its answers.
 
-A line's custom_id is the recipe and the key of the answer, so that no answer to another prompt, of another model or
-with other sampling passes for one. https://developers.openai.com/api/docs/guides/batch
+A line's custom_id is the recipe and the key of the answer, and the seed where it is not the recipe's, so that no answer
+to another prompt, of another model or with other sampling passes for one. https://developers.openai.com/api/docs/guides/batch
 """
 
 import json
@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import engine, tables
-from pipeline.completions import sampling, vllm_fields
+from pipeline.completions import NoAnswerError, first_choice, sampling, vllm_fields
 from pipeline.job import Job, Request
 from pipeline.plans import Work
 from pipeline.prompts import TEMPLATE_SWITCHES, as_messages
@@ -63,6 +63,8 @@ class Output:
 
     recipe: str
     key: bytes
+    seed: int | None
+    """None for the recipe's."""
     line: _Line
 
     def completion(self) -> Completion | ChatCompletion:
@@ -82,10 +84,10 @@ class Output:
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise NotTakenError(NO_ANSWER, f"a body that is no completion: {where or type(response.body)}") from None
-        if not answer.choices:
-            raise NotTakenError(NO_ANSWER, "a completion without choices")
-        if (reason := answer.choices[0].finish_reason) not in ("stop", "length"):
-            raise NotTakenError(NO_ANSWER, f"ended by {reason}")
+        try:
+            first_choice(answer)
+        except NoAnswerError as error:
+            raise NotTakenError(NO_ANSWER, str(error)) from None
         return answer
 
 
@@ -93,8 +95,8 @@ def parse(line: bytes) -> Output:
     """Read a line; raises NotTakenError where it is none of an output file."""
     try:
         read = _Line.model_validate_json(line.strip())
-        recipe, _, key = read.custom_id.partition("-")
-        return Output(recipe, bytes.fromhex(key), read)
+        recipe, key, *seed = read.custom_id.split("-", 2)
+        return Output(recipe, bytes.fromhex(key), int(seed[0]) if seed else None, read)
     except ValidationError as error:
         mistake = error.errors()[0]
         if mistake["type"] == "json_invalid":
@@ -112,11 +114,19 @@ def write(work: Work, model: str, output: Path, *, chat: bool, plain: bool) -> N
     more = {} if plain else vllm_fields(end_ids(job)) | ({"chat_template_kwargs": TEMPLATE_SWITCHES} if chat else {})
     with tables.whole(output) as partial, partial.open("w", encoding="utf-8") as file:
         for request in work.requests:
-            body = {"model": model, **_ask(request, job, chat=chat), **sampling(settings), **more}
+            drawn = {"seed": request.seed} if request.seed != job.recipe.seed else {}
+            body = {"model": model, **_ask(request, job, chat=chat), **sampling(settings), **drawn, **more}
             url = "/v1/chat/completions" if chat else "/v1/completions"
-            custom_id = f"{job.recipe.name}-{request.key.hex()}"
+            custom_id = "-".join(map(str, [job.recipe.name, request.key.hex(), *drawn.values()]))
             line = {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def command(job: Job, model: str, batch: Path) -> str:
+    """Return the command by which vLLM answers a batch as the parameters say."""
+    settings = job.settings
+    options = f"--dtype {settings.dtype} --max-model-len {settings.max_model_len} --generation-config vllm"
+    return f"vllm run-batch -i {batch} -o answers.jsonl --model {model} {options}"
 
 
 def model_name(job: Job) -> str:

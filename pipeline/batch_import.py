@@ -14,7 +14,7 @@ import pyarrow as pa
 from openai.types.chat import ChatCompletion
 
 from pipeline import batch_files, generate, job, regeneration
-from pipeline.batch_files import NotTakenError, Output
+from pipeline.batch_files import NO_ANSWER, NotTakenError, Output
 from pipeline.completions import Reader
 from pipeline.engine import Answer
 from pipeline.job import Job, Request
@@ -119,6 +119,8 @@ class Importer:
             raise NotTakenError(OTHER_MODEL, f"{completion.model}, expected {self.model}")
         (row,) = self.utterances.slice(self.places[output.key], 1).to_pylist()
         request = job.make_request(output.key, row, self.job)
+        if output.seed is not None:
+            request = replace(request, seed=output.seed)
         if isinstance(completion, ChatCompletion):
             request = replace(request, prompt_ids=batch_files.chat_ids(request, self.job))
             answer = self.reader.chat(completion.choices[0])
@@ -128,6 +130,8 @@ class Importer:
             told = getattr(each, "prompt_token_ids", None)
             if told is not None and tuple(told) != request.prompt_ids:
                 raise NotTakenError(OTHER_PROMPT, f"{len(told)} token ids, expected {len(request.prompt_ids)} others")
+        if (highest := max(answer.token_ids, default=0)) >= len(self.job.prompter.tokenizer):
+            raise NotTakenError(NO_ANSWER, f"token id {highest}, expected ids below {len(self.job.prompter.tokenizer)}")
         if output.key in self.taken:
             raise NotTakenError(TWICE, output.key.hex())
         self.rows.append(self._row(request, answer))

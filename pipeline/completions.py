@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _AS_ID = "token_id:"  # before the number of a token among log-probabilities
 
 
+class NoAnswerError(Exception):
+    """Why a completion holds no whole answer."""
+
+
 def sampling(params: GenerateParams) -> dict[str, Any]:
     """Return what every service has."""
     return {
@@ -25,13 +29,32 @@ def sampling(params: GenerateParams) -> dict[str, Any]:
 
 
 def vllm_fields(end_ids: Sequence[int]) -> dict[str, Any]:
-    """Return what vLLM alone has: answers as token ids, ended where the other engines end them."""
+    """Return what vLLM alone has: answers as token ids, ended where the other engines end them.
+
+    Sampling that is not in the parameters is turned off: a server takes it from the model's generation_config.json.
+    """
     return {
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
         "add_special_tokens": False,
         "stop_token_ids": list(end_ids),
     }
+
+
+def first_choice(completion: Any) -> Any:
+    """Return the choice that holds the answer; raises NoAnswerError where there is none, or one that was broken off.
+
+    vLLM hands in what it has, ended by "abort", when it is shut down.
+    """
+    choices = getattr(completion, "choices", None)
+    if not choices:
+        raise NoAnswerError("a reply without choices")
+    if (reason := choices[0].finish_reason) not in (STOP, LENGTH):
+        raise NoAnswerError(f"an answer ended by {reason}")
+    return choices[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +85,9 @@ class Reader:
     def _read(self, choice: Any, text: str, logprob: float | None, top: Sequence[Mapping[str, float]]) -> Answer:
         ids = getattr(choice, "token_ids", None)
         if ids is None:
-            return Answer(tuple(self.encode(text)), LENGTH if choice.finish_reason == "length" else STOP)
+            return Answer(tuple(self.encode(text)), choice.finish_reason)
         token_ids, finish_reason = cut(ids, set(self.end_ids))
-        if choice.finish_reason == "stop":  # the service may leave the end token out
+        if choice.finish_reason == STOP:  # the service may leave the end token out
             finish_reason = STOP
         named = all(name.startswith(_AS_ID) for step in top for name in step)
         return Answer(

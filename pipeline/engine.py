@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.continuations import LENGTH, STOP
 from pipeline.params import Section
@@ -20,10 +21,17 @@ from pipeline.prompts import known_places, list_options
 from pipeline.weights import Weights
 
 
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an address with its protocol, such as http://localhost:8000/v1")
+    return url
+
+
 class ServerParams(Section):
     """The section `generate.server`."""
 
-    url: str
+    url: Annotated[str, AfterValidator(_check_url)]
     """Where its protocol begins, as in http://localhost:8000/v1; $OPENAI_API_KEY is the key, where it wants one."""
     concurrency: Annotated[int, Field(ge=1)]
     """Requests under way at a time."""

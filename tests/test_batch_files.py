@@ -111,7 +111,8 @@ def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(
     assert [tuple(line["body"].pop("prompt")) for line in lines] == [request.prompt_ids for request in requests]
     assert lines[0]["body"] == {
         "model": model, "logprobs": 0, "max_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 1,
-        "return_token_ids": True, "return_tokens_as_token_ids": True, "add_special_tokens": False,
+        "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True,
+        "return_tokens_as_token_ids": True, "add_special_tokens": False,
         "stop_token_ids": [END],
     }  # fmt: skip
     monkeypatch.setattr(engine, "start", lambda *_: EchoEngine())
@@ -244,9 +245,10 @@ MISTAKES: dict[str, tuple[Callable[[Line], Line | str], str, str]] = {
     "no choice": (
         lambda request: as_output(request, {**as_vllm(request)["response"]["body"], "choices": []}),
         "no answer",
-        "a completion without choices",
+        "a reply without choices",
     ),
-    "filtered": (lambda request: as_openai(request, reason="content_filter"), "no answer", "ended by content_filter"),
+    "filtered": (lambda request: as_openai(request, reason="content_filter"), "no answer", "an answer ended by"),
+    "other vocabulary": (lambda request: as_vllm(request, token_ids=[10**9]), "no answer", "token id 1000000000, "),
     "other model": (lambda request: as_openai(request, model="gpt"), "other model", "gpt, expected "),
     "other prompt": (lambda request: as_vllm(request, prompt_token_ids=[1]), "other prompt", "1 token ids, expected "),
 }
@@ -288,6 +290,26 @@ def test_what_became_of_the_lines_stands_in_80_columns(model: str) -> None:
     assert re.search(r"^failed +3$", out, re.MULTILINE)
     assert "2 of 3 lines that were not taken; -n shows more" in out
     assert "status 503: busy" in out
+
+
+def test_answers_given_anew_are_drawn_with_another_seed_which_comes_back(model: str) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["generate"] |= {"temperature": 1.0, "seed": 7}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    first = export()
+    write_answers(map(as_vllm, first))
+    import_()
+    anew = export("--force")
+    assert [line["body"]["seed"] for line in (*first, *anew)] == [7] * 3 + [8] * 3
+    write_answers(map(as_vllm, anew))
+    assert import_("--force")["written"] == 3
+    told = json.loads(run("history", "a", "--kind", "semantic", "--json").stdout)
+    assert [entry["seed"] for entry in told] == [7, 8]
+
+
+def test_the_command_by_which_vllm_answers_is_told(model: str) -> None:
+    out = run("export", "semantic", "--output", str(BATCH), "--chat").stdout
+    assert f"--model {model} --dtype float32 --max-model-len 400 --generation-config vllm" in out
 
 
 def test_the_name_that_a_service_has_for_the_llm_is_taken_where_it_is_given(model: str) -> None:

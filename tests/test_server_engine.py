@@ -1,14 +1,16 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline import continuations
-from pipeline.engine import Answer, GenerateParams
+from pipeline.engine import Answer, GenerateParams, ServerParams
 from pipeline.server_engine import ServerEngine
 from pipeline.stage import UserError
 from pipeline.weights import ModelsParams
@@ -22,6 +24,7 @@ class Server:
     def __init__(self, model: str, reply: Reply, port: int = 0) -> None:
         self.asked: list[dict[str, Any]] = []
         self.statuses: list[int] = []
+        self.page: tuple[str, str] | None = None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,9 +41,10 @@ class Server:
                 self.send(status, completion if status == 200 else {"error": {"message": "no"}})
 
             def send(self, status: int, content: dict[str, Any]) -> None:
-                data = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                page, kind = server.page or (json.dumps(content), "application/json")
+                data = page.encode()
+                self.send_response(200 if server.page else status)
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("retry-after-ms", "10")
                 self.end_headers()
@@ -52,6 +56,13 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.port = self.http.server_port
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    @contextmanager
+    def serving(self, page: str, kind: str) -> Iterator[None]:
+        """Give one page for everything, as a proxy does."""
+        self.page = (page, kind)
+        yield
+        self.page = None
 
     def stop(self) -> None:
         self.http.shutdown()
@@ -166,12 +177,70 @@ def test_a_server_that_keeps_failing_is_named_after_all_that_it_did_answer(
 ) -> None:
     server = serve(lambda prompt: echo(prompt) if prompt[0] < 5 else (status, {}))
     answers: list[int] = []
-    message = rf"generate.server.url: http://127.0.0.1:\d+/v1: found status {status} after 1 retries; what was answered"
+    message = (
+        rf"generate.server.url: http://127.0.0.1:\d+/v1: found status {status} \(no\) after 1 retries; what was ans"
+    )
     with pytest.raises(UserError, match=message):
         answers += [position for position, _ in connect(llm, server, retries=1).generate([[i] for i in range(20)])]
     asked = {body["prompt"][0] for body in server.asked}
     assert asked >= set(range(6))
     assert len(asked) <= 7  # what was under way, and no more
+
+
+@pytest.mark.parametrize("broken", [{"finish_reason": "abort"}, {"finish_reason": None}])
+def test_an_answer_that_is_broken_off_is_asked_for_again(
+    llm: Path, serve: Callable[..., Server], broken: dict[str, Any]
+) -> None:
+    left = [2]
+
+    def reply(prompt: list[int]) -> tuple[int, dict[str, Any]]:
+        left[0] -= 1
+        return 200, echo(prompt)[1] | (broken if left[0] >= 0 else {})
+
+    server = serve(reply)
+    answers = dict(connect(llm, server).generate([[5], [6], [7]]))
+    assert {answer.token_ids for answer in answers.values()} == {(5,), (6,), (7,)}
+    assert len(server.asked) == 5
+    left[0] = 99
+    with pytest.raises(
+        UserError, match=rf"found an answer ended by {broken['finish_reason']} after 1 retries; what was"
+    ):
+        dict(connect(llm, server, retries=1).generate([[5]]))
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [(400, r"status 400 \(no\); what was"), (401, r"status 401 \(no\); \$OPENAI_API_KEY is the key; what was")],
+)
+def test_what_is_not_repeated_is_told_with_the_servers_own_words(
+    llm: Path, serve: Callable[..., Server], status: int, found: str
+) -> None:
+    server = serve(lambda prompt: (status, {}))
+    with pytest.raises(UserError, match=found):
+        dict(connect(llm, server).generate([[1]]))
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "page", ["<html>hello</html>", '{"error": {"message": "no"}}', '{"data": 3}', '{"data": [{"name": "x"}]}']
+)
+def test_a_page_that_is_no_protocol_is_told(
+    llm: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    server = serve()
+    engine = connect(llm, server, retries=0)
+    kind = "text/html" if page.startswith("<") else "application/json"
+    with server.serving(page, kind):
+        with pytest.raises(UserError, match=r"/v1: found no list of models; expected where OpenAI's protocol begins"):
+            connect(llm, server)
+        with pytest.raises(UserError, match=r"/v1: found a reply without choices after 0 retries"):
+            dict(engine.generate([[1]]))
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "", "ftp://host/v1", "http:///v1"])
+def test_an_address_without_protocol_or_host_is_told(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"an address with its protocol, such as http://localhost:8000/v1"):
+        ServerParams.model_validate({"url": url, "concurrency": 1, "retries": 0})
 
 
 def test_a_server_that_is_restarted_in_the_middle_loses_nothing(
