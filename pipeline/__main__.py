@@ -193,7 +193,7 @@ def generate(
     \b
     JSON: rows, left_out, prompts, stored, prompt_tokens, new_tokens, minutes;
     previews: with --preview a list of transcript, prompt, answer, finish_reason;
-    written, unchanged (as they were, which stay in use): where answers are written.
+    written, unchanged (came out as they were, stay in use): unless --dry-run.
     """
     from pipeline import choices, job, plans, regeneration, selection
 
