@@ -8,6 +8,7 @@ clips of 3 s with the teacher run and stored, in turn, medians of five.
 """
 
 import io
+import os
 import random
 import statistics
 import time
@@ -189,6 +190,7 @@ def main() -> None:
     from train import fitting
     from train.trainer import Trainer
 
+    os.environ["ACCELERATE_USE_CPU"] = "1"  # the figures are of a CPU
     models = params.load(PARAMS, "models", ModelsParams)
     settings = params.load(PARAMS, "fit.semantic", SemanticFitParams).model_copy(update={"temperature": 1.0})
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {len(rows)} answers")
@@ -196,7 +198,7 @@ def main() -> None:
     bias(plain.eval(), frame, rows)
     model, _ = fitting.build_model(settings, models, ["none"], None)
     dtype = fitting.llm_dtype(settings)
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
+    accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
     schedule = fitting.make_schedule(settings, BATCH, 1)
     optimizer = fitting.make_optimizer(model, settings)
     print(f"{dtype}, ", end="")

@@ -10,6 +10,7 @@ from train.batches import sequences
 from train.features import pad_features
 from train.model import Speech, SpeechLLM
 from train.model.adapter import num_speech_tokens
+from train.precision import autocast
 
 
 class Clip:
@@ -21,28 +22,33 @@ class Clip:
 
 
 class Answering:
-    """A model and its tokenizer, asked in batches; everything greedy."""
+    """A model and its tokenizer, asked in batches where the model lies and as it is trained; everything greedy."""
 
     def __init__(self, model: SpeechLLM, prompter: Prompter, max_new_tokens: int) -> None:
         self.model = model
+        self.device = model.token_embeddings.weight.device
         self.prompter = prompter
         self.max_new_tokens = max_new_tokens
 
     def hear(self, clips: Sequence[Clip]) -> Speech:
         """Encode clips."""
-        features = pad_features([clip.features for clip in clips])
-        return self.model.hear(features, torch.tensor([clip.num_frames for clip in clips]))
+        features = pad_features([clip.features for clip in clips]).to(self.device)
+        num_frames = torch.tensor([clip.num_frames for clip in clips], device=self.device)
+        with autocast(self.model.llm):
+            return self.model.hear(features, num_frames)
 
     def emotion_scores(self, clips: Sequence[Clip]) -> list[list[float]]:
         """Return the emotion head's log-probability of each class, a list a clip."""
-        logits = self.model.head(self.hear(clips).pooled())
+        with autocast(self.model.llm):
+            logits = self.model.head(self.hear(clips).pooled())
         return torch.log_softmax(logits.double(), dim=-1).tolist()
 
     def write(self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None) -> list[str]:
         """Return the answers to prompts, each with its clip in the place of the content, if clips are given."""
         contents, speech = self._contents(prompts, clips)
         asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
-        with self.model.positions.at(asked.speech):
+        asked = asked.to(self.device)
+        with autocast(self.model.llm), self.model.positions.at(asked.speech):
             written = self.model.llm.generate(  # type: ignore[operator]
                 inputs_embeds=self.model.embed(asked, speech),
                 attention_mask=asked.attended.long(),
@@ -62,9 +68,10 @@ class Answering:
         for label in labels:
             ids = self.prompter.content_ids(label)
             asked = sequences(prompts[0].before, contents, prompts[0].after, [ids] * len(prompts))
-            hidden = self.model.predicting(asked, speech)
+            with autocast(self.model.llm):
+                hidden = self.model.predicting(asked.to(self.device), speech)
             log_p = torch.log_softmax((hidden @ self.model.output_embeddings.T).float(), dim=-1)
-            targets = torch.tensor(ids).repeat(len(prompts))
+            targets = torch.tensor(ids, device=self.device).repeat(len(prompts))
             scores.append(log_p.gather(1, targets[:, None]).view(len(prompts), len(ids)).sum(1))
         return torch.stack(scores, dim=1).tolist()
 

@@ -8,7 +8,7 @@ hearing words.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -24,12 +24,16 @@ from train.batches import Collator, Example, Examples
 from train.features import LogMel
 from train.losses import response_kl
 from train.model import Batch, SpeechLLM
+from train.precision import answering_dtype, autocast, best_device
+
+if TYPE_CHECKING:
+    from evaluate.respond import RespondParams
 
 _ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
 
 
-def measure(folder: Path, rows: Any, frame: Frame, batch_size: int, seed: int) -> pa.Table:
-    """Return the divergence table of the test rows that have a continuation."""
+def measure(folder: Path, rows: Any, frame: Frame, settings: "RespondParams") -> pa.Table:
+    """Return the divergence table of the test rows that have a continuation; one model is held at a time."""
     config = model_folder.load_config(folder)
     rows = rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
     if len(rows) == 0:
@@ -40,19 +44,21 @@ def measure(folder: Path, rows: Any, frame: Frame, batch_size: int, seed: int) -
         about,
         lambda a, b: a["speaker"] != b["speaker"] and a["text"] != b["text"],
         lambda a, b: (a["corpus"] != b["corpus"], abs(a["num_samples"] - b["num_samples"])),
-        seed,
+        settings.seed,
     )
     collate = Collator(frame, with_teacher=True)
-    trained, untrained = model_folder.load(folder), model_folder.build(config, torch.float32)
-    conditions = (("before", untrained, None), ("after", trained, None), ("shuffled", trained, other))
-    table_rows = []
-    for condition, model, clips in conditions:
-        divergences = _divergences(model, _batches(examples, clips, collate, batch_size))
-        for row, divergence in zip(about, divergences, strict=True):
-            known = {key: row[key] for key in ("id", "corpus", "speaker")}
-            table_rows.append(
-                known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
-            )
+    dtype = answering_dtype(settings.precision, best_device())
+
+    def take(model: SpeechLLM, conditions: dict[str, Sequence[int] | None]) -> Iterator[dict[str, Any]]:
+        model.to(best_device())
+        for condition, clips in conditions.items():
+            divergences = _divergences(model, _batches(examples, clips, collate, settings.batch_size))
+            for row, divergence in zip(about, divergences, strict=True):
+                known = {key: row[key] for key in ("id", "corpus", "speaker")}
+                yield known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
+
+    table_rows = list(take(model_folder.build(config, dtype), {"before": None}))
+    table_rows += take(model_folder.load(folder, dtype), {"after": None, "shuffled": other})
     return tables.from_rows(table_rows, DIVERGENCE_SCHEMA)
 
 
@@ -81,7 +87,8 @@ def _with_voice(example: Example, other: Example) -> Example:
 def _divergences(model: SpeechLLM, batches: Iterable[tuple[Batch, list[int]]]) -> Iterator[_Divergence]:
     for batch, num_tokens in batches:
         with torch.no_grad():
-            outputs = model(batch)
+            with autocast(model.llm):
+                outputs = model(batch.to(model.token_embeddings.weight.device))
             kl = response_kl(outputs.student, outputs.teacher, model.output_embeddings, temperature=1.0)
         for row in kl.split(num_tokens):
             yield _Divergence(float(row.mean()), len(row))

@@ -22,6 +22,7 @@ from pipeline.prompts import Prompter, PromptIds, PromptsParams
 from pipeline.weights import fetch
 from train import model_folder
 from train.features import LogMel, num_mel_frames
+from train.precision import answering_dtype, best_device
 
 if TYPE_CHECKING:
     from evaluate.respond import RespondParams
@@ -40,7 +41,9 @@ class Respondent:
         self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
         prompter = Prompter.load(fetch(config.models.llm))
         self.prompter = prompter
-        self.answering = Answering(model_folder.load(folder), prompter, settings.max_new_tokens)
+        device = best_device()
+        model = model_folder.load(folder, answering_dtype(settings.precision, device)).to(device)
+        self.answering = Answering(model, prompter, settings.max_new_tokens)
 
     @torch.no_grad()
     def recognise(self) -> pa.Table:

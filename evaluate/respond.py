@@ -7,7 +7,7 @@ import typer
 from pydantic import PositiveInt
 
 from pipeline import packed, params, tables
-from pipeline.params import ParamsFile, Section
+from pipeline.params import ParamsFile, Precision, Section
 from pipeline.prompts import PromptsParams
 from pipeline.stage import run, say
 
@@ -21,6 +21,8 @@ class RespondParams(Section):
     max_new_tokens: PositiveInt
     examples: PositiveInt
     """Rows answered at length, for the report."""
+    precision: Precision
+    """auto answers on a GPU as training runs there, in bfloat16 where the GPU can, and on a CPU in float32."""
 
 
 def main(
@@ -34,10 +36,13 @@ def main(
     settings = params.load(params_file, "respond", RespondParams)
     prompts = params.load(params_file, "prompts", PromptsParams) if kind == "emotion" else None
     rows = packed.load(data, "test")
+    from train.precision import avoid_shape_plans  # torch is loaded once the parameters are known to be right
+
+    avoid_shape_plans()
     if prompts is None:
         from evaluate.divergence import measure
 
-        table = measure(model, rows, packed.load_frame(data), settings.batch_size, settings.seed)
+        table = measure(model, rows, packed.load_frame(data), settings)
         tables.write(table, output / "divergence.parquet")
         say(f"respond: semantic: continuation KL of {len(rows):,} clips under three conditions")
     else:

@@ -6,7 +6,7 @@ default in code would change results behind its back.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
@@ -21,6 +21,9 @@ SECTIONS = (
 )  # fmt: skip
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+
+Precision = Literal["float32", "bfloat16", "auto"]
+"""The type in which an LLM is held and run; what is trained is always in float32. Each parameter explains its auto."""
 
 
 class Section(BaseModel):

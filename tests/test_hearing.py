@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from evaluate import divergence
-from pipeline import generate, ingest, manifest, pack, packed, synthesise, tables
+from evaluate.respond import RespondParams
+from pipeline import generate, ingest, manifest, pack, packed, params, synthesise, tables
 from train import fit
 
 KL_LEFT = 0.3  # at most, of the KL before training
@@ -78,7 +79,8 @@ def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
     )
     rows_of_training = packed.load(folder / "packed", "train")
     frame = packed.load_frame(folder / "packed")
-    measured = divergence.measure(folder / "model", rows_of_training, frame, batch_size=16, seed=1).to_pandas()
+    settings = params.load(params_file, "respond", RespondParams)
+    measured = divergence.measure(folder / "model", rows_of_training, frame, settings).to_pandas()
     kl = measured.groupby("condition").apply(lambda rows: (rows.kl * rows.num_tokens).sum() / rows.num_tokens.sum())
     print(f"KL before {kl.before:.3f}, after {kl.after:.3f}, shuffled {kl.shuffled:.3f}")
     assert kl.after <= KL_LEFT * kl.before

@@ -42,7 +42,7 @@ def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
 
 @pytest.fixture
 def params_file(tmp_path: Path) -> Path:
-    settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4}
+    settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
     prompts = dict.fromkeys(("semantic", "emotion", "recognition"), PROMPT)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings, "prompts": prompts}))
     return tmp_path / "params.yaml"

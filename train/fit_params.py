@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from pipeline.params import Section
+from pipeline.params import Precision, Section
 
 
 class FitParams(Section):
@@ -22,7 +22,7 @@ class FitParams(Section):
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
-    precision: Literal["float32", "bfloat16", "auto"]
+    precision: Precision
     """In bfloat16 the frozen LLM is held and run in it, what is trained is held in float32; auto takes it where
     the GPU or the processor multiplies it by itself, which is two to three times as fast."""
     workers: Annotated[int, Field(ge=0)]

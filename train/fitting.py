@@ -21,6 +21,7 @@ from train.model import SpeechLLM
 from train.model.plora import lora_config
 from train.model_folder import ModelConfig
 from train.objectives import EmotionAlignment, Objective, SemanticAlignment
+from train.precision import avoid_shape_plans, training_device, training_dtype
 from train.progress import Progress
 from train.trainer import Data, Intervals, Schedule, Trainer, train
 from train.warm_start import warm_start
@@ -43,6 +44,7 @@ class Places:
 def fit(settings: FitParams, models: ModelsParams, emotions: list[str], places: Places, resume: bool) -> None:
     """Train and save; with `resume`, from this run's checkpoint if it has one."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
+    avoid_shape_plans()
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config = build_model(settings, models, emotions, places.init)
     model.to(accelerator.device)
@@ -191,12 +193,8 @@ def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
 
 
 def llm_dtype(settings: FitParams) -> torch.dtype:
-    """Return the type in which the frozen LLM is held and run."""
-    if settings.precision != "auto":
-        return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-    on_gpu = torch.cuda.is_available()
-    native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    """Return the type in which the frozen LLM is held and run, on the device that accelerate chooses."""
+    return training_dtype(settings.precision, training_device())
 
 
 def run_fingerprint(settings: FitParams, config: ModelConfig, places: Places, num_processes: int) -> str:
