@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run a recipe in runs/NAME, a DVC project of its own beside the demo: recipes/run.sh NAME [DATA_ROOT]
+# Run a recipe in runs/NAME, a DVC project of its own beside the demo: recipes/run.sh NAME [DATA_ROOT [STAGE...]]
+# With stages, only these and what they need are run.
 # It shares the code and DVC's cache with the main project, so equal stages are not run twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,5 +35,5 @@ for package in pipeline train evaluate; do
 done
 cd "$run"
 dvc config --local --quiet cache.dir ../../../.dvc/cache
-dvc repro
-echo "run: report in $run/results/report.html, figures in $run/results/metrics.json"
+dvc repro "${@:3}"
+(($# > 2)) || echo "run: report in $run/results/report.html, figures in $run/results/metrics.json"

