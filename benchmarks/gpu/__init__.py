@@ -1,0 +1,1 @@
+"""Benchmarks of the product on a GPU (docs/gpu.md)."""

@@ -1,0 +1,140 @@
+"""Part 4: does a GPU learn in bfloat16 what a CPU learns in float32? 50 steps of each stage, by `python -m train.fit`.
+
+The models are small and random, the rows real. The four runs go on at the same time; stage 2 starts from a stage 1 that
+was not trained.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+from transformers import AutoModelForCausalLM, LlamaConfig, WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from benchmarks.gpu import card
+from benchmarks.gpu.card import Figures, Out, Tiny
+from pipeline import packed
+from pipeline.stage import UserError, run
+from pipeline.weights import ModelsParams
+from train import model_folder
+from train.model_folder import ModelConfig
+
+STEPS = 50
+KINDS = ("semantic", "emotion")
+FIRST_WITHIN, MEAN_WITHIN = 0.005, 0.02  # of the CPU's loss
+EMOTIONS = ["neutral", "sad", "angry", "happy", "surprise"]
+FIT: dict[str, Any] = {
+    "seed": 1, "epochs": 1000.0, "max_steps": STEPS, "batch_size": 8, "accumulation": 1,
+    "warmup_steps": 10, "weight_decay": 0.05, "max_grad_norm": 1.0, "workers": 0, "log_every": 1,
+    "evaluate_every": 10_000, "save_every": 10_000,
+}  # fmt: skip
+SEMANTIC = {"learning_rate": 2e-4, "pad_to_30s": False, "warm_start": None, "teacher": "exact", "temperature": 2.0}
+PLORA = {"rank": 8, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
+EMOTION = {"learning_rate": 2e-5, "plora": PLORA, "train_encoder": True, "emotion_weight": 1.0}
+
+
+def write_models(folder: Path, vocab_size: int) -> dict[str, Any]:
+    """Write a small random encoder and LLM; return the section `models` that names them."""
+    torch.manual_seed(0)
+    llm = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=128, intermediate_size=256, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.05,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(llm).save_pretrained(folder / "llm")
+    whisper = WhisperConfig(
+        d_model=96, encoder_layers=3, encoder_attention_heads=3, encoder_ffn_dim=192, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=24, vocab_size=16, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    WhisperModel(whisper).save_pretrained(folder / "encoder")
+    WhisperFeatureExtractor().save_pretrained(folder / "encoder")
+    return {name: {"source": str(folder / name), "revision": None, "sha256": None} for name in ("encoder", "llm")}
+
+
+def largest_id(rows: Path) -> int:
+    """Return the largest token id of both stages."""
+    ids = set()
+    for kind in KINDS:
+        frame, part = packed.load_frame(rows / kind), packed.load(rows / kind, "train")
+        ids |= {*frame.before_speech, *(frame.before_text or []), *frame.after}
+        ids |= {token for name in ("text_ids", "response_ids") for row in part[name] for token in row}
+    return max(ids)
+
+
+def save_untrained(work: Path, models: dict[str, Any]) -> Path:
+    """Save a stage 1 that was not trained."""
+    config = ModelConfig(
+        models=ModelsParams.model_validate(models), emotions=EMOTIONS, pad_to_30s=False, seed=1,
+        encoder_trained=False, plora=False,
+    )  # fmt: skip
+    model_folder.save(model_folder.build(config, torch.float32), config, work / "init")
+    return work / "init"
+
+
+def start(work: Path, rows: Path, kind: str, where: str, init: Path) -> "subprocess.Popen[bytes]":
+    """Start the training of a stage on the CPU or on the card."""
+    folder = work / where
+    command = [sys.executable, "-m", "train.fit", "--kind", kind, "--data", str(rows / kind)]
+    command += ["--output", str(folder / kind), "--params", str(work / f"{where}.yaml")]
+    command += ["--checkpoints", str(folder / "checkpoints"), "--logs", str(folder / "logs")]
+    command += ["--init", str(init)] if kind == "emotion" else []
+    threads = max(1, len(os.sched_getaffinity(0)) // 4)
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), **({"ACCELERATE_USE_CPU": "1"} if where == "cpu" else {})}
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+
+
+def losses(folder: Path) -> list[float]:
+    """Return the loss of each step."""
+    records = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def compare(cpu: Sequence[float], gpu: Sequence[float]) -> dict[str, float]:
+    """Return both first and mean losses, and how far the card's are from the CPU's."""
+    first, mean = (abs(g / c - 1) for g, c in ((gpu[0], cpu[0]), (sum(gpu), sum(cpu))))
+    return {
+        "steps": len(cpu), "cpu_first": cpu[0], "gpu_first": gpu[0], "first_off": first,
+        "cpu_mean": sum(cpu) / len(cpu), "gpu_mean": sum(gpu) / len(gpu), "mean_off": mean,
+        "cpu_last": cpu[-1], "gpu_last": gpu[-1],
+    }  # fmt: skip
+
+
+def main(
+    out: Out,
+    rows: Annotated[Path, typer.Option(help="The rows that benchmarks.gpu.rows has cut.")],
+    work: Annotated[Path, typer.Option(help="Where models and runs are kept.")],
+    tiny: Tiny = False,
+) -> None:
+    """Train both stages on the CPU and on the card and compare their losses."""
+    figures = Figures(out, "learning")
+    work.mkdir(parents=True, exist_ok=True)
+    models = write_models(work / "models", largest_id(rows) + 1)
+    for where, precision in (("cpu", "float32"), ("gpu", "bfloat16")):
+        fit = {**FIT, "precision": precision, **({"max_steps": 5} if tiny else {})}
+        params = {"models": models, "emotions": EMOTIONS}
+        params["fit"] = {"semantic": {**fit, **SEMANTIC}, "emotion": {**fit, **EMOTION}}
+        (work / f"{where}.yaml").write_text(yaml.safe_dump(params))
+    init = save_untrained(work, models)
+    running = [start(work, rows, kind, where, init) for kind in KINDS for where in ("cpu", "gpu")]
+    if any([process.wait() for process in running]):  # noqa: C419 - each is waited for
+        raise UserError("learning: a training failed; its own line above says why")
+    failed = []
+    for kind in KINDS:
+        found = compare(*(losses(work / where / kind) for where in ("cpu", "gpu")))
+        figures.add(**{kind: found})
+        for what, within in (("first", FIRST_WITHIN), ("mean", MEAN_WITHIN)):
+            if (off := found[f"{what}_off"]) > within:
+                failed.append(f"{kind}: {what} loss {off:.2%} off the CPU's, expected {within:.1%} at most")
+    figures.add(within=not failed, device_of_gpu=card.DEVICE.type)
+    if failed:
+        raise UserError(f"learning: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    run(main)

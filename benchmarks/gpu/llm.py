@@ -1,0 +1,82 @@
+"""Part 3, the LLM alone: what LoRA costs where every position is trained on, in positions a second."""
+
+import statistics
+from collections.abc import Iterator
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.gpu import card
+from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
+from benchmarks.gpu.flops import Costs
+from benchmarks.gpu.machine import matrix_product_flops
+from benchmarks.gpu.sizes import build_llm, full
+from benchmarks.gpu.sizes import tiny as tiny_sizes
+from benchmarks.gpu.steps import RANK
+from pipeline.stage import run
+from train.model.plora import ADAPTER_NAME, SpeechPositions, add_plora, lora_config
+from train.precision import avoid_shape_plans
+
+ROWS_AT_ONCE = 512
+ROUNDS, WARM_UP = 7, 3
+SEQUENCES = 16
+SPEECH_SHARE = 0.4  # of the positions: a clip of 4.5 s in its prompt and answer
+
+
+def step(llm: torch.nn.Module, embeddings: Tensor, targets: Tensor) -> None:
+    """Run forward and backward to the embeddings, with the cross-entropy at all positions, some rows at a time."""
+    embeddings.grad = None
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        states = llm.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state  # type: ignore[operator]
+    matrix = llm.lm_head.weight  # type: ignore[union-attr]
+    leaf = states.detach().flatten(0, 1).requires_grad_()
+    for start in range(0, len(leaf), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        functional.cross_entropy((leaf[rows] @ matrix.T).float(), targets[rows], reduction="sum").backward()
+    states.backward(leaf.grad.view_as(states))
+
+
+def ways(llm: torch.nn.Module, speech: Tensor) -> Iterator[tuple[str, float]]:
+    """Yield each way to hold LoRA, the LLM changed in place, with the share of positions on which it acts."""
+    yield "without LoRA", 0.0
+    positions = SpeechPositions()
+    add_plora(llm, lora_config(RANK, RANK, 0.0, "all-linear"), positions)
+    with positions.at(speech):
+        yield "ours, at speech positions", SPEECH_SHARE
+    layers = [module for module in llm.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer.lora_A[ADAPTER_NAME]._forward_hooks.clear()
+    yield "peft, float32", 1.0
+    for layer in layers:
+        layer.lora_A[ADAPTER_NAME].bfloat16()
+        layer.lora_B[ADAPTER_NAME].bfloat16()
+    yield "peft, bfloat16", 1.0
+
+
+def main(out: Out, tiny: Tiny = False) -> None:
+    """Time the LLM alone."""
+    sizes = tiny_sizes() if tiny else full()
+    figures = Figures(out, "llm")
+    ceiling = matrix_product_flops(256 if tiny else 8192)
+    avoid_shape_plans()
+    length = sizes.positions // SEQUENCES
+    figures.add(ceiling_tflops=ceiling / 1e12, sequences=SEQUENCES, length=length)
+    llm = build_llm(sizes.llm).requires_grad_(False)
+    embeddings = torch.randn(SEQUENCES, length, sizes.llm.hidden_size, dtype=torch.bfloat16, device=DEVICE)
+    embeddings.requires_grad_()
+    targets = torch.randint(sizes.llm.vocab_size, (sizes.positions,), device=DEVICE)
+    speech = (torch.arange(length, device=DEVICE) < SPEECH_SHARE * length).expand(SEQUENCES, length)
+    costs = Costs(encoder=sizes.encoder, llm=sizes.llm, rank=RANK)
+    for name, share in ways(llm, speech):
+        for _ in range(WARM_UP):
+            step(llm, embeddings, targets)
+        took = statistics.median(card.seconds(lambda: step(llm, embeddings, targets)) for _ in range(ROUNDS))
+        flops = costs.llm_positions([length] * SEQUENCES) + costs.lora_positions(round(share * sizes.positions))
+        speed = {"positions_per_s": sizes.positions / took, "useful_share": flops / took / ceiling}
+        figures.add(**{name: speed})
+
+
+if __name__ == "__main__":
+    run(main)

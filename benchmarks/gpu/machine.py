@@ -1,0 +1,49 @@
+"""Part 1: the machine, its versions, and its measured ceilings."""
+
+import platform
+import statistics
+import subprocess
+from importlib.metadata import version
+
+import torch
+
+from benchmarks.gpu import card
+from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
+from pipeline.stage import run
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "pyarrow", "pandas", "datasets")
+ROUNDS = 15
+
+
+def matrix_product_flops(size: int) -> float:
+    """Return the FLOP/s of a bfloat16 product of two square matrices of random numbers."""
+    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
+    a @ b
+    return 2 * size**3 / statistics.median(card.seconds(lambda: a @ b) for _ in range(ROUNDS))
+
+
+def copy_bytes(num_bytes: int) -> float:
+    """Return the bytes read and written a second where memory is copied within the device."""
+    source = torch.empty(num_bytes, dtype=torch.uint8, device=DEVICE).random_()
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * num_bytes / statistics.median(card.seconds(lambda: target.copy_(source)) for _ in range(ROUNDS))
+
+
+def main(out: Out, tiny: Tiny = False) -> None:
+    """Describe the machine and measure its ceilings."""
+    figures = Figures(out, "machine")
+    figures.add(python=platform.python_version(), versions={name: version(name) for name in PACKAGES})
+    figures.add(cuda=torch.version.cuda, cudnn=card.on_card(torch.backends.cudnn.version), driver=_driver())
+    figures.add(memory_gib=card.on_card(lambda: torch.cuda.mem_get_info()[1] / 2**30))
+    figures.add(matrix_product_tflops=matrix_product_flops(256 if tiny else 8192) / 1e12)
+    figures.add(copy_gb_per_s=copy_bytes(2**20 if tiny else 2**32) / 1e9)
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return card.on_card(lambda: subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+
+if __name__ == "__main__":
+    run(main)

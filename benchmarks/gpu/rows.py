@@ -1,0 +1,44 @@
+"""Cut some rows of packed folders, for part 4: `python -m benchmarks.gpu.rows data/packed`.
+
+Both stages together take at most 8 MB.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import packed
+from pipeline.stage import run, say
+
+MOST_BYTES = 3_600_000  # of audio, for each stage; token ids and the rest of a row take little
+
+
+def first_rows(rows: Any) -> Iterator[dict[str, Any]]:
+    """Yield rows that have a continuation, as many as there is room for."""
+    size = 0
+    for row in rows:
+        size += len(row["audio"]["bytes"])
+        if size > MOST_BYTES:
+            return
+        if row["response_ids"]:
+            yield row
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="The folder with packed semantic/ and emotion/.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("benchmarks/gpu/cargo/rows"),
+) -> None:
+    """Cut some rows of packed folders."""
+    for kind in ("semantic", "emotion"):
+        with packed.Writer(out / kind, packed.load_frame(folder / kind), 1_000, packed.SCHEMA) as writer:
+            # spread over the part, whose rows stand speaker by speaker
+            rows = packed.load(folder / kind, "train").select_columns(packed.SCHEMA.names).shuffle(seed=1)
+            count = writer.write("train", first_rows(rows))
+            writer.write("dev", [])
+        say(f"rows: {kind}: {count:,} of {len(rows):,} train rows in {out / kind}")
+
+
+if __name__ == "__main__":
+    run(main)

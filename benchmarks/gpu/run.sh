@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Benchmark the product on a GPU, in at most 6 minutes and without network:
+#
+#     benchmarks/gpu/run.sh [--tiny] [--out DIR] [--rows DIR] [PART...]
+#
+# Each part is a process of its own with its own time limit, and writes DIR/PART.json as it goes; one that fails says so
+# and the next one runs. --tiny tries every part on a CPU. What has to be there first: docs/gpu.md.
+set -euo pipefail
+root=$(realpath "$(dirname "$0")/../..")
+
+# part: seconds that it may take
+declare -A limits=([machine]=15 [tests]=80 [steps-semantic]=88 [steps-emotion]=82 [llm]=38 [learning]=47)
+order=(machine tests steps-semantic steps-emotion llm learning)
+
+tiny=() parts=() out=$root/benchmarks/gpu/results rows=$root/benchmarks/gpu/cargo/rows
+while (($# > 0)); do
+    case $1 in
+        --tiny) tiny=(--tiny) ;;
+        --out) out=$(realpath -m "$2") && shift ;;
+        --rows) rows=$(realpath -m "$2") && shift ;;
+        *)
+            if [[ -z ${limits[$1]:-} ]]; then
+                echo "error: $1: no such part; expected some of ${order[*]}" >&2
+                exit 2
+            fi
+            parts+=("$1")
+            ;;
+    esac
+    shift
+done
+((${#parts[@]})) || parts=("${order[@]}")
+((${#tiny[@]})) && patience=2 || patience=1 # a CPU may have other work
+
+cd "$root"
+benchmarks/gpu/travels.sh || true # where nothing has to travel, its error stops nothing
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export HF_HUB_OFFLINE=1 PYTHONPATH=$PWD
+. benchmarks/gpu/install.sh "$work/site"
+
+command_of() {
+    case $1 in
+        tests) echo "python3 -m benchmarks.gpu.tests" ;;
+        steps-*) echo "python3 -m benchmarks.gpu.steps --stage ${1#steps-}" ;;
+        learning) echo "python3 -m benchmarks.gpu.learning --rows $rows --work $work/learning" ;;
+        *) echo "python3 -m benchmarks.gpu.$1" ;;
+    esac
+}
+
+failed=() summary=()
+for part in "${parts[@]}"; do
+    started=$SECONDS
+    status=0
+    # shellcheck disable=SC2046 # the command is words
+    timeout --kill-after=5 $((limits[$part] * patience)) $(command_of "$part") --out "$out" "${tiny[@]}" || status=$?
+    line="$part: $((SECONDS - started)) s of $((limits[$part] * patience))"
+    if ((status == 124 || status == 137)); then
+        line+=", FAILED: out of time"
+    elif ((status)); then
+        line+=", FAILED with status $status"
+    fi
+    ((status == 0)) || failed+=("$part")
+    summary+=("$line")
+    echo "== $line"
+done
+printf '%s\n' "" "${summary[@]}" "figures in $out, $SECONDS s in all"
+((${#failed[@]} == 0))

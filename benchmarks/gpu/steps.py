@@ -1,0 +1,236 @@
+"""Part 3: full-size training steps of a stage, the product's layout and the official one in turn on the same clips.
+
+Batches come in random order, as training plans them, after a warm-up on others. Each is taken once while its lengths
+were never seen, and half of them once more when they were. At the end, other new batches are taken with cuDNN's
+attention, which training keeps out: it builds a plan for each shape.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+import typer
+from accelerate import Accelerator
+from torch import nn
+
+from benchmarks.gpu import card
+from benchmarks.gpu.card import Figures, Out, Tiny
+from benchmarks.gpu.flops import Costs, counting_flops
+from benchmarks.gpu.machine import matrix_product_flops
+from benchmarks.gpu.official import OfficialLayout, OfficialObjective, collate
+from benchmarks.gpu.sections import Sections
+from benchmarks.gpu.sizes import Sizes, Stage, build_model, draw_clips, frame, full
+from benchmarks.gpu.sizes import tiny as tiny_sizes
+from pipeline.stage import run
+from train.batches import Collator, Example, plan_epoch
+from train.model import Batch, SpeechLLM
+from train.model.plora import lora_config
+from train.objectives import EmotionAlignment, Objective, SemanticAlignment
+from train.precision import avoid_shape_plans
+from train.trainer import Schedule, Trainer
+
+RANK = 16
+TEMPERATURE = 2.0
+COUNTED = 2  # batches of the warm-up whose FLOPs are counted
+RATE = 1e-6  # random weights have nothing to learn
+
+
+class Steps:
+    """A model with a trainer of the product's layout and one of the official layout."""
+
+    def __init__(self, sizes: Sizes, stage: Stage) -> None:
+        self.sizes, self.stage = sizes, stage
+        self.model = build_model(sizes)
+        if stage == "emotion":
+            self.model.add_plora(lora_config(RANK, RANK, 0.0, "all-linear"))
+            self.model.encoder.train_weights()
+        else:
+            self.model.head.requires_grad_(False)
+        objective = _objective(self.model, stage)
+        optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=RATE)
+        self.accelerator = Accelerator(mixed_precision="bf16")
+        self.ours = self._trainer(self.model, objective, optimizer)
+        official = OfficialObjective(objective.weights, TEMPERATURE)
+        self.official = self._trainer(OfficialLayout(self.model), official, self.ours.optimizer)
+        self.collate = Collator(frame(), with_teacher=stage == "semantic")
+        self.taken = 0
+
+    def ours_on(self, clips: Sequence[Example]) -> Batch:
+        """Lay out clips as the product does."""
+        return self.collate(clips)
+
+    def official_on(self, clips: Sequence[Example]) -> Batch:
+        """Lay out clips as the official code does."""
+        return collate(clips, frame(), with_teacher=self.stage == "semantic")
+
+    def step(self, trainer: Trainer, batch: Batch) -> None:
+        """Take an optimizer step."""
+        self.taken += 1
+        trainer.step(self.taken, [batch])
+
+    def useful(self, clips: Sequence[Example]) -> float:
+        """Return the FLOPs that a step on these clips cannot do without."""
+        costs = Costs(encoder=self.sizes.encoder, llm=self.sizes.llm, rank=RANK)
+        return costs.semantic_step(clips) if self.stage == "semantic" else costs.emotion_step(clips)
+
+    def _trainer(self, model: nn.Module, objective: Any, optimizer: torch.optim.Optimizer) -> Trainer:
+        schedule = Schedule(
+            seed=1,
+            num_steps=10_000,
+            batch_size=self.sizes.clips[self.stage],
+            accumulation=1,
+            warmup_steps=0,
+            max_grad_norm=1.0,
+        )
+        return Trainer(model, objective, optimizer, schedule, self.accelerator)
+
+
+def _objective(model: SpeechLLM, stage: Stage) -> Objective:
+    if stage == "semantic":
+        return SemanticAlignment(model.output_embeddings, TEMPERATURE)
+    return EmotionAlignment(model.output_embeddings, 1.0)
+
+
+def draw_batches(sizes: Sizes, stage: Stage, count: int) -> list[list[Example]]:
+    """Draw batches of clips, put together as training does it."""
+    size = sizes.clips[stage]
+    drawn = draw_clips(sizes, stage, count * size, seed=1)
+    plan = plan_epoch([clip.num_frames for clip in drawn], size, seed=1, epoch=0)
+    return [[drawn[row] for row in rows] for rows in plan]
+
+
+def measure_flops(steps: Steps, batches: list[list[Example]]) -> dict[str, float]:
+    """Take a step of each layout on each batch; return the FLOPs executed over the useful ones."""
+    useful = sum(steps.useful(clips) for clips in batches)
+    executed = {}
+    for name, trainer, layout in (
+        ("ours", steps.ours, steps.ours_on), ("official", steps.official, steps.official_on),
+    ):  # fmt: skip
+        with counting_flops() as counter:
+            for clips in batches:
+                steps.step(trainer, layout(clips))
+        executed[f"{name}_over_useful"] = counter.get_total_flops() / useful
+    return executed
+
+
+class Timed:
+    """Steps of one layout on some batches."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.sections: list[dict[str, dict[str, float]]] = []
+        self.allocations: list[int] = []
+        self.peaks_gib: list[float] = []
+
+    def take(self, sections: Sections, steps: Steps, trainer: Trainer, batch: Batch) -> None:
+        """Take and time a step."""
+        before = card.allocations()
+        card.reset_peak()
+        seconds, parts = sections.step(lambda: steps.step(trainer, batch))
+        self.peaks_gib.append(card.peak_gib())
+        self.allocations.append(card.allocations() - before)
+        self.seconds.append(seconds)
+        self.sections.append(parts)
+
+    def summary(self, batches: list[list[Example]], steps: Steps, ceiling: float) -> dict[str, Any]:
+        """Return times and speeds."""
+        total, useful = sum(self.seconds), sum(steps.useful(clips) for clips in batches)
+        positions = sum(steps.ours_on(clips).num_positions for clips in batches)
+        return {
+            "steps": len(self.seconds),
+            "mean_s": total / len(self.seconds),
+            "median_s": statistics.median(self.seconds),
+            "worst_s": max(self.seconds),
+            "clips_per_s": sum(len(clips) for clips in batches) / total,
+            "positions_per_s": positions / total,
+            "useful_tflop_a_step": useful / len(self.seconds) / 1e12,
+            "useful_share": useful / total / ceiling,
+            "driver_allocations": card.on_card(lambda: sum(self.allocations)),
+            "peak_gib": card.on_card(lambda: max(self.peaks_gib)),
+        }
+
+    def section_medians(self) -> dict[str, dict[str, float]]:
+        """Return each section's median seconds."""
+        names = self.sections[0]
+        return {
+            name: {clock: statistics.median(step[name][clock] for step in self.sections) for clock in ("host", "card")}
+            for name in names
+        }
+
+
+def main(
+    out: Out,
+    stage: Annotated[Stage, typer.Option(help="Which stage's steps.")],
+    tiny: Tiny = False,
+) -> None:
+    """Time steps of both layouts, and say where the product's spend their time."""
+    sizes = tiny_sizes() if tiny else full()
+    figures = Figures(out, f"steps-{stage}")
+    ceiling = matrix_product_flops(256 if tiny else 8192)
+    avoid_shape_plans()
+    steps, sections = Steps(sizes, stage), Sections()
+    numbers = sizes.warm_up, sizes.batches, sizes.batches // 2, 1
+    batches = draw_batches(sizes, stage, sum(numbers))
+    warm_up, timed, others, profiled = _cut(batches, *numbers)
+    figures.add(clips=sizes.clips[stage], seconds_a_clip=_mean_seconds(timed), ceiling_tflops=ceiling / 1e12)
+    for clips in warm_up[COUNTED:]:
+        steps.step(steps.ours, steps.ours_on(clips))
+        steps.step(steps.official, steps.official_on(clips))
+    figures.add(flops_executed=measure_flops(steps, warm_up[:COUNTED]))
+    sections.watch(steps.model)
+    ours, official = _in_turn(figures, steps, sections, timed, ceiling)
+    figures.add(official_over_ours={name: official[name] / ours[name] for name in ours})
+    _profile(figures, steps, profiled[0], timed[0])
+    planned = Timed()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    for clips in others:
+        planned.take(sections, steps, steps.ours, steps.ours_on(clips))
+    figures.add(ours_new_with_cudnn_attention=planned.summary(others, steps, ceiling))
+    figures.add(sections_new_with_cudnn_attention=planned.section_medians())
+
+
+def _in_turn(
+    figures: Figures, steps: Steps, sections: Sections, batches: list[list[Example]], ceiling: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Time both layouts on lengths never seen, then on half of them again; return each one's median seconds."""
+    medians: tuple[dict[str, float], dict[str, float]] = {}, {}
+    for lengths, taken in (("new", batches), ("seen", batches[: -(-len(batches) // 2)])):
+        ours, official = Timed(), Timed()
+        for clips in taken:
+            ours.take(sections, steps, steps.ours, steps.ours_on(clips))
+            official.take(Sections(), steps, steps.official, steps.official_on(clips))
+        figures.add(
+            **{
+                f"ours_{lengths}": ours.summary(taken, steps, ceiling),
+                f"official_{lengths}": official.summary(taken, steps, ceiling),
+                f"sections_{lengths}": ours.section_medians(),
+            }
+        )
+        for median, way in zip(medians, (ours, official), strict=True):
+            median[lengths] = statistics.median(way.seconds)
+    return medians
+
+
+def _profile(figures: Figures, steps: Steps, new: list[Example], seen: list[Example]) -> None:
+    """Say where the host waits for the card, and what a step on lengths seen spends on which kernel."""
+    waits = card.synchronisations(lambda: steps.step(steps.ours, steps.ours_on(new)))
+    figures.add(synchronisations=waits and {"count": sum(waits.values()), "places": waits})
+    figures.add(kernels_seen=card.kernels(lambda: steps.step(steps.ours, steps.ours_on(seen))))
+
+
+def _cut(batches: list[list[Example]], *sizes: int) -> list[list[list[Example]]]:
+    parts = []
+    for size in sizes:
+        parts.append(batches[:size])
+        batches = batches[size:]
+    return parts
+
+
+def _mean_seconds(batches: list[list[Example]]) -> float:
+    frames = [clip.num_frames for clips in batches for clip in clips]
+    return sum(frames) / len(frames) / 100
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,30 @@
+"""Part 2: `pytest -m gpu`; on a CPU, where it is to be tried, the same tests with the CPU in the card's place."""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
+from pipeline.stage import UserError, run
+
+
+def main(out: Out, tiny: Tiny = False) -> None:
+    """Run the tests that need a GPU."""
+    figures = Figures(out, "tests")
+    log = out / "tests.xml"
+    # warnings of other versions than the locked ones are no failures of ours
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider"]
+    env = {**os.environ, **({"BLSP_TEST_DEVICE": "cpu"} if tiny and DEVICE.type == "cpu" else {})}
+    status = subprocess.run([*command, "tests/test_gpu.py", f"--junitxml={log}"], env=env, check=False).returncode
+    if not log.exists():
+        raise UserError(f"tests: pytest ended with {status} before any test, expected 0")
+    counts = ElementTree.parse(log).getroot()[0].attrib
+    log.unlink()
+    figures.add(**{name: int(counts[name]) for name in ("tests", "failures", "errors", "skipped")})
+    if status or counts["skipped"] != "0":
+        raise UserError(f"tests: pytest ended with {status} and {counts['skipped']} skipped, expected 0 and none")
+
+
+if __name__ == "__main__":
+    run(main)
