@@ -14,7 +14,7 @@ READY := .venv/.ready-$(HARDWARE)
 ACTIVATE := . .venv/bin/activate
 PACKAGES := pipeline train evaluate
 
-.PHONY: help setup demo run test test-slow test-gpu check bench clean lock
+.PHONY: help setup demo run test test-slow test-gpu check bench clean lock deps
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -57,3 +57,6 @@ clean: ## remove what the demo computed, DVC's cache and the tools' caches; keep
 
 lock: setup ## make requirements/*.txt anew from pyproject.toml
 	@requirements/lock.sh
+
+deps: setup ## write what each stage imports into dvc.yaml
+	@$(ACTIVATE); python -m tests.dvc_graph

@@ -15,10 +15,10 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from train.batches import sequences
 from train.losses import response_kl
 from train.model import SpeechLLM
 from train.model.encoder import SpeechEncoder
+from train.model.inputs import sequences
 
 ROUNDS = 5
 BATCH, FRAMES, RESPONSE = 16, 300, 24
@@ -78,13 +78,13 @@ def main() -> None:
 
     ratio("KL with its gradient in closed form / by autograd", lambda: loss(response_kl), lambda: loss(plain_kl))
 
-    speech = model.hear(features, num_frames)
+    speech = model.encode_speech(features, num_frames)
     places: list[list[int | None]] = [[None] * int(n) for n in speech.valid.sum(1)]
     asked = sequences(range(30), places, range(6), [range(RESPONSE)] * BATCH)
 
     def student(num_shared: int) -> None:
-        heard = model.hear(features, num_frames)
-        model.predicting(replace(asked, num_shared=num_shared), heard).sum().backward()
+        heard = model.encode_speech(features, num_frames)
+        model.response_states(replace(asked, num_shared=num_shared), heard).sum().backward()
 
     ratio(
         "student step, what rows start with computed once / each time",

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline import audio, recordings
+from pipeline.audio import mono_16k, recordings
 
 ROUNDS = 9
 SUBSETS = {"train-clean-100": 28_539, "train-clean-360": 104_014, "train-other-500": 148_688}
@@ -37,7 +37,7 @@ prepare_librispeech(sys.argv[1], dataset_parts=sys.argv[3].split(","), output_di
 
 def librispeech_tree(root: Path) -> None:
     """Write the train part with clips of 0.3 s, each with an MD5 of its own."""
-    flac = bytearray(audio.encode_flac((np.sin(np.arange(4800) / 9) / 2).astype(np.float32)))
+    flac = bytearray(mono_16k.encode_flac((np.sin(np.arange(4800) / 9) / 2).astype(np.float32)))
     for number, (subset, count) in enumerate(SUBSETS.items(), start=1):
         for first in range(0, count, PER_CHAPTER):
             speaker, chapter = first // 1000 + 10_000 * number, first // PER_CHAPTER + 100_000 * number
@@ -154,8 +154,8 @@ def reading(folder: Path, rate_hz: int, suffix: str) -> None:
 def bare(file: Path) -> None:
     """Read a clip as mono at 16 kHz with the libraries alone."""
     samples, rate = soundfile.read(file, dtype="float32")
-    if rate != audio.SAMPLE_RATE_HZ:
-        soxr.resample(samples, rate, audio.SAMPLE_RATE_HZ, quality="HQ")
+    if rate != mono_16k.SAMPLE_RATE_HZ:
+        soxr.resample(samples, rate, mono_16k.SAMPLE_RATE_HZ, quality="HQ")
 
 
 def read(file: Path) -> None:

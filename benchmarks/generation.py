@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import generate, job, manifest, tables
-from pipeline.job import Job, Request
-from pipeline.sentences import sentences
-from pipeline.store import Shelf
+from pipeline.generate import answers
+from pipeline.generate.run import Job, Request, open_job
+from pipeline.generate.store import Shelf
+from pipeline.synthesise.sentences import sentences
+from pipeline.tables import manifest, parquet
 
 ROUNDS = 5
 NUM_PROMPTS = 64
@@ -34,10 +35,10 @@ PLANNING = """
 import sys, time
 from pathlib import Path
 started = time.perf_counter()
-from pipeline import job
-work = job.open_job("semantic", Path(sys.argv[2]))
-utterances = job.read_utterances(Path(sys.argv[1]))
-missing = work.shelf.missing(job.keys_of(utterances, work).unique())
+from pipeline.generate.run import keys_of, open_job, read_utterances
+work = open_job("semantic", Path(sys.argv[2]))
+utterances = read_utterances(Path(sys.argv[1]))
+missing = work.shelf.missing(keys_of(utterances, work).unique())
 seconds = time.perf_counter() - started
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(f"{len(missing)} {seconds:.2f} {status['VmHWM'].split()[0]}")
@@ -93,7 +94,7 @@ def generate_padded(llm: Any, prompts: Sequence[Sequence[int]], end_id: int, max
 def open_fresh(store: str) -> Job:
     """Open a run on an empty store, its tokenizer loaded as vLLM's is."""
     os.environ["BLSP_STORE"] = store
-    opened = job.open_job("semantic", PARAMS)
+    opened = open_job("semantic", PARAMS)
     assert opened.prompter.end_id is not None
     return opened
 
@@ -107,7 +108,7 @@ def timed(do: Callable[[], object]) -> float:
 
 def generation() -> None:
     """Print tokens a second of the three ways, and the ratios."""
-    work = job.open_job("semantic", PARAMS)
+    work = open_job("semantic", PARAMS)
     requests = make_requests(work)
     ours: Any = work.start_engine()
     from vllm import TokensPrompt
@@ -122,7 +123,7 @@ def generation() -> None:
     counts: dict[str, int] = {}
 
     def stage() -> None:
-        counts["ours"] = generate.answer(requests, fresh.pop(), ours)
+        counts["ours"] = answers.answer(requests, fresh.pop(), ours)
 
     def bare() -> None:
         outputs = ours._llm.generate(bare_prompts, ours._sampling, use_tqdm=False)
@@ -157,12 +158,12 @@ def planning() -> None:
         texts = [f"{i} and that is what the farmer said to the old man by the river" for i in range(NUM_ROWS)]
         empty = dict.fromkeys(manifest.SCHEMA.names)
         utterances = Path(folder, "semantic.parquet")
-        with tables.stream(utterances, manifest.SCHEMA) as table:
+        with parquet.stream(utterances, manifest.SCHEMA) as table:
             for first in range(0, NUM_ROWS, 10_000):
                 numbers = range(first, first + 10_000)
                 table.write({**empty, "id": f"corpus/{i:07}", "corpus": "corpus", "text": texts[i]} for i in numbers)
             table.commit()
-        fill(job.open_job("semantic", PARAMS).shelf, texts[:NUM_STORED])
+        fill(open_job("semantic", PARAMS).shelf, texts[:NUM_STORED])
         command = [sys.executable, "-c", PLANNING, str(utterances), str(PARAMS)]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(ROUNDS)]
     figures = [run.split()[-3:] for run in runs]

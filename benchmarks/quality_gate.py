@@ -18,11 +18,14 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from pipeline import agreement, continuations, filter, generate, job, manifest, tables
-from pipeline.filter import FilterParams
+from pipeline.corpora.transcript import normalise
+from pipeline.filter import __main__ as filter
+from pipeline.filter.__main__ import FilterParams
+from pipeline.generate import __main__ as generate
+from pipeline.generate import agreement, run
+from pipeline.generate.store import KEY
 from pipeline.prompts import Kind
-from pipeline.store import KEY
-from pipeline.transcript import normalise
+from pipeline.tables import continuations, manifest, parquet
 
 PER_KIND, SEED, EXAMPLES, SHOWN = 250, 7, 3, 150
 EMOTIONS = {"neutral": "neutral", "joy": "happy", "sadness": "sad", "anger": "angry", "surprise": "surprise"}
@@ -65,14 +68,14 @@ def _row(corpus: str, key: str, text: str, emotion: str | None) -> dict[str, Any
 def answer(kind: Kind, rows: list[dict[str, Any]], folder: Path, params_file: Path) -> tuple[pa.Table, pa.Table]:
     """Run generate; return the manifest and the continuations, ordered by id."""
     manifest_file, output = folder / f"{kind}.parquet", folder / f"{kind}.continuations.parquet"
-    tables.write(tables.from_rows(sorted(rows, key=lambda row: str(row["id"])), manifest.SCHEMA), manifest_file)
+    parquet.write(parquet.from_rows(sorted(rows, key=lambda row: str(row["id"])), manifest.SCHEMA), manifest_file)
     generate.main(kind, manifest_file, output, folder / "choices.csv", params_file)
-    return manifest.read(manifest_file), tables.read(output, continuations.SCHEMA)
+    return manifest.read(manifest_file), parquet.read(output, continuations.SCHEMA)
 
 
 def show_drops(kind: Kind, utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
     """Print how many rows each rule drops first, and examples with the limits of a large LLM."""
-    work = job.open_job(kind, params_file)
+    work = run.open_job(kind, params_file)
     for size, limits in LIMITS.items():
         rules = filter.make_rules(FilterParams.model_validate(limits))
         rows = filter.judge_all(utterances, answers, work.prompt, work.prompter, rules)
@@ -88,7 +91,7 @@ def show_drops(kind: Kind, utterances: pa.Table, answers: pa.Table, params_file:
 
 def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
     """Print how often the likeliest class is the one asked for, by log-probability as it is and calibrated."""
-    work = job.open_job("emotion", params_file)
+    work = run.open_job("emotion", params_file)
     assert work.settings.agreement is not None
     shelf = agreement.open_shelf(work, work.settings.agreement)
     classes = sorted(work.classes)

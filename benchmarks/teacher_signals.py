@@ -22,20 +22,25 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import continuations, engine, generate, job, pack, params
-from pipeline.engine import Answer
-from pipeline.packed import Frame
+from pipeline import params
+from pipeline.generate import answers
+from pipeline.generate.engines import choose, interface
+from pipeline.generate.engines.interface import Answer
+from pipeline.generate.run import open_job
+from pipeline.pack import __main__ as pack
 from pipeline.prompts import Prompter
-from pipeline.sentences import sentences
-from pipeline.weights import ModelsParams
-from train.fit_params import SemanticFitParams
+from pipeline.synthesise.sentences import sentences
+from pipeline.tables import continuations
+from pipeline.tables.packed import Frame
+from pipeline.weights.source import ModelsParams
+from train.fit.params import SemanticFitParams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from train.batches import Example
+    from train.data.dataset import Example
+    from train.fit.loop import Trainer
     from train.model import SpeechLLM
-    from train.trainer import Trainer
 
 PARAMS = Path("params.yaml")
 NUM_SENTENCES = 96
@@ -57,19 +62,19 @@ class Row:
 
 def generated() -> tuple[Frame, list[Row], str]:
     """Return the frame of the prompt, the answers, and what wrote them; to be run in a process of its own."""
-    work = job.open_job("semantic", PARAMS)
+    work = open_job("semantic", PARAMS)
     settings = work.settings.model_copy(update={"store_logprobs": max(KEPT)})
-    engine.prepare(settings)
+    choose.prepare(settings)
     prompter = Prompter.load(work.model)
     texts = [text for text, _ in zip(sentences(random.Random(1)), range(NUM_SENTENCES), strict=False)]
-    llm = engine.start(settings, work.llm, work.model, prompter.end_id)
+    llm = choose.start(settings, work.llm, work.model, prompter.end_id)
     answers = dict(llm.generate(prompter.text(work.prompt, text).ids for text in texts))
     rows = [_row(text, answers[i], prompter, llm) for i, text in enumerate(texts)]
     return pack.frame(work.prompt, prompter, "semantic"), rows, llm.name
 
 
-def _row(text: str, answer: Answer, prompter: Prompter, llm: engine.Engine) -> Row:
-    top = generate.likeliest(answer, max(KEPT), llm.name)
+def _row(text: str, answer: Answer, prompter: Prompter, llm: interface.Engine) -> Row:
+    top = answers.likeliest(answer, max(KEPT), llm.name)
     end = [prompter.end_id] if answer.finish_reason == continuations.STOP else []
     return Row(
         list(prompter.content_ids(text)),
@@ -96,7 +101,7 @@ def states(model: "SpeechLLM", frame: Frame, texts: Sequence[Sequence[int]], row
     """Return the LLM's final hidden states at the positions that predict the answers, given these sentences."""
     import torch
 
-    from train.batches import sequences
+    from train.model.inputs import sequences
 
     assert frame.before_text is not None
     found = []
@@ -104,7 +109,7 @@ def states(model: "SpeechLLM", frame: Frame, texts: Sequence[Sequence[int]], row
         for first in range(0, len(rows), BATCH):
             some = slice(first, first + BATCH)
             made = sequences(frame.before_text, texts[some], frame.after, [row.response_ids for row in rows[some]])
-            found.append(model.predicting(made, None))
+            found.append(model.response_states(made, None))
     return torch.cat(found)
 
 
@@ -157,7 +162,7 @@ def steps(trainer: "Trainer", frame: Frame, rows: Sequence[Row]) -> None:
     """Print the time of a step with the exact and with the stored teacher."""
     import torch
 
-    from train.batches import Collator, Example
+    from train.data.dataset import Collator, Example
 
     def example(row: Row) -> "Example":
         clip = torch.randn(80, FRAMES)
@@ -187,8 +192,8 @@ def main() -> None:
     import torch
     from accelerate import Accelerator
 
-    from train import fitting
-    from train.trainer import Trainer
+    from train.fit import run as fitting
+    from train.fit.loop import Trainer
 
     os.environ["ACCELERATE_USE_CPU"] = "1"  # the figures are of a CPU
     models = params.load(PARAMS, "models", ModelsParams)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline import tables
+from pipeline.tables import parquet
 
 
 def write_text(text: str, path: Path) -> None:
     """Write `text` so that `path` is either complete or untouched."""
-    with tables.whole(path) as partial:
+    with parquet.whole(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")

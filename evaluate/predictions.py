@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import tables
 from pipeline.stage import UserError
+from pipeline.tables import parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ EXAMPLES_SCHEMA = pa.schema(
 
 def read_divergence(path: Path) -> pa.Table:
     """Read the stage-1 KL rows; every id has each condition once, a finite KL and at least one token."""
-    table = tables.read(path, DIVERGENCE_SCHEMA)
+    table = parquet.read(path, DIVERGENCE_SCHEMA)
     _check_paired(path, table, "condition", CONDITIONS)
     wrong = ~np.isfinite(table["kl"].to_numpy()) | (table["num_tokens"].to_numpy() < 1)
     if wrong.any():
@@ -98,7 +98,7 @@ def read_divergence(path: Path) -> pa.Table:
 
 def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
     """Read the recognised emotions; every id has each system once and only labels among `emotions`."""
-    table = tables.read(path, RECOGNITION_SCHEMA)
+    table = parquet.read(path, RECOGNITION_SCHEMA)
     _check_paired(path, table, "system", [system.name for system in SYSTEMS])
     for column, allowed in (("emotion", {*emotions}), ("predicted", {*emotions, None})):
         for id_, label in zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True):
@@ -109,7 +109,7 @@ def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
 
 def read_examples(path: Path) -> pa.Table:
     """Read the example answers with their audio."""
-    return tables.read(path, EXAMPLES_SCHEMA)
+    return parquet.read(path, EXAMPLES_SCHEMA)
 
 
 def _check_paired(path: Path, table: pa.Table, column: str, expected: Collection[str]) -> None:

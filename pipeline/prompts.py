@@ -20,7 +20,7 @@ from pydantic import AfterValidator
 
 from pipeline.params import Section
 from pipeline.stage import UserError
-from pipeline.weights import loading
+from pipeline.weights.source import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

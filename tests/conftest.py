@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.weights import ModelsParams, Weights
+from pipeline.weights.source import ModelsParams, Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -114,7 +114,7 @@ def project(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.Monke
     """A folder to work in: the demo's parameters with a tiny LLM, and a manifest of five utterances for each kind."""
     import yaml
 
-    from pipeline import manifest, tables
+    from pipeline.tables import manifest, parquet
 
     monkeypatch.chdir(tmp_path)
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -131,7 +131,7 @@ def project(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.Monke
     empty = dict.fromkeys(manifest.SCHEMA.names)
     rows = [{**empty, "id": key, "text": text, "emotion": emotion, "corpus": "x"} for key, text, emotion in said]
     for kind in ("semantic", "emotion"):
-        tables.write(tables.from_rows(rows, manifest.SCHEMA), tmp_path / "manifests" / f"{kind}.parquet")
+        parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifests" / f"{kind}.parquet")
     return tmp_path
 
 
@@ -157,7 +157,8 @@ def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed folder of made-up rows: 12 to train on, 4 to develop on and 8 to test with."""
     import numpy as np
 
-    from pipeline import audio, packed
+    from pipeline.audio import mono_16k
+    from pipeline.tables import packed
 
     folder = tmp_path_factory.mktemp("packed") / "kind"
     generator = np.random.default_rng(0)
@@ -170,7 +171,7 @@ def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "speaker": f"corpus/{part}-{i % 2}",
             "emotion": ("sad", "happy")[i // 2 % 2],
             "text": f"text {i}",
-            "audio": {"bytes": audio.encode_flac(samples), "path": None},
+            "audio": {"bytes": mono_16k.encode_flac(samples), "path": None},
             "num_samples": len(samples),
             "text_ids": [20 + i, 21 + i],
             "response_ids": [40 + i, 41, 0] if i != 3 or part == "train" else [],

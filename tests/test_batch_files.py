@@ -8,11 +8,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from pipeline import batch_files, choices, continuations, engine, generate, job, tables
 from pipeline.__main__ import app
-from pipeline.engine import Answer
+from pipeline.commands import export as batch_files
+from pipeline.generate import __main__ as generate
+from pipeline.generate import choices
+from pipeline.generate.engines import choose
+from pipeline.generate.engines.interface import Answer
+from pipeline.generate.run import keys_of, make_requests, open_job, read_utterances
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.tables import continuations, parquet
+from pipeline.weights.source import ModelsParams
 
 Line = dict[str, Any]
 BATCH, ANSWERS = Path("batch.jsonl"), Path("answers.jsonl")
@@ -88,13 +93,13 @@ def as_output(request: Line, body: Line | None, status: int = 200, error: Any = 
 def taken(kind: str = "semantic") -> list[dict[str, Any]]:
     """Run the stage without an engine; return its rows."""
     generate.main("semantic", Path(f"manifests/{kind}.parquet"), Path("c.parquet"), choices.FILE)
-    rows: list[dict[str, Any]] = tables.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()
+    rows: list[dict[str, Any]] = parquet.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()
     return rows
 
 
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "start", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("an engine was loaded"))
 
 
 def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(
@@ -103,10 +108,10 @@ def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(
     lines = export()
     assert [line["method"] for line in lines] == ["POST"] * 3
     assert {line["url"] for line in lines} == {"/v1/completions"}
-    work = job.open_job("semantic", Path("params.yaml"))
-    utterances = job.read_utterances(Path("manifests/semantic.parquet"))
-    keys = job.keys_of(utterances, work)
-    requests = job.make_requests(utterances, keys, keys[:3], work)
+    work = open_job("semantic", Path("params.yaml"))
+    utterances = read_utterances(Path("manifests/semantic.parquet"))
+    keys = keys_of(utterances, work)
+    requests = make_requests(utterances, keys, keys[:3], work)
     assert [line["custom_id"] for line in lines] == [f"{work.recipe.name}-{request.key.hex()}" for request in requests]
     assert [tuple(line["body"].pop("prompt")) for line in lines] == [request.prompt_ids for request in requests]
     assert lines[0]["body"] == {
@@ -115,7 +120,7 @@ def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(
         "return_tokens_as_token_ids": True, "add_special_tokens": False,
         "stop_token_ids": [END],
     }  # fmt: skip
-    monkeypatch.setattr(engine, "start", lambda *_: EchoEngine())
+    monkeypatch.setattr(choose, "start", lambda *_: EchoEngine())
     run("generate", "semantic", "--id", "a")
     assert len(export()) == 2
     assert len(export("--force")) == 3
@@ -158,7 +163,7 @@ def test_answers_with_token_ids_are_those_of_an_engine(no_engine: None, model: s
     assert import_("--hardware", "two H100") == {
         "lines": 3, "written": 3, "known": 0, "reasons": {}, "refused": []
     }  # fmt: skip
-    work = job.open_job("semantic", Path("params.yaml"))
+    work = open_job("semantic", Path("params.yaml"))
     (kept,) = work.shelf.history(work.recipe.key("yes", None))
     assert (kept["token_ids"], kept["logprob"], kept["finish_reason"]) == ([50, 51, 52], -1.0, "stop")
     assert (kept["top_ids"], len(kept["top_logprobs"])) == ([[50, 60]] * 4, 4)
@@ -173,7 +178,7 @@ def test_answers_as_text_are_tokenised_and_say_whether_they_were_cut(no_engine: 
     rows = taken()
     assert [row["continuation"] for row in rows[:4]] == ["Go.", "On", "And so on.", "Go."]
     assert [row["finish_reason"] for row in rows[:4]] == ["stop", "length", "stop", "stop"]
-    prompter = job.open_job("semantic", Path("params.yaml")).prompter
+    prompter = open_job("semantic", Path("params.yaml")).prompter
     assert rows[1]["token_ids"] == list(prompter.content_ids("On"))
 
 
@@ -193,7 +198,7 @@ def test_the_same_file_again_changes_nothing_but_by_force_which_adds_a_generatio
 
 def test_an_answer_that_the_store_has_stays_and_the_others_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = export()
-    monkeypatch.setattr(engine, "start", lambda *_: EchoEngine())
+    monkeypatch.setattr(choose, "start", lambda *_: EchoEngine())
     run("generate", "semantic", "--id", "a")
     write_answers(map(as_vllm, lines))
     found = import_()

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from pipeline.packed import Frame
-from train.batches import Collator, Example, plan, plan_epoch, sequences
+from pipeline.tables.packed import Frame
+from train.data.dataset import Collator, Example
+from train.data.sampler import plan, plan_epoch
+from train.model.inputs import sequences
 
 
 def test_an_epoch_takes_every_row_once_but_those_that_fill_no_batch() -> None:

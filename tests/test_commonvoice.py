@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora.commonvoice import read
-from pipeline.corpus import Clip
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers.commonvoice import read
 from pipeline.stage import UserError
 
 COLUMNS = (

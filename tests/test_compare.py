@@ -9,12 +9,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from pipeline import continuations, engine
 from pipeline.__main__ import app
-from pipeline.engine import Answer
+from pipeline.generate.engines import choose
+from pipeline.generate.engines.interface import Answer
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.tables import continuations
+from pipeline.weights.source import ModelsParams
 
 REPLY = "reply: "
 SHORT = ("--prompt-b", REPLY)
@@ -51,7 +52,7 @@ class Engines:
 @pytest.fixture
 def engines(project: Path, monkeypatch: pytest.MonkeyPatch) -> Engines:
     engines = Engines()
-    monkeypatch.setattr(engine, "start", engines.start)
+    monkeypatch.setattr(choose, "start", engines.start)
     return engines
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora.cremad import CORPUS, SENTENCES
-from pipeline.corpus import Clip
-from pipeline.quarantine import Fault
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers.cremad import CORPUS, SENTENCES
 from pipeline.stage import UserError
+from pipeline.tables.quarantine import Fault
 
 NAMES = ("1001_IEO_ANG_HI", "1002_TSI_NEU_XX", "1040_ITH_SAD_XX")
 

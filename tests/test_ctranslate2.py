@@ -8,9 +8,11 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from pipeline import ctranslate2, params, weights
+from pipeline import params
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.weights import ctranslate2
+from pipeline.weights import source as weights
+from pipeline.weights.source import ModelsParams
 
 CODES = {"float32": 0, "int8": 1, "int16": 2, "float16": 4}
 SPECIALS = [

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import comparison, manifest, quarantine, tables
 from pipeline.__main__ import app
-from pipeline.comparison import Rows, Totals
+from pipeline.commands import diff
+from pipeline.commands.diff import Rows, Totals
 from pipeline.stage import UserError
-from pipeline.text_tables import WIDTH
+from pipeline.tables import manifest, parquet, quarantine
+from pipeline.terminal import WIDTH
 
 
 def clip(i: int, **values: Any) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def clip(i: int, **values: Any) -> dict[str, Any]:
 
 
 def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = manifest.SCHEMA) -> Path:
-    tables.write(tables.from_rows(rows, schema), path)
+    parquet.write(parquet.from_rows(rows, schema), path)
     return path
 
 
@@ -30,7 +31,7 @@ def test_rows_that_came_went_and_changed_are_found(tmp_path: Path) -> None:
     a = write(tmp_path / "a.parquet", [clip(i) for i in range(6)])
     changed = [clip(2, split="test", emotion="happy"), clip(3, emotion=None), clip(4, text="one")]
     b = write(tmp_path / "b.parquet", [clip(9), *reversed(changed), clip(5)])
-    found = comparison.compare(a, b, num_ids=2)
+    found = diff.compare(a, b, num_ids=2)
     assert found.added == Rows(1, ["acting/9"])
     assert found.removed == Rows(2, ["acting/0", "acting/1"])
     assert found.changed == Rows(3, ["acting/2", "acting/3"])
@@ -50,7 +51,7 @@ def test_rows_that_came_went_and_changed_are_found(tmp_path: Path) -> None:
 def test_equal_tables_have_no_difference(tmp_path: Path) -> None:
     rows = [clip(i, emotion_votes=[("sad", 0.6), ("happy", 0.4)], turn=i) for i in range(5)]
     a, b = write(tmp_path / "a.parquet", rows), write(tmp_path / "b.parquet", rows[::-1])
-    found = comparison.compare(a, b, num_ids=3)
+    found = diff.compare(a, b, num_ids=3)
     assert found.unchanged == 5
     assert found.columns == {}
     assert found.added == found.removed == found.changed == Rows(0, [])
@@ -61,7 +62,7 @@ def test_votes_are_compared(tmp_path: Path) -> None:
     other = [[("sad", 1.0)], [("sad", 0.5), ("happy", 0.5)], [("sad", 1.0)], None]
     a = write(tmp_path / "a.parquet", [clip(i, votes=vote) for i, vote in enumerate(votes)])
     b = write(tmp_path / "b.parquet", [clip(i, votes=vote) for i, vote in enumerate(other)])
-    assert comparison.compare(a, b, num_ids=3).columns == {"votes": Rows(2, ["acting/1", "acting/2"])}
+    assert diff.compare(a, b, num_ids=3).columns == {"votes": Rows(2, ["acting/1", "acting/2"])}
 
 
 def test_tables_of_different_versions_are_compared_in_what_both_have(tmp_path: Path) -> None:
@@ -70,10 +71,10 @@ def test_tables_of_different_versions_are_compared_in_what_both_have(tmp_path: P
     rows = [{name: clip(i)[name] for name in names} for i in range(2)]
     a = write(tmp_path / "a.parquet", [{**rows[0], "turn": "1"}, {**rows[1], "turn": None}], old)
     b = write(tmp_path / "b.parquet", [clip(0, turn=1), clip(1)])
-    found = comparison.compare(a, b, num_ids=3)
+    found = diff.compare(a, b, num_ids=3)
     assert (found.only_in_a, found.only_in_b) == ([], ["dialogue"])
     assert found.columns == {"turn": Rows(1, ["acting/0"])}
-    assert comparison.describe(found).endswith("in       columns\nB alone  dialogue")
+    assert diff.describe(found).endswith("in       columns\nB alone  dialogue")
 
 
 def test_quarantines_are_compared_though_an_id_is_there_twice(tmp_path: Path) -> None:
@@ -83,11 +84,11 @@ def test_quarantines_are_compared_though_an_id_is_there_twice(tmp_path: Path) ->
     before = [refusal(1, "silent"), refusal(1, "double-id"), refusal(2, "silent")]
     a = write(tmp_path / "a.parquet", before, quarantine.SCHEMA)
     b = write(tmp_path / "b.parquet", [*before, refusal(1, "double-id")], quarantine.SCHEMA)
-    found = comparison.compare(a, b, num_ids=3)
+    found = diff.compare(a, b, num_ids=3)
     assert found.added == Rows(1, ["acting/1"])
     assert found.unchanged == 3
     assert found.by["reason"] == {"double-id": Totals((1, 2), None), "silent": Totals((2, 2), None)}
-    assert comparison.describe(found) == (
+    assert diff.describe(found) == (
         f"A  {a}\nB  {b}\n"
         "\n"
         "corpus  rows A  rows B  change\n"
@@ -111,7 +112,7 @@ def test_a_comparison_fits_on_a_screen(tmp_path: Path) -> None:
     rows = [{**row, "corpus": row["id"].partition("/")[0], "duration_s": 3.6e6} for row in rows]
     a = write(tmp_path / "a.parquet", rows)
     b = write(tmp_path / "b.parquet", [{**row, "split": "test"} for row in rows[:40]])
-    *_, text = comparison.describe(comparison.compare(a, b, num_ids=5)).partition("\n\n")
+    *_, text = diff.describe(diff.compare(a, b, num_ids=5)).partition("\n\n")
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "hours A    hours B      change" in text
     assert "+40,000.00" in text

@@ -19,8 +19,9 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from pipeline import download, readers, transfer
-from pipeline.corpus import Archive, Corpus
+from pipeline.commands.download import command, transfer
+from pipeline.corpora import registry
+from pipeline.corpora.corpus import Archive, Corpus
 from pipeline.stage import UserError
 
 NOISE = os.urandom(200_000)
@@ -377,8 +378,8 @@ def corpora(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, Corpus
         ),
         "gated": corpus("Gated corpus"),
     }
-    monkeypatch.setattr(readers, "names", lambda: sorted(known))
-    monkeypatch.setattr(readers, "load", known.__getitem__)
+    monkeypatch.setattr(registry, "names", lambda: sorted(known))
+    monkeypatch.setattr(registry, "load", known.__getitem__)
     return known
 
 
@@ -389,7 +390,7 @@ def files(folder: Path) -> set[str]:
 def test_a_part_is_loaded_unpacked_and_marked(
     corpora: dict[str, Corpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    download.download(["free:one"], tmp_path)
+    command.main(["free:one"], tmp_path)
     assert files(tmp_path / "free") == {"Corpus/a.wav", "Corpus/b.wav", ".downloaded/one.json"}
     marker = json.loads((tmp_path / "free" / ".downloaded" / "one.json").read_text())
     assert marker == {"url": server.url, "md5": md5(server.content), "bytes": len(server.content)}
@@ -400,7 +401,7 @@ def test_a_part_is_loaded_unpacked_and_marked(
 def test_a_corpus_is_all_its_parts_each_once(
     corpora: dict[str, Corpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    download.download(["free:two", "free"], tmp_path)
+    command.main(["free:two", "free"], tmp_path)
     assert len(server.ranges) == 2
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["free:two:", "free:one:"]
@@ -411,9 +412,9 @@ def test_a_corpus_is_all_its_parts_each_once(
 def test_a_second_call_does_nothing_and_says_so(
     part: str, corpora: dict[str, Corpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    download.download([f"free:{part}"], tmp_path)
+    command.main([f"free:{part}"], tmp_path)
     capsys.readouterr()
-    download.download([f"free:{part}"], tmp_path)
+    command.main([f"free:{part}"], tmp_path)
     assert len(server.ranges) == 1
     assert f"free:{part}: is in {tmp_path}/free already; remove" in capsys.readouterr().out
 
@@ -426,13 +427,13 @@ def test_a_marker_of_another_file_is_none(
     marker = tmp_path / "free" / ".downloaded" / f"{part}.json"
     marker.parent.mkdir(parents=True)
     marker.write_text(entry)
-    download.download([f"free:{part}"], tmp_path)
+    command.main([f"free:{part}"], tmp_path)
     assert (tmp_path / "free" / "Corpus" / "a.wav").is_file()
     assert json.loads(marker.read_text())["url"] == server.url
 
 
 def test_an_archive_can_be_kept(corpora: dict[str, Corpus], server: Server, tmp_path: Path) -> None:
-    download.download(["free:one"], tmp_path, keep=True)
+    command.main(["free:one"], tmp_path, keep=True)
     assert (tmp_path / "free" / ".downloaded" / "corpus.zip").read_bytes() == server.content
     assert files(tmp_path / "free" / ".downloaded") == {"one.json", "corpus.zip"}
 
@@ -446,7 +447,7 @@ def test_into_names_the_folder_and_a_file_that_is_no_archive_stays_as_it_is(
         archives={"list": Archive(url=url, md5=None, into="meta data")},
     )  # fmt: skip
     server.content = b"a,b\n"
-    download.download(["table"], tmp_path)
+    command.main(["table"], tmp_path)
     assert files(tmp_path / "table") == {"meta data/list of clips.csv", ".downloaded/list.json"}
     assert f"1 file in {tmp_path}/table/meta data\n" in capsys.readouterr().out
 
@@ -457,10 +458,10 @@ def test_a_failed_unpacking_leaves_no_marker_and_the_next_call_loads_nothing(
     in_the_way = tmp_path / "free" / "Corpus" / "a.wav"
     in_the_way.mkdir(parents=True)
     with pytest.raises(UserError, match=r"a\.wav: found a folder"):
-        download.download(["free:one"], tmp_path)
+        command.main(["free:one"], tmp_path)
     assert files(tmp_path / "free" / ".downloaded") == {"one.part", "one.part.json"}
     in_the_way.rmdir()
-    download.download(["free:one"], tmp_path)
+    command.main(["free:one"], tmp_path)
     assert len(server.ranges) == 1
     assert files(tmp_path / "free") == {"Corpus/a.wav", "Corpus/b.wav", ".downloaded/one.json"}
 
@@ -471,10 +472,10 @@ def test_a_disk_without_room_for_an_archive_and_what_is_in_it_is_told_before_loa
     server.content = zipped(a=NOISE)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300_000))
     with pytest.raises(UserError, match=r"free:two: needs 0\.4 MB more in .*, of which 0\.3 MB are free"):
-        download.download(["free:two"], tmp_path)
+        command.main(["free:two"], tmp_path)
     assert (tmp_path / "free" / ".downloaded" / "two.part").stat().st_size == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500_000))
-    download.download(["free:two"], tmp_path)
+    command.main(["free:two"], tmp_path)
 
 
 def test_a_disk_that_fills_up_names_the_corpus_and_keeps_what_arrived(
@@ -485,7 +486,7 @@ def test_a_disk_that_fills_up_names_the_corpus_and_keeps_what_arrived(
     resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            download.download(["free:two"], tmp_path)
+            command.main(["free:two"], tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.filename == str(tmp_path / "free")
@@ -509,13 +510,13 @@ def test_what_cannot_be_downloaded_is_told_before_anything_is_loaded(
     wanted: str, match: str, corpora: dict[str, Corpus], server: Server, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=match):
-        download.download(["free:one", wanted], tmp_path)
+        command.main(["free:one", wanted], tmp_path)
     assert server.ranges == []
 
 
 def test_nothing_asked_for_is_a_wrong_command_line(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="found none, expected one or more, or --list"):
-        download.download([], tmp_path)
+        command.main([], tmp_path)
 
 
 def test_the_list_fits_80_columns_and_tells_licence_and_parts_or_where_to_ask(
@@ -526,7 +527,7 @@ def test_the_list_fits_80_columns_and_tells_licence_and_parts_or_where_to_ask(
         title="Long corpus", layout="", licence="MIT", source="", language="en", read=lambda _: iter(()),
         archives={f"train-clean-{number}": subset for number in range(100, 110)},
     )  # fmt: skip
-    download.download(show=True)
+    command.main(show=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
         "free   Free corpus, CC-BY-4.0",
@@ -543,5 +544,5 @@ def test_a_terminal_sees_a_bar(
     corpora: dict[str, Corpus], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    download.download(["free:one"], tmp_path)
+    command.main(["free:one"], tmp_path)
     assert "free:one: 100%" in capsys.readouterr().err

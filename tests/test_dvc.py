@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,120 +24,22 @@ import typer
 import yaml
 
 from pipeline import params
+from tests.dvc_graph import PACKAGES, ROOT, Stage, covers, imported_files, read_stages, with_deps
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("pipeline", "train", "evaluate")
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARAM_FILES = [ROOT / "params.yaml", *RECIPES]
 WHOLE_FILE = {"params.yaml": None}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of dvc.yaml with its templates filled in."""
-
-    name: str
-    cmd: str
-    deps: list[str]
-    params: list[Any]
-    outs: list[str]
-
-    @property
-    def module(self) -> str:
-        return self.cmd.split()[2]
-
-    @property
-    def source(self) -> Path:
-        return ROOT / (self.module.replace(".", "/") + ".py")
-
-    @property
-    def options(self) -> dict[str, str]:
-        return dict(re.findall(r"(--[\w-]+)(?: (?!--)(\S+))?", self.cmd))
-
-
-def read_stages(params_file: Path = ROOT / "params.yaml") -> list[Stage]:
-    values = yaml.safe_load(params_file.read_text())
-    stages = []
-    for name, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
-        if "foreach" not in entry:
-            stages.append(as_stage(name, entry))
-            continue
-        items = entry["foreach"]
-        if isinstance(items, str):
-            items = values[items.removeprefix("${").removesuffix("}")]
-        for key in items:
-            item = items[key] if isinstance(items, Mapping) else key
-            stages.append(as_stage(f"{name}@{key}", fill(entry["do"], {"key": key, "item": item})))
-    return stages
-
-
-def as_stage(name: str, entry: dict[str, Any]) -> Stage:
-    outs = [*entry.get("outs", []), *entry.get("metrics", [])]
-    paths = [next(iter(out)) if isinstance(out, dict) else out for out in outs]
-    return Stage(name, entry["cmd"], entry["deps"], entry.get("params", []), paths)
-
-
-def fill(entry: Any, values: Mapping[str, Any]) -> Any:
-    """Put values into the ${...} of a template, as DVC does."""
-    if isinstance(entry, dict):
-        return {fill(key, values): fill(value, values) for key, value in entry.items()}
-    if isinstance(entry, list):
-        return [fill(value, values) for value in entry]
-
-    def look_up(match: re.Match[str]) -> str:
-        value: Any = values
-        for part in match[1].split("."):
-            value = value[part]
-        return str(value)
-
-    return re.sub(r"\$\{([\w.]+)\}", look_up, entry) if isinstance(entry, str) else entry
-
 
 STAGES = read_stages() if (ROOT / "dvc.yaml").exists() else []
 every_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
 
-def imported_files(source: Path) -> set[Path]:
-    """Own files that importing `source` loads, through others too, with those that its functions import."""
-    found, todo = set(), [source]
-    while todo:
-        file = todo.pop()
-        if file in found:
-            continue
-        found.add(file)
-        todo += [own for name in imported_names(file) for own in own_files(name)]
-    return found
-
-
-def imported_names(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and name_of(node.func) == "import_module":
-            yield from named_by(ast.unparse(node.args[0]))
-
-
-def named_by(pattern: str) -> Iterator[str]:
-    """Name the modules of a folder from which one is loaded by name: f'pipeline.corpora.{name}'."""
-    folder = re.fullmatch(r"f'([\w.]+)\.\{\w+\}'", pattern)
-    assert folder, f"cannot tell what import_module({pattern}) loads"
-    yield from (f"{folder[1]}.{file.stem}" for file in (ROOT / folder[1].replace(".", "/")).glob("*.py"))
-
-
-def own_files(name: str) -> Iterator[Path]:
-    parts = name.split(".")
-    if parts[0] not in PACKAGES:
-        return
-    for i in range(len(parts)):
-        path = ROOT.joinpath(*parts[: i + 1])
-        yield from (file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file())
-
-
-def covers(dep: str, file: Path) -> bool:
-    return file == ROOT / dep or (ROOT / dep) in file.parents
+def test_the_graph_file_is_as_make_deps_writes_it() -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    assert with_deps(text, STAGES) == text
+    shorter = text.replace("pipeline/weights", "pipeline/other")
+    assert shorter != text
+    assert with_deps(shorter, STAGES) == text
 
 
 @every_stage
@@ -158,13 +60,13 @@ def test_deps_list_no_own_file_that_a_stage_does_not_import(stage: Stage) -> Non
 def test_every_template_of_the_code_is_a_dependency() -> None:
     templates = [str(file.relative_to(ROOT)) for name in PACKAGES for file in (ROOT / name).rglob("*.jinja")]
     assert templates
-    assert set(templates) <= {dep for stage in STAGES for dep in stage.deps}
+    assert not [file for file in templates if not any(covers(dep, ROOT / file) for s in STAGES for dep in s.deps)]
 
 
 @every_stage
 def test_commands_use_options_that_the_stage_has_and_give_all_that_it_requires(stage: Stage) -> None:
     app = typer.Typer()
-    app.command()(importlib.import_module(stage.module).main)
+    app.command()(importlib.import_module(f"{stage.module}.__main__").main)
     known = typer.main.get_command(app).params
     names = {name for option in known for name in option.opts}
     required = {option.opts[0] for option in known if option.required}
@@ -220,10 +122,6 @@ def nodes_of_kind(tree: ast.AST, kind: str) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(tree):
         if child not in skipped:
             yield from nodes_of_kind(child, kind)
-
-
-def name_of(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def is_listed(section: str, listed: list[str], values: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import manifest, tables
+from pipeline.tables import manifest, parquet
 
 NUM_ROWS, NUM_EDITED = 2_000, 20
 
@@ -21,7 +21,7 @@ NUM_ROWS, NUM_EDITED = 2_000, 20
 def write_manifest(path: Path, texts: dict[str, str]) -> None:
     empty = dict.fromkeys(manifest.SCHEMA.names)
     rows = [{**empty, "id": f"librispeech/{key}", "text": text} for key, text in texts.items()]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), path)
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), path)
 
 
 def run(folder: Path) -> tuple[str, float]:

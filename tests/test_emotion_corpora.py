@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import readers
-from pipeline.corpora import esd, tess
-from pipeline.corpus import Clip
-from pipeline.quarantine import Fault
+from pipeline.corpora import registry
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers import esd, tess
 from pipeline.stage import UserError
-from pipeline.taxonomy import EMOTIONS
+from pipeline.tables.emotions import EMOTIONS
+from pipeline.tables.quarantine import Fault
 
 NAMES = ["aesdd", "cafe", "emodb", "esd", "mead", "mosei", "resd", "savee", "tess"]
 
@@ -29,7 +29,7 @@ def write(path: Path, *lines: str, encoding: str = "utf-8") -> None:
 
 
 def read(name: str, root: Path) -> list[Clip]:
-    return list(readers.load(name).read(root))
+    return list(registry.load(name).read(root))
 
 
 CLIPS = {
@@ -118,7 +118,7 @@ def test_a_folder_without_the_layout_yields_nothing(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_labels_name_unified_emotions(name: str) -> None:
-    assert {emotion for emotion in readers.load(name).labels.values() if emotion} <= set(EMOTIONS)
+    assert {emotion for emotion in registry.load(name).labels.values() if emotion} <= set(EMOTIONS)
 
 
 def cafe_files() -> Iterator[str]:
@@ -162,7 +162,7 @@ def test_a_whole_corpus_has_the_published_counts(tmp_path: Path, name: str, file
     clips = read(name, tmp_path)
     assert not [clip for clip in clips if clip.fault]
     assert len({clip.utterance for clip in clips}) == len(clips)
-    assert counts(clips) == readers.load(name).counts
+    assert counts(clips) == registry.load(name).counts
 
 
 def counts(clips: list[Clip]) -> dict[str, int]:

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pipeline import continuations, filter, manifest, tables
-from pipeline.filter import FilterParams, judge, make_rules
+from pipeline.filter import __main__ as filter
+from pipeline.filter.__main__ import FilterParams, judge, make_rules
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.tables import continuations, manifest, parquet
+from pipeline.weights.source import ModelsParams
 
 LIMITS: dict[str, Any] = {
     "min_duration_s": 1.0, "max_duration_s": 30.0, "max_tokens": 100, "min_words": 1, "drop_truncated": False,
@@ -108,8 +109,8 @@ def run_filter(
         }
         for i, (_, answer) in enumerate(answers[:num_answers])
     ]
-    tables.write(tables.from_rows(utterances, manifest.SCHEMA), tmp_path / "manifest.parquet")
-    tables.write(tables.from_rows(rows[::-1], schema), tmp_path / "answers.parquet")
+    parquet.write(parquet.from_rows(utterances, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    parquet.write(parquet.from_rows(rows[::-1], schema), tmp_path / "answers.parquet")
     prompt = {"system": "S", "text": "Go on, {emotion}: ", "speech": "Go on: "}
     sections = {"models": models.model_dump(), "prompts": {"emotion": prompt}, "filter": {"emotion": LIMITS}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
@@ -125,8 +126,8 @@ def test_kept_and_dropped_rows_together_are_the_manifest(
         ("eh", "I'm not sure what you mean"),
     ]  # fmt: skip
     run_filter(tmp_path, tiny_models, answers)
-    kept = tables.read(tmp_path / "kept.parquet", continuations.KEPT_SCHEMA).to_pylist()
-    dropped = tables.read(tmp_path / "dropped.parquet", continuations.DROPPED_SCHEMA).to_pylist()
+    kept = parquet.read(tmp_path / "kept.parquet", continuations.KEPT_SCHEMA).to_pylist()
+    dropped = parquet.read(tmp_path / "dropped.parquet", continuations.DROPPED_SCHEMA).to_pylist()
     assert [(row["id"], row["echo"]) for row in kept] == [("corpus/0", 0.5), ("corpus/4", 0.0)]
     reasons = {row["id"]: (row["reason"], row["score"]) for row in dropped}
     assert reasons == {
@@ -165,9 +166,9 @@ def test_an_utterance_without_a_continuation_is_named(tmp_path: Path, tiny_model
 def test_kept_rows_keep_their_teacher_signals(tmp_path: Path, tiny_models: ModelsParams) -> None:
     answers = [("yes", "Oh yes!"), ("no", ""), ("so", "Why?")]
     run_filter(tmp_path, tiny_models, answers)
-    assert tables.columns(tmp_path / "kept.parquet") == continuations.KEPT_SCHEMA.names
+    assert parquet.columns(tmp_path / "kept.parquet") == continuations.KEPT_SCHEMA.names
     schema = pa.schema([*continuations.SCHEMA, *continuations.SIGNALS_SCHEMA])
     run_filter(tmp_path, tiny_models, answers, schema=schema)
-    kept = tables.read(tmp_path / "kept.parquet", schema).to_pylist()
+    kept = parquet.read(tmp_path / "kept.parquet", schema).to_pylist()
     assert [(row["id"], row["top_ids"]) for row in kept] == [("corpus/0", [[0]]), ("corpus/2", [[2]])]
-    assert tables.columns(tmp_path / "dropped.parquet") == continuations.DROPPED_SCHEMA.names
+    assert parquet.columns(tmp_path / "dropped.parquet") == continuations.DROPPED_SCHEMA.names

@@ -8,10 +8,11 @@ import pytest
 import soundfile
 import soxr
 
-from pipeline import audio, fingerprint, recordings
-from pipeline.audio import Samples
+from pipeline.audio import mono_16k, recordings
+from pipeline.audio.mono_16k import Samples
+from pipeline.leaks import fingerprint
 
-RATE_HZ = audio.SAMPLE_RATE_HZ
+RATE_HZ = mono_16k.SAMPLE_RATE_HZ
 
 
 def voice(seed: int, duration_s: float = 2.5) -> Samples:

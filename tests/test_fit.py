@@ -11,15 +11,17 @@ import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 
-from pipeline import packed
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
-from train import checkpoint, fitting, model_folder, teacher_signals
-from train.batches import sequences
-from train.fit_params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams, WarmStartParams
-from train.fitting import Places
+from pipeline.tables import packed
+from pipeline.weights.source import ModelsParams
+from train import saved_model
+from train.data import stored_teacher
+from train.fit import checkpoint, run
+from train.fit.loop import Schedule, Trainer
+from train.fit.params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams, WarmStartParams
+from train.fit.run import RunFolders
 from train.model import Batch
-from train.trainer import Schedule, Trainer
+from train.model.inputs import sequences
 
 COMMON: dict[str, Any] = {
     "seed": 1,
@@ -52,8 +54,8 @@ def emotion(**changes: Any) -> EmotionFitParams:
 
 
 @pytest.fixture
-def places(tmp_path: Path, packed_folder: Path) -> Places:
-    return Places(
+def folders(tmp_path: Path, packed_folder: Path) -> RunFolders:
+    return RunFolders(
         data=packed_folder,
         init=None,
         output=tmp_path / "models" / "semantic",
@@ -62,41 +64,41 @@ def places(tmp_path: Path, packed_folder: Path) -> Places:
     )
 
 
-def stage_2(places: Places) -> Places:
-    return replace(places, init=places.output, output=places.output.with_name("emotion"))
+def stage_2(folders: RunFolders) -> RunFolders:
+    return replace(folders, init=folders.output, output=folders.output.with_name("emotion"))
 
 
-def losses(places: Places) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (places.output / "losses.jsonl").read_text().splitlines()]
+def losses(folders: RunFolders) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folders.output / "losses.jsonl").read_text().splitlines()]
 
 
-def test_both_stages_learn_and_save_what_they_trained(tiny_models: ModelsParams, places: Places) -> None:
-    fitting.fit(semantic(epochs=20.0), tiny_models, EMOTIONS, places, resume=False)
-    kls = [record["kl"] for record in losses(places) if "kl" in record]
+def test_both_stages_learn_and_save_what_they_trained(tiny_models: ModelsParams, folders: RunFolders) -> None:
+    run.fit(semantic(epochs=20.0), tiny_models, EMOTIONS, folders, resume=False)
+    kls = [record["kl"] for record in losses(folders) if "kl" in record]
     assert len(kls) == 60
     assert sum(kls[-10:]) < 0.9 * sum(kls[:10])
-    assert not (places.output / "plora").exists()
-    fitting.fit(emotion(), tiny_models, EMOTIONS, stage_2(places), resume=False)
-    assert sorted(p.name for p in stage_2(places).output.iterdir()) == [
+    assert not (folders.output / "plora").exists()
+    run.fit(emotion(), tiny_models, EMOTIONS, stage_2(folders), resume=False)
+    assert sorted(p.name for p in stage_2(folders).output.iterdir()) == [
         "adapter.safetensors",
         "config.json",
         "encoder.safetensors",
         "losses.jsonl",
         "plora",
     ]
-    assert sorted(p.name for p in (stage_2(places).output / "plora").iterdir()) == [
+    assert sorted(p.name for p in (stage_2(folders).output / "plora").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    assert {"step", "loss", "ce", "emotion", "lr"} == set(losses(stage_2(places))[1])
+    assert {"step", "loss", "ce", "emotion", "lr"} == set(losses(stage_2(folders))[1])
 
 
-def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams, places: Places) -> None:
-    fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
-    second = stage_2(places)
-    fitting.fit(emotion(), tiny_models, EMOTIONS, second, resume=False)
-    loaded = model_folder.load(second.output)
-    untrained = model_folder.build(model_folder.load_config(second.output), torch.float32)
+def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams, folders: RunFolders) -> None:
+    run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=False)
+    second = stage_2(folders)
+    run.fit(emotion(), tiny_models, EMOTIONS, second, resume=False)
+    loaded = saved_model.load(second.output)
+    untrained = saved_model.build(saved_model.load_config(second.output), torch.float32)
     before = dict(untrained.named_parameters())
     unchanged = {n for n, p in loaded.named_parameters() if n in before and torch.equal(p, before[n])}
     assert not any(n.startswith(("adapter", "head", "encoder.whisper.layers")) for n in unchanged)
@@ -110,15 +112,15 @@ def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams
 
 @pytest.mark.parametrize("stage", ["semantic", "emotion"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    tiny_models: ModelsParams, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     settings: FitParams = semantic(warm_start=WarmStartParams(epochs=1, learning_rate=1e-3))
     if stage == "emotion":
-        fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
-        places, settings = stage_2(places), emotion()
-    fitting.fit(settings, tiny_models, EMOTIONS, places, resume=False)
-    whole = replace(places, output=tmp_path / "whole")
-    places.output.rename(whole.output)
+        run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=False)
+        folders, settings = stage_2(folders), emotion()
+    run.fit(settings, tiny_models, EMOTIONS, folders, resume=False)
+    whole = replace(folders, output=tmp_path / "whole")
+    folders.output.rename(whole.output)
 
     save = checkpoint.save
 
@@ -129,31 +131,31 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 
     monkeypatch.setattr(checkpoint, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-        fitting.fit(settings, tiny_models, EMOTIONS, places, resume=True)
+        run.fit(settings, tiny_models, EMOTIONS, folders, resume=True)
     monkeypatch.setattr(checkpoint, "save", save)
-    fitting.fit(settings, tiny_models, EMOTIONS, places, resume=True)
+    run.fit(settings, tiny_models, EMOTIONS, folders, resume=True)
 
-    assert losses(places) == losses(whole)
+    assert losses(folders) == losses(whole)
     for file in ("adapter.safetensors", "plora/adapter_model.safetensors"):
         if (whole.output / file).exists():
-            assert (places.output / file).read_bytes() == (whole.output / file).read_bytes()
-    assert not list(places.checkpoints.glob("*/*"))
+            assert (folders.output / file).read_bytes() == (whole.output / file).read_bytes()
+    assert not list(folders.checkpoints.glob("*/*"))
 
 
-def test_other_parameters_or_data_are_another_run(tiny_models: ModelsParams, places: Places) -> None:
-    _, config = fitting.build_model(semantic(), tiny_models, EMOTIONS, None)
+def test_other_parameters_or_data_are_another_run(tiny_models: ModelsParams, folders: RunFolders) -> None:
+    _, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
     names = {
-        fitting.run_fingerprint(semantic(), config, places, 1),
-        fitting.run_fingerprint(semantic(learning_rate=1.0), config, places, 1),
-        fitting.run_fingerprint(semantic(), config.model_copy(update={"pad_to_30s": True}), places, 1),
-        fitting.run_fingerprint(semantic(), config, replace(places, data=places.data / "dev"), 1),
-        fitting.run_fingerprint(semantic(), config, places, 2),
+        run.run_fingerprint(semantic(), config, folders, 1),
+        run.run_fingerprint(semantic(learning_rate=1.0), config, folders, 1),
+        run.run_fingerprint(semantic(), config.model_copy(update={"pad_to_30s": True}), folders, 1),
+        run.run_fingerprint(semantic(), config, replace(folders, data=folders.data / "dev"), 1),
+        run.run_fingerprint(semantic(), config, folders, 2),
     }
     assert len(names) == 5
 
 
 def test_the_log_of_a_resumed_run_holds_each_step_once(
-    tiny_models: ModelsParams, places: Places, monkeypatch: pytest.MonkeyPatch
+    tiny_models: ModelsParams, folders: RunFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = checkpoint.save
 
@@ -164,34 +166,36 @@ def test_the_log_of_a_resumed_run_holds_each_step_once(
 
     monkeypatch.setattr(checkpoint, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-        fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=True)
+        run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=True)
     monkeypatch.setattr(checkpoint, "save", save)
-    fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=True)
-    (log,) = places.logs.glob("semantic-*/steps.jsonl")
+    run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=True)
+    (log,) = folders.logs.glob("semantic-*/steps.jsonl")
     logged = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [record["step"] for record in logged] == [record["step"] for record in losses(places)]
+    assert [record["step"] for record in logged] == [record["step"] for record in losses(folders)]
 
 
-def test_an_evaluation_without_a_batch_adds_nothing(tiny_models: ModelsParams, places: Places) -> None:
-    model, _ = fitting.build_model(semantic(), tiny_models, EMOTIONS, None)
-    schedule = fitting.make_schedule(semantic(), 12, 1)
-    optimizer = fitting.make_optimizer(model, semantic())
-    trainer = Trainer(model, fitting.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
+def test_an_evaluation_without_a_batch_adds_nothing(tiny_models: ModelsParams, folders: RunFolders) -> None:
+    model, _ = run.build_model(semantic(), tiny_models, EMOTIONS, None)
+    schedule = run.make_schedule(semantic(), 12, 1)
+    optimizer = run.make_optimizer(model, semantic())
+    trainer = Trainer(model, run.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
     assert trainer.evaluate(iter([])) == {"dev_kl": 0.0}
 
 
-def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(tiny_models: ModelsParams, places: Places) -> None:
+def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(
+    tiny_models: ModelsParams, folders: RunFolders
+) -> None:
     gradients: list[torch.Tensor] = []
     for batch_size in (4, 2):
         settings = emotion(batch_size=batch_size)
-        model, config = fitting.build_model(semantic(), tiny_models, EMOTIONS, None)
+        model, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
         model.head.requires_grad_(True)
-        data = fitting.open_data(places.data, settings, config, with_teacher=False)
+        data = run.open_data(folders.data, settings, config, with_teacher=False)
         schedule = Schedule(
             seed=1, num_steps=1, batch_size=batch_size, accumulation=1, warmup_steps=0, max_grad_norm=1e9
         )
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-        trainer = Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, Accelerator(cpu=True))
+        trainer = Trainer(model, run.make_objective(settings, model), optimizer, schedule, Accelerator(cpu=True))
         rows = [[0, 3, 7, 11]] if batch_size == 4 else [[0, 3], [7, 11]]
         gradients.append(gradient_of_a_step(trainer, list(data.batches(rows))))
     assert gradients[0].abs().max() > 1e-4
@@ -215,32 +219,34 @@ def test_the_rate_warms_up_by_the_logarithm_and_falls_to_zero() -> None:
     assert rates[:10] == sorted(rates[:10])
 
 
-def test_stage_2_refuses_a_stage_1_of_other_emotions(tiny_models: ModelsParams, places: Places) -> None:
-    fitting.fit(semantic(), tiny_models, EMOTIONS, places, resume=False)
+def test_stage_2_refuses_a_stage_1_of_other_emotions(tiny_models: ModelsParams, folders: RunFolders) -> None:
+    run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=False)
     with pytest.raises(UserError, match="other models or emotions"):
-        fitting.fit(emotion(), tiny_models, ["angry"], stage_2(places), resume=False)
+        run.fit(emotion(), tiny_models, ["angry"], stage_2(folders), resume=False)
 
 
-def test_a_model_folder_without_weights_is_one_line(tiny_models: ModelsParams, places: Places, tmp_path: Path) -> None:
+def test_a_model_folder_without_weights_is_one_line(
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path
+) -> None:
     source = Path(tiny_models.llm.source)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
     models = tiny_models.model_copy(update={"llm": tiny_models.llm.model_copy(update={"source": str(tmp_path)})})
     with pytest.raises(UserError, match=r"models: .+; expected a whole model in Hugging Face format"):
-        fitting.fit(semantic(), models, EMOTIONS, places, resume=False)
+        run.fit(semantic(), models, EMOTIONS, folders, resume=False)
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"models: .+; expected a whole model in Hugging Face format"):
-        fitting.fit(semantic(), models, EMOTIONS, places, resume=False)
+        run.fit(semantic(), models, EMOTIONS, folders, resume=False)
 
 
-def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParams, places: Places) -> None:
+def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParams, folders: RunFolders) -> None:
     with pytest.raises(UserError, match="no trained model there"):
-        fitting.fit(emotion(), tiny_models, EMOTIONS, stage_2(places), resume=False)
+        run.fit(emotion(), tiny_models, EMOTIONS, stage_2(folders), resume=False)
 
 
 def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, lacking: int | None = None) -> Path:
     """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a part gets none."""
-    model, _ = fitting.build_model(semantic(), models, EMOTIONS, None)
+    model, _ = run.build_model(semantic(), models, EMOTIONS, None)
     frame = packed.load_frame(data)
     assert frame.before_text is not None
     with packed.Writer(folder, frame, 5, packed.SCHEMA_WITH_SIGNALS) as writer:
@@ -249,7 +255,7 @@ def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, l
             for number, row in enumerate(rows):
                 made = sequences(frame.before_text, [row["text_ids"]], frame.after, [row["response_ids"]])
                 with torch.no_grad():
-                    logits = model.predicting(made, None) @ model.output_embeddings.T
+                    logits = model.response_states(made, None) @ model.output_embeddings.T
                 top = logits.log_softmax(-1).topk(num_top)
                 if number != lacking:
                     row |= {"top_ids": top.indices.tolist(), "top_logprobs": top.values.tolist()}
@@ -258,13 +264,13 @@ def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, l
 
 
 def test_a_teacher_stored_whole_trains_as_the_running_one_does(
-    tiny_models: ModelsParams, places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = with_signals(places.data, tmp_path / "whole", tiny_models, 258)
-    exact, stored = replace(places, data=data), replace(places, data=data, output=tmp_path / "stored")
-    fitting.fit(semantic(temperature=1.0), tiny_models, EMOTIONS, exact, resume=False)
+    data = with_signals(folders.data, tmp_path / "whole", tiny_models, 258)
+    exact, stored = replace(folders, data=data), replace(folders, data=data, output=tmp_path / "stored")
+    run.fit(semantic(temperature=1.0), tiny_models, EMOTIONS, exact, resume=False)
     assert "stored teacher" not in capsys.readouterr().out
-    fitting.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, stored, resume=False)
+    run.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, stored, resume=False)
     assert "stored teacher, 258 tokens a position: kl is a lower bound, dev_kl is exact" in capsys.readouterr().out
     assert len(losses(exact)) == 9
     for ours, expected in zip(losses(stored), losses(exact), strict=True):
@@ -272,12 +278,12 @@ def test_a_teacher_stored_whole_trains_as_the_running_one_does(
 
 
 def test_a_stored_teacher_is_not_run_but_for_the_dev_part(
-    tiny_models: ModelsParams, places: Places, tmp_path: Path
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path
 ) -> None:
-    data = with_signals(places.data, tmp_path / "some", tiny_models, 4, lacking=3)
+    data = with_signals(folders.data, tmp_path / "some", tiny_models, 4, lacking=3)
     settings = semantic(temperature=1.0, teacher="stored")
-    _, config = fitting.build_model(settings, tiny_models, EMOTIONS, None)
-    opened = fitting.open_data(data, settings, config, with_teacher=True)
+    _, config = run.build_model(settings, tiny_models, EMOTIONS, None)
+    opened = run.open_data(data, settings, config, with_teacher=True)
     (batch,) = opened.batches([[0, 1]])
     assert (batch.teacher, batch.num_positions) == (None, int(batch.student.attended.sum()) - 2)
     assert batch.signals is not None
@@ -295,13 +301,18 @@ def test_a_stored_teacher_is_not_run_but_for_the_dev_part(
     ],
 )
 def test_a_stored_teacher_that_is_not_there_is_told_before_training(
-    tiny_models: ModelsParams, places: Places, tmp_path: Path, num_top: int | None, lacking: int | None, message: str
+    tiny_models: ModelsParams,
+    folders: RunFolders,
+    tmp_path: Path,
+    num_top: int | None,
+    lacking: int | None,
+    message: str,
 ) -> None:
     if num_top is not None:
-        places = replace(places, data=with_signals(places.data, tmp_path / "data", tiny_models, num_top, lacking))
+        folders = replace(folders, data=with_signals(folders.data, tmp_path / "data", tiny_models, num_top, lacking))
     with pytest.raises(UserError, match=message):
-        fitting.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, places, resume=False)
-    assert not places.output.exists()
+        run.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, folders, resume=False)
+    assert not folders.output.exists()
 
 
 def test_rows_with_other_numbers_of_stored_tokens_are_told(tiny_models: ModelsParams, tmp_path: Path) -> None:
@@ -309,8 +320,8 @@ def test_rows_with_other_numbers_of_stored_tokens_are_told(tiny_models: ModelsPa
         {"id": f"{i}", "response_ids": [1, 2], "top_ids": [[1] * 3, [1] * count]} for i, count in enumerate((3, 3, 2))
     ]
     with pytest.raises(UserError, match="2: expected 3 likeliest tokens at each position, found 2; generate with"):
-        teacher_signals.check(datasets.Dataset.from_list(rows), tmp_path)
-    assert teacher_signals.check(datasets.Dataset.from_list(rows[:2]), tmp_path) == 3
+        stored_teacher.check(datasets.Dataset.from_list(rows), tmp_path)
+    assert stored_teacher.check(datasets.Dataset.from_list(rows[:2]), tmp_path) == 3
 
 
 def test_a_stored_teacher_has_no_other_temperature_than_1() -> None:

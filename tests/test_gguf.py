@@ -8,10 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pipeline import gguf_weights, params, weights
+from pipeline import params
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.weights import gguf as gguf_weights
+from pipeline.weights import source as weights
+from pipeline.weights.source import ModelsParams
 
 HEADS, KV_HEADS = 4, 2
 NAMES = {

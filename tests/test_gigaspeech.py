@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.corpora.gigaspeech import CORPUS, read
-from pipeline.corpus import Clip
-from pipeline.quarantine import Fault
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers.gigaspeech import CORPUS, read
 from pipeline.stage import UserError
+from pipeline.tables.quarantine import Fault
 
 
 def segment(number: int, begin: float, text: str, *subsets: str) -> dict[str, Any]:

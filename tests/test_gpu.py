@@ -18,18 +18,19 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from evaluate.answering import Answering, Clip
-from pipeline import packed
 from pipeline.prompts import Prompt, Prompter
-from pipeline.weights import ModelsParams, fetch
-from train import model_folder
-from train.batches import Collator, Examples, sequences
-from train.features import LogMel
+from pipeline.tables import packed
+from pipeline.weights.source import ModelsParams, fetch
+from train import saved_model
+from train.data.dataset import Collator, Examples
+from train.data.log_mel import LogMel
+from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
+from train.inference import Answering, Clip
 from train.model import Batch, SpeechLLM
+from train.model.inputs import sequences
 from train.model.plora import lora_config
-from train.model_folder import ModelConfig
-from train.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.precision import autocast
+from train.saved_model import ModelConfig
 
 pytestmark = pytest.mark.gpu
 
@@ -47,7 +48,7 @@ KILLED_AFTER = 4  # of 9 steps
 KILL = f"""
 import os, signal
 from pipeline.stage import run
-from train import checkpoint, fit
+from train.fit import checkpoint, __main__ as fit
 save = checkpoint.save
 def save_and_die(folder, state):
     save(folder, state)
@@ -78,7 +79,7 @@ def config(models: ModelsParams) -> ModelConfig:
 
 def build(models: ModelsParams, dtype: torch.dtype, device: torch.device) -> SpeechLLM:
     """The same model each time, with a P-LoRA whose B is not zero and everything trained that ever is."""
-    model = model_folder.build(config(models), dtype)
+    model = saved_model.build(config(models), dtype)
     model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -125,7 +126,7 @@ def test_encoder_adapter_and_head_hear_the_same(
         there = batch.to(model.head.mean.device)
         with torch.no_grad(), autocast(model.llm):
             states, lengths = model.encoder(there.features, there.num_frames)
-            speech = model.hear(there.features, there.num_frames)
+            speech = model.encode_speech(there.features, there.num_frames)
             heard.append((states, speech.embeddings, model.head(speech.pooled()), lengths, speech.valid))
     (*expected, lengths, valid), (*found, found_lengths, found_valid) = heard
     assert torch.equal(found_lengths.cpu(), lengths)
@@ -158,7 +159,7 @@ def test_on_text_a_trained_plora_leaves_the_llm_bit_for_bit(
     states = []
     for _ in ("trained", "zero"):
         with torch.no_grad(), autocast(model.llm):
-            states.append(model.predicting(text, None))
+            states.append(model.response_states(text, None))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 nn.init.zeros_(parameter)
@@ -212,7 +213,7 @@ def test_both_stages_train_in_bfloat16_and_go_on_after_a_kill(
     params_file: Path, packed_folder: Path, tiny_models: ModelsParams, device: torch.device
 ) -> None:
     folder, kinds = params_file.parent, ("semantic", "emotion")
-    model_folder.save(build(tiny_models, torch.float32, torch.device("cpu")), config(tiny_models), folder / "init")
+    saved_model.save(build(tiny_models, torch.float32, torch.device("cpu")), config(tiny_models), folder / "init")
     wholes = [fit(params_file, kind, packed_folder, kind, "-m", "train.fit") for kind in kinds]
     killed = [fit(params_file, kind, packed_folder, f"killed-{kind}", "-c", KILL) for kind in kinds]
     for process, status in zip([*wholes, *killed], [0, 0, -signal.SIGKILL, -signal.SIGKILL], strict=True):

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evaluate import divergence
-from evaluate.respond import RespondParams
-from pipeline import generate, ingest, manifest, pack, packed, params, synthesise, tables
-from train import fit
+from evaluate.respond import divergence
+from evaluate.respond.params import RespondParams
+from pipeline import params
+from pipeline.generate import __main__ as generate
+from pipeline.ingest import __main__ as ingest
+from pipeline.pack import __main__ as pack
+from pipeline.synthesise import __main__ as synthesise
+from pipeline.tables import manifest, packed, parquet
+from train.fit import __main__ as fit
 
 KL_LEFT = 0.3  # at most, of the KL before training
 KL_LEFT_SHUFFLED = 0.8  # at least
@@ -54,7 +59,7 @@ def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
     ingest.main(corpus="librispeech", root=folder / "corpus", output=folder / "speech.parquet", name="speech")
     rows = [row for row in manifest.read(folder / "speech.parquet").to_pylist() if row["split"] == "train"]
     assert len(rows) == 16
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")
     generate.main(
         kind="semantic",
         manifest_file=folder / "manifest.parquet",

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.corpus import Clip
-from pipeline.hub_corpus import open_dataset
-from pipeline.quarantine import Fault
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers.hub import open_dataset
 from pipeline.stage import UserError
+from pipeline.tables.quarantine import Fault
 
 MAPPING = (
     "language: en\nlicence: CC-BY-4.0\ncolumns: {speaker: who, emotion: label}\nlabels: {anger: angry, joy: happy}\n"

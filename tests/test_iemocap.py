@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora.iemocap import CORPUS
-from pipeline.corpus import Clip
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers.iemocap import CORPUS
 from pipeline.stage import UserError
 
 EVALUATION = """% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]

@@ -11,12 +11,16 @@ import pytest
 import soundfile
 import typer
 
-from pipeline import ingest, intake, looks, manifest, quarantine, readers
-from pipeline.corpora.ravdess import CORPUS as RAVDESS
-from pipeline.corpus import Clip, Corpus
-from pipeline.quarantine import Fault
-from pipeline.roots import Check
+from pipeline.corpora import registry
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.params import Check
+from pipeline.corpora.readers.ravdess import CORPUS as RAVDESS
+from pipeline.ingest import __main__ as ingest
+from pipeline.ingest import inspection
+from pipeline.ingest import rows as intake
 from pipeline.stage import UserError
+from pipeline.tables import manifest, quarantine
+from pipeline.tables.quarantine import Fault
 
 Rows = dict[str, dict[str, Any]]
 
@@ -135,12 +139,12 @@ def test_a_file_is_opened_once_and_read_in_time_order(tmp_path: Path, monkeypatc
     ]
     opened: list[tuple[str, list[float]]] = []
 
-    def look(path: str, parts: list[looks.Part]) -> Any:
+    def look(path: str, parts: list[inspection.Part]) -> Any:
         opened.append((Path(path).name, [part.start_s for part in parts]))
         return examine(path, parts)
 
-    examine = looks.examine
-    monkeypatch.setattr(looks, "examine", look)
+    examine = inspection.examine
+    monkeypatch.setattr(inspection, "examine", look)
     rows, _ = take_in(tmp_path / "c", corpus_of(*clips))
     assert sorted(opened) == [("a.wav", [0.0, 1.0, 2.0]), ("b.wav", [0.0, 1.0, 2.0])]
     assert [(row["id"], row["start_s"]) for row in rows.values()] == [
@@ -310,9 +314,9 @@ def test_a_corpus_without_a_usable_clip_stops_but_leaves_its_quarantine(tmp_path
     assert refused["audio"].to_pylist() == ["Actor_01/03-01-06-02-01-01-01.wav"]
 
 
-@pytest.mark.parametrize("reader", readers.names())
+@pytest.mark.parametrize("reader", registry.names())
 def test_a_root_that_is_missing_empty_or_of_another_layout_is_told(reader: str, tmp_path: Path) -> None:
-    corpus = readers.load(reader)
+    corpus = registry.load(reader)
     root = tmp_path / "root"
     with pytest.raises(UserError, match=r"root: no such folder; expected .+ layout"):
         take_in(root, corpus)
@@ -326,14 +330,14 @@ def test_a_root_that_is_missing_empty_or_of_another_layout_is_told(reader: str, 
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("reader", readers.names())
+@pytest.mark.parametrize("reader", registry.names())
 def test_a_reader_is_small_and_its_facts_fit_together(reader: str) -> None:
-    from pipeline import taxonomy
+    from pipeline.tables.emotions import EMOTIONS
 
-    corpus = readers.load(reader)
+    corpus = registry.load(reader)
     if reader != "mosei":  # whose labels have to be made of the viewers' ratings
-        assert len((readers.FOLDER / f"{reader}.py").read_text().splitlines()) <= 80
-    assert set(corpus.labels.values()) - {None} <= set(taxonomy.EMOTIONS)
+        assert len((registry.FOLDER / f"{reader}.py").read_text().splitlines()) <= 80
+    assert set(corpus.labels.values()) - {None} <= set(EMOTIONS)
     assert len(corpus.language) == 2
     assert corpus.licence
     assert corpus.source.startswith("http")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import continuations, manifest, tables
+from pipeline.tables import continuations, manifest, parquet
 
 ROWS_PER_PART, KILLS = 20, 10
 
@@ -44,7 +44,7 @@ def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
 def write_manifest(project: Path, num_rows: int) -> None:
     empty = dict.fromkeys(manifest.SCHEMA.names)
     rows = [{**empty, "id": f"{i:04}", "text": f"sentence number {i}"} for i in range(num_rows)]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), project / "manifest.parquet")
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), project / "manifest.parquet")
 
 
 def start(project: Path, output: str = "c.parquet") -> "subprocess.Popen[str]":
@@ -59,7 +59,7 @@ def parts(store: Path) -> list[Path]:
 
 
 def check(project: Path, store: Path, num_rows: int, output: str = "c.parquet") -> None:
-    rows = tables.read(project / output, continuations.SCHEMA).to_pylist()
+    rows = parquet.read(project / output, continuations.SCHEMA).to_pylist()
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(num_rows)]
     assert {row["finish_reason"] for row in rows} <= {continuations.STOP, continuations.LENGTH}
     keys = [key for part in parts(store) for key in pq.read_table(part)["key"].to_pylist()]

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from pipeline import fingerprint, leaks, manifest, tables
-from pipeline.audio import Samples
+from pipeline.audio.mono_16k import Samples
+from pipeline.leaks import __main__ as leaks
+from pipeline.leaks import fingerprint
 from pipeline.stage import UserError
+from pipeline.tables import manifest, parquet
 
 OPTIONS: dict[str, Any] = {
     "forbid": ["speaker", "dialogue", "audio", "near_audio"],
@@ -63,7 +65,7 @@ class Project:
 
     def prepare(self, **changes: Any) -> None:
         for corpus, file in zip(("read", "acted"), self.files, strict=False):
-            tables.write(tables.from_rows(self.rows[corpus], manifest.SCHEMA), file)
+            parquet.write(parquet.from_rows(self.rows[corpus], manifest.SCHEMA), file)
         roots = "".join(
             f"  {name}: {{reader: ravdess, root: {self.folder / name}, check: samples}}\n" for name in ("read", "acted")
         )
@@ -71,7 +73,7 @@ class Project:
         (self.folder / "params.yaml").write_text(f"ingest:\n{roots}leaks:\n{lines}")
 
     def report(self) -> pa.Table:
-        return tables.read(self.files[2], leaks.SCHEMA, allow_empty=True)
+        return parquet.read(self.files[2], leaks.SCHEMA, allow_empty=True)
 
     @property
     def files(self) -> tuple[Path, Path, Path]:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora import librispeech
-from pipeline.corpora.librispeech import CORPUS, read
-from pipeline.corpus import Clip
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers import librispeech
+from pipeline.corpora.readers.librispeech import CORPUS, read
 from pipeline.stage import UserError
 
 

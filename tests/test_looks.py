@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline import flac
-from pipeline.looks import Look, Part, examine, glance
-from pipeline.quarantine import Fault
+from pipeline.audio import flac_header
+from pipeline.ingest.inspection import Look, Part, examine, glance
+from pipeline.tables.quarantine import Fault
 
 WHOLE = Part(0.0, None)
 
@@ -99,8 +99,8 @@ def test_a_flac_file_that_ends_before_its_last_frame_is_truncated_by_its_header_
 @pytest.mark.parametrize("num_samples", [1, 4096, 4097, 127 * 4096 + 1, 128 * 4096 + 1, 3_000_000, 9_000_000])
 def test_the_flac_header_of_files_of_any_length_is_read(tmp_path: Path, num_samples: int) -> None:
     path = write(tmp_path / "a.flac", (noise(num_samples) // 4000))
-    header = flac.read_header(path)
-    assert isinstance(header, flac.Header)
+    header = flac_header.read_header(path)
+    assert isinstance(header, flac_header.Header)
     assert (header.num_samples, header.sample_rate_hz, header.channels) == (num_samples, 16_000, 1)
 
 

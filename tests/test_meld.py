@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora.meld import CORPUS, PARTS
-from pipeline.corpus import Clip
+from pipeline.corpora.corpus import Clip
+from pipeline.corpora.readers.meld import CORPUS, PARTS
 from pipeline.stage import UserError
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"

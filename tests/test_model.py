@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from pipeline.weights import ModelsParams, fetch
-from train import model_folder
-from train.batches import sequences
-from train.features import LogMel, num_mel_frames
+from pipeline.weights.source import ModelsParams, fetch
+from train import saved_model
+from train.data.log_mel import LogMel, num_mel_frames
 from train.losses import response_kl
 from train.model import Sequences, Speech, SpeechLLM
 from train.model.adapter import ConvAdapter, num_speech_tokens
+from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder
-from train.model.head import EmotionHead
+from train.model.inputs import sequences
 from train.model.plora import ADAPTER_NAME, SpeechPositions, add_plora, lora_config
-from train.model_folder import ModelConfig
+from train.saved_model import ModelConfig
 
 BEFORE, AFTER = [5, 6, 7], [8, 9]
 RESPONSES = [[10, 11, 12], [13, 14]]
@@ -30,7 +30,7 @@ def model(tiny_models: ModelsParams) -> SpeechLLM:
     config = ModelConfig(
         models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
     )
-    return model_folder.build(config, torch.float32)
+    return saved_model.build(config, torch.float32)
 
 
 def clip(frames: int) -> Tensor:
@@ -149,14 +149,14 @@ def test_without_speech_a_trained_plora_leaves_the_llm_bit_for_bit(model: Speech
         model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
         train_lora_b(model)
         adapted = model.llm(**asked).logits
-        predicting = model.predicting(text, None)
+        predicting = model.response_states(text, None)
     assert torch.equal(plain, adapted)
     assert torch.equal(states[text.predicts], predicting)
 
 
 def test_with_speech_a_trained_plora_changes_only_what_comes_after_it(model: SpeechLLM) -> None:
     with torch.no_grad():
-        speech = model.hear(*padded([clip(200), clip(300)]))
+        speech = model.encode_speech(*padded([clip(200), clip(300)]))
         asked = with_speech(speech)
         plain = all_states(model, asked, speech)
         model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
@@ -170,44 +170,44 @@ def test_with_speech_a_trained_plora_changes_only_what_comes_after_it(model: Spe
 def all_states(model: SpeechLLM, asked: Sequences, speech: Speech) -> Tensor:
     """The final hidden states at every position."""
     everywhere = replace(asked, predicts=torch.ones_like(asked.predicts), num_shared=0)
-    return model.predicting(everywhere, speech).view(*asked.predicts.shape, -1)
+    return model.response_states(everywhere, speech).view(*asked.predicts.shape, -1)
 
 
 def test_computing_the_shared_start_once_changes_nothing(model: SpeechLLM) -> None:
     with torch.no_grad():
-        speech = model.hear(*padded([clip(200), clip(300)]))
+        speech = model.encode_speech(*padded([clip(200), clip(300)]))
         asked = with_speech(speech)
         assert asked.num_shared == len(BEFORE)
         model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
         train_lora_b(model)
-        each = model.predicting(replace(asked, num_shared=0), speech)
-        torch.testing.assert_close(model.predicting(asked, speech), each, rtol=0, atol=1e-5)
+        each = model.response_states(replace(asked, num_shared=0), speech)
+        torch.testing.assert_close(model.response_states(asked, speech), each, rtol=0, atol=1e-5)
 
 
 def test_an_untrained_plora_changes_nothing(model: SpeechLLM) -> None:
     with torch.no_grad():
-        speech = model.hear(*padded([clip(200), clip(300)]))
+        speech = model.encode_speech(*padded([clip(200), clip(300)]))
         asked = with_speech(speech)
-        stage_1 = model.predicting(asked, speech)
+        stage_1 = model.response_states(asked, speech)
         model.add_plora(lora_config(4, 4, 0.05, "all-linear"))
-        assert torch.equal(stage_1, model.predicting(asked, speech))
+        assert torch.equal(stage_1, model.response_states(asked, speech))
 
 
 def test_what_is_trained_is_float32_beside_an_llm_in_bfloat16(tiny_models: ModelsParams) -> None:
     config = ModelConfig(
         models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=True, plora=True
     )
-    model = model_folder.build(config, torch.bfloat16)
+    model = saved_model.build(config, torch.bfloat16)
     model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
     model.encoder.train_weights()
     trained = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"adapter", "encoder", "head", "llm"}
     assert set(trained.values()) == {torch.float32}
     with torch.no_grad():
-        speech = model.hear(*padded([clip(200), clip(300)]))
-        before = model.predicting(with_speech(speech), speech)
+        speech = model.encode_speech(*padded([clip(200), clip(300)]))
+        before = model.response_states(with_speech(speech), speech)
         train_lora_b(model)
-        assert not torch.equal(before, model.predicting(with_speech(speech), speech))
+        assert not torch.equal(before, model.response_states(with_speech(speech), speech))
 
 
 def test_plora_starts_as_published(model: SpeechLLM) -> None:
@@ -230,8 +230,8 @@ def test_the_kl_is_zero_when_the_words_stand_in_the_place_of_speech(model: Speec
     for i, word in enumerate(words):
         embeddings[i, : len(word)], valid[i, : len(word)] = embed(torch.tensor(word)).detach(), True
     with torch.no_grad():
-        student = model.predicting(asked, Speech(embeddings=embeddings, valid=valid))
-        teacher = model.predicting(text, None)
+        student = model.response_states(asked, Speech(embeddings=embeddings, valid=valid))
+        teacher = model.response_states(text, None)
         kl = response_kl(student, teacher, model.output_embeddings, temperature=2.0)
     assert len(kl) == 5
     assert kl.abs().max() < 1e-6
@@ -240,8 +240,8 @@ def test_the_kl_is_zero_when_the_words_stand_in_the_place_of_speech(model: Speec
 def test_a_clip_gives_the_same_tokens_alone_and_beside_a_longer_one(model: SpeechLLM) -> None:
     for frames in (100, 101, 117, 333):
         with torch.no_grad():
-            alone = model.hear(*padded([clip(frames)]))
-            beside = model.hear(*padded([clip(frames), clip(700)]))
+            alone = model.encode_speech(*padded([clip(frames)]))
+            beside = model.encode_speech(*padded([clip(frames), clip(700)]))
         assert beside.valid[0].sum() == alone.valid.sum() == num_speech_tokens(frames)
         torch.testing.assert_close(beside.embeddings[0][beside.valid[0]], alone.embeddings[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(beside.pooled()[0], alone.pooled()[0], rtol=0, atol=1e-5)
@@ -249,17 +249,17 @@ def test_a_clip_gives_the_same_tokens_alone_and_beside_a_longer_one(model: Speec
 
 def test_a_row_gets_the_same_hidden_states_alone_and_beside_a_longer_one(model: SpeechLLM) -> None:
     with torch.no_grad():
-        alone = model.hear(*padded([clip(150)]))
-        beside = model.hear(*padded([clip(150), clip(700)]))
-        states = model.predicting(with_speech(alone), alone)
-        both = model.predicting(with_speech(beside), beside)
+        alone = model.encode_speech(*padded([clip(150)]))
+        beside = model.encode_speech(*padded([clip(150), clip(700)]))
+        states = model.response_states(with_speech(alone), alone)
+        both = model.response_states(with_speech(beside), beside)
         torch.testing.assert_close(both[: len(RESPONSES[0])], states, rtol=0, atol=1e-5)
 
 
 def test_embeddings_start_at_the_norm_of_the_token_embeddings(model: SpeechLLM) -> None:
     norm = model.token_embeddings.weight.norm(dim=-1).mean()
     with torch.no_grad():
-        speech = model.hear(*padded([clip(400)]))
+        speech = model.encode_speech(*padded([clip(400)]))
     torch.testing.assert_close(speech.embeddings.norm(dim=-1).mean(), norm, rtol=1e-2, atol=0)
 
 

@@ -8,10 +8,12 @@ import pytest
 import soundfile
 import yaml
 
-from pipeline import audio, continuations, manifest, pack, packed, tables
+from pipeline.audio import mono_16k
+from pipeline.pack import __main__ as pack
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams, fetch
+from pipeline.tables import continuations, manifest, packed, parquet
+from pipeline.weights.source import ModelsParams, fetch
 
 PROMPTS = {
     "semantic": {"system": "s", "text": "say: ", "speech": "hear: "},
@@ -46,12 +48,12 @@ def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
         known = {"id": f"c/{i}", "corpus": "c", "audio": f"{i}.wav", "text": f"word {i}", "split": part}
         times = {"start_s": 0.0, "duration_s": (4_800 + 100 * i) / 48_000}
         rows.append(dict.fromkeys(manifest.SCHEMA.names) | known | times | {"speaker": f"c/{i}", "emotion": "sad"})
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
     answers = [
         {"id": f"c/{i}", "continuation": "x", "token_ids": [30, 31], "finish_reason": reason, "engine": "test"}
         for i, reason in ((0, "stop"), (2, "stop"), (3, "length"))
     ]
-    tables.write(tables.from_rows(answers, continuations.SCHEMA), tmp_path / "kept.parquet")
+    parquet.write(parquet.from_rows(answers, continuations.SCHEMA), tmp_path / "kept.parquet")
     values = {
         "models": tiny_models.model_dump(),
         "prompts": PROMPTS,
@@ -78,7 +80,7 @@ def test_the_end_token_follows_only_an_answer_that_ended_by_itself(inputs: Input
 
 def test_a_clip_is_stored_as_16_khz_mono_flac(inputs: Inputs) -> None:
     row = packed.load(inputs.run(), "train")[0]
-    samples = audio.decode(row["audio"]["bytes"])
+    samples = mono_16k.decode(row["audio"]["bytes"])
     assert row["audio"]["bytes"][:4] == b"fLaC"
     assert samples.shape == (1_600,)
     assert row["num_samples"] == 1_600
@@ -88,7 +90,7 @@ def test_a_clip_is_stored_as_16_khz_mono_flac(inputs: Inputs) -> None:
 def test_a_clip_without_transcript_is_packed_to_be_tested_on(inputs: Inputs) -> None:
     table = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
     table[4]["text"] = None
-    tables.write(tables.from_rows(table, manifest.SCHEMA), inputs.folder / "manifest.parquet")
+    parquet.write(parquet.from_rows(table, manifest.SCHEMA), inputs.folder / "manifest.parquet")
     row = packed.load(inputs.run(), "test")[1]
     assert (row["id"], row["text"], row["text_ids"]) == ("c/4", "", [])
 
@@ -126,20 +128,20 @@ def test_a_corpus_without_a_root_is_named(inputs: Inputs) -> None:
 
 
 def test_no_kept_train_row_is_an_error(inputs: Inputs) -> None:
-    kept = tables.read(inputs.folder / "kept.parquet", continuations.SCHEMA)
-    tables.write(kept.slice(1), inputs.folder / "kept.parquet")
+    kept = parquet.read(inputs.folder / "kept.parquet", continuations.SCHEMA)
+    parquet.write(kept.slice(1), inputs.folder / "kept.parquet")
     with pytest.raises(UserError, match="no continuation of a train row"):
         inputs.run()
 
 
 def test_teacher_signals_are_packed_with_their_response_where_there_are_any(inputs: Inputs) -> None:
     assert packed.load(inputs.run(), "train").column_names == packed.SCHEMA.names
-    rows = tables.read(inputs.folder / "kept.parquet", continuations.SCHEMA).to_pylist()
+    rows = parquet.read(inputs.folder / "kept.parquet", continuations.SCHEMA).to_pylist()
     top = {"c/0": [[1, 2], [3, 4], [5, 6]], "c/2": None, "c/3": [[7, 8], [9, 10]]}
     signals = [{"top_ids": top[row["id"]], "top_logprobs": top[row["id"]]} for row in rows]
     schema = pa.schema([*continuations.SCHEMA, *continuations.SIGNALS_SCHEMA])
     both = [row | more for row, more in zip(rows, signals, strict=True)]
-    tables.write(tables.from_rows(both, schema), inputs.folder / "kept.parquet")
+    parquet.write(parquet.from_rows(both, schema), inputs.folder / "kept.parquet")
     output = inputs.run()
     found = {row["id"]: row for part in manifest.SPLITS for row in packed.load(output, part)}
     assert {key: row["top_ids"] for key, row in found.items()} == {**top, "c/4": None}

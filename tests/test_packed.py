@@ -4,8 +4,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from pipeline import audio, packed
+from pipeline.audio import mono_16k
 from pipeline.stage import UserError
+from pipeline.tables import packed
 
 
 def test_a_packed_folder_loads_with_datasets_shard_by_shard(packed_folder: Path) -> None:
@@ -17,7 +18,7 @@ def test_a_packed_folder_loads_with_datasets_shard_by_shard(packed_folder: Path)
 
 def test_a_row_brings_its_clip_and_its_token_ids(packed_folder: Path) -> None:
     row = packed.load(packed_folder, "train")[2]
-    assert len(audio.decode(row["audio"]["bytes"])) == row["num_samples"] == 10_000
+    assert len(mono_16k.decode(row["audio"]["bytes"])) == row["num_samples"] == 10_000
     assert row["response_ids"] == [42, 41, 0]
     assert packed.load_frame(packed_folder).after == [7]
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline import continuations, manifest, quarantine, tables
+from pipeline.tables import continuations, manifest, parquet, quarantine
 
 
 def clip(i: int, emotion: str, votes: dict[str, float] | None) -> dict[str, Any]:
@@ -41,9 +41,9 @@ def make_run(folder: Path) -> None:
         for row in rows
     ]
     refused = [{"id": "acting/9", "corpus": "acting", "audio": "9.wav", "reason": "silent", "detail": "peak 0"}]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), folder / "manifests/emotion.parquet")
-    tables.write(tables.from_rows(refused, quarantine.SCHEMA), folder / "manifests/acting.quarantine.parquet")
-    tables.write(tables.from_rows(answers, continuations.SCHEMA), folder / "manifests/continuations/emotion.parquet")
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), folder / "manifests/emotion.parquet")
+    parquet.write(parquet.from_rows(refused, quarantine.SCHEMA), folder / "manifests/acting.quarantine.parquet")
+    parquet.write(parquet.from_rows(answers, continuations.SCHEMA), folder / "manifests/continuations/emotion.parquet")
     for i in range(4):
         soundfile.write(folder / f"{i}.wav", np.full((1 + i) * 8_000, 0.5), 8_000)
     (folder / "params.yaml").write_text(f"ingest:\n  acting: {{reader: ravdess, root: {folder}, check: samples}}\n")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from evaluate import parse
-from pipeline.taxonomy import EMOTIONS
+from evaluate.respond import emotion_named
+from pipeline.tables.emotions import EMOTIONS
 
 CLASSES = ("neutral", "sad", "angry", "happy", "surprise")
 
@@ -23,26 +23,26 @@ CLASSES = ("neutral", "sad", "angry", "happy", "surprise")
     ],
 )
 def test_the_first_label_word_is_the_answer(answer: str, expected: str | None) -> None:
-    assert parse.label(answer, CLASSES) == expected
+    assert emotion_named.label(answer, CLASSES) == expected
 
 
 def test_a_label_inside_a_longer_word_is_no_label() -> None:
-    assert parse.label("An unhappy, saddled, neutralised speaker", CLASSES) is None
+    assert emotion_named.label("An unhappy, saddled, neutralised speaker", CLASSES) is None
 
 
 def test_an_emotion_outside_the_classes_is_no_label() -> None:
-    assert parse.label("The speaker is afraid, and angry", CLASSES) == "angry"
-    assert parse.label("The speaker is afraid", CLASSES) is None
+    assert emotion_named.label("The speaker is afraid, and angry", CLASSES) == "angry"
+    assert emotion_named.label("The speaker is afraid", CLASSES) is None
 
 
 def test_negation_is_not_understood() -> None:
-    assert parse.label("not sad but happy", CLASSES) == "sad"
+    assert emotion_named.label("not sad but happy", CLASSES) == "sad"
 
 
 def test_every_variant_names_one_unified_emotion() -> None:
-    assert set(parse.VARIANTS) <= set(EMOTIONS)
-    words = [word for variants in parse.VARIANTS.values() for word in variants]
+    assert set(emotion_named.VARIANTS) <= set(EMOTIONS)
+    words = [word for variants in emotion_named.VARIANTS.values() for word in variants]
     assert len(words) == len(set(words))
-    for emotion, variants in parse.VARIANTS.items():
+    for emotion, variants in emotion_named.VARIANTS.items():
         for word in variants:
-            assert parse.label(f"Clearly {word.upper()}.", EMOTIONS) == emotion
+            assert emotion_named.label(f"Clearly {word.upper()}.", EMOTIONS) == emotion

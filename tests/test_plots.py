@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from evaluate import plots
-from evaluate.losses import Losses
 from evaluate.predictions import SYSTEMS
+from evaluate.report import plots
+from evaluate.training_curves import Losses
 
 SCORE = {"ua": 0.6, "ua_low": 0.5, "ua_high": 0.7}
 KL = {"kl": 1.5, "kl_low": 1.4, "kl_high": 1.6}

@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from evaluate import respond
-from evaluate.answering import Answering, Clip
+from evaluate.respond import __main__ as respond
 from pipeline.prompts import Prompt, Prompter
-from pipeline.weights import ModelsParams, fetch
-from train import model_folder
-from train.model_folder import ModelConfig
+from pipeline.weights.source import ModelsParams, fetch
+from train import saved_model
+from train.inference import Answering, Clip
 from train.precision import answering_dtype, best_device, training_dtype
+from train.saved_model import ModelConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -50,7 +50,7 @@ def test_answering_keeps_out_the_attention_that_plans_each_shape(
     config = ModelConfig(
         models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
     )
-    model_folder.save(model_folder.build(config, torch.float32), config, tmp_path / "model")
+    saved_model.save(saved_model.build(config, torch.float32), config, tmp_path / "model")
     settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings}))
     torch.backends.cuda.enable_cudnn_sdp(True)
@@ -62,14 +62,14 @@ def test_bfloat16_answers_nearly_as_float32_does(tiny_models: ModelsParams, tmp_
     config = ModelConfig(
         models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
     )
-    model_folder.save(model_folder.build(config, torch.float32), config, tmp_path)
+    saved_model.save(saved_model.build(config, torch.float32), config, tmp_path)
     prompter = Prompter.load(fetch(tiny_models.llm))
     prompts = [prompter.speech(Prompt(system="s", text="say: ", speech="hear: "))] * 2
     torch.manual_seed(0)
     clips = [Clip(torch.randn(80, frames), frames) for frames in (200, 300)]
     scores = {}
     for dtype in (torch.float32, torch.bfloat16):
-        model = model_folder.load(tmp_path, dtype)
+        model = saved_model.load(tmp_path, dtype)
         assert model.token_embeddings.weight.dtype == dtype
         assert model.adapter.down.weight.dtype == torch.float32
         answering = Answering(model, prompter, max_new_tokens=4)

@@ -15,8 +15,8 @@ from evaluate.predictions import (
     read_examples,
     read_recognition,
 )
-from pipeline import tables
 from pipeline.stage import UserError
+from pipeline.tables import parquet
 
 CLASSES = ["neutral", "sad"]
 
@@ -36,7 +36,7 @@ def recognition_rows() -> list[dict[str, Any]]:
 
 
 def written(rows: list[dict[str, Any]], schema: pa.Schema, folder: Path) -> Path:
-    tables.write(tables.from_rows(rows, schema), folder / "table.parquet")
+    parquet.write(parquet.from_rows(rows, schema), folder / "table.parquet")
     return folder / "table.parquet"
 
 

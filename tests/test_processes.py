@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.weights import ModelsParams
+from pipeline.weights.source import ModelsParams
 
 FIT: dict[str, Any] = {
     "seed": 1, "epochs": 2.0, "max_steps": None, "batch_size": 1, "accumulation": 1, "learning_rate": 1e-2,

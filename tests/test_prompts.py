@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from pipeline import params
 from pipeline.prompts import Prompt, Prompter, PromptsParams, list_options
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.weights.source import ModelsParams
 
 PROMPT = Prompt(system="Be kind.", text="Continue '{emotion}': ", speech="Continue: ")
 CHOICE = Prompt(system="Be kind.", text="One of {options}: ", speech="One of {options}:\n\nSpeech: ")

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline import quality
+from pipeline.filter import scores
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from pipeline import quality
     ],
 )
 def test_refusals_are_known_by_their_words(continuation: str) -> None:
-    assert quality.refusal(continuation) == 1
+    assert scores.refusal(continuation) == 1
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_refusals_are_known_by_their_words(continuation: str) -> None:
     ],
 )
 def test_what_only_resembles_a_refusal_is_none(continuation: str) -> None:
-    assert quality.refusal(continuation) == 0
+    assert scores.refusal(continuation) == 0
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_only_resembles_a_refusal_is_none(continuation: str) -> None:
     ],
 )
 def test_talk_of_being_a_model_is_known(continuation: str, found: int) -> None:
-    assert quality.model_talk(continuation) == found
+    assert scores.model_talk(continuation) == found
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_talk_of_being_a_model_is_known(continuation: str, found: int) -> None:
     ],
 )
 def test_talk_of_the_sentence_is_known(continuation: str, found: int) -> None:
-    assert quality.sentence_talk(continuation) == found
+    assert scores.sentence_talk(continuation) == found
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_talk_of_the_sentence_is_known(continuation: str, found: int) -> None:
     ],
 )
 def test_an_echo_is_the_share_that_repeats_the_transcript(continuation: str, transcript: str, share: float) -> None:
-    assert quality.echo(continuation, transcript) == pytest.approx(share)
+    assert scores.echo(continuation, transcript) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -113,26 +113,26 @@ def test_an_echo_is_the_share_that_repeats_the_transcript(continuation: str, tra
     [("no no no no no no", 3 / 4), ("a b c d e f", 0), ("a b", 0), ("", 0), ("去去去去", 1 / 2)],
 )
 def test_repetition_is_the_share_of_runs_that_came_before(continuation: str, share: float) -> None:
-    assert quality.repetition(continuation) == pytest.approx(share)
+    assert scores.repetition(continuation) == pytest.approx(share)
 
 
 def test_prose_is_text_and_symbols_are_none() -> None:
-    assert quality.non_text("") == 0
-    assert quality.non_text('Well, "yes", he said; it\'s 5 past 4!') < 0.25
-    assert quality.non_text("今天天气很好。") < 0.2
-    assert quality.non_text("####") == 1
+    assert scores.non_text("") == 0
+    assert scores.non_text('Well, "yes", he said; it\'s 5 past 4!') < 0.25
+    assert scores.non_text("今天天气很好。") < 0.2
+    assert scores.non_text("####") == 1
 
 
 def test_a_prompt_that_leaks_is_counted_in_words() -> None:
     prompt = "Continue the following sentence in a coherent style: "
-    assert quality.prompt_leak("Continue the following sentence: he ran.", prompt) == 4
-    assert quality.prompt_leak("He ran in a hurry.", prompt) == 2
-    assert quality.prompt_leak("He ran.<|im_end|>", prompt) == 99
+    assert scores.prompt_leak("Continue the following sentence: he ran.", prompt) == 4
+    assert scores.prompt_leak("He ran in a hurry.", prompt) == 2
+    assert scores.prompt_leak("He ran.<|im_end|>", prompt) == 99
 
 
 def test_another_language_is_told_where_there_are_words_enough() -> None:
     german = "Das ist aber schön, dass du heute zu uns kommst."
-    assert quality.other_language(german, "en") > 0.9
-    assert quality.other_language(german, "de") == 0
-    assert quality.other_language("Das ist schön.", "en") == 0
-    assert quality.other_language("That is what the old farmer said to us yesterday.", "en") == 0
+    assert scores.other_language(german, "en") > 0.9
+    assert scores.other_language(german, "de") == 0
+    assert scores.other_language("Das ist schön.", "en") == 0
+    assert scores.other_language("That is what the old farmer said to us yesterday.", "en") == 0

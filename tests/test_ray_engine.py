@@ -16,12 +16,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pipeline import continuations, engine, manifest, ray_engine, tables
-from pipeline.engine import Answer, GenerateParams
-from pipeline.ray_engine import RayEngine
-from pipeline.ray_worker import Loaded, Numbered, Worker
+from pipeline.generate.engines import choose, ray_engine
+from pipeline.generate.engines.interface import Answer
+from pipeline.generate.engines.ray_engine import RayEngine
+from pipeline.generate.engines.ray_worker import Loaded, Numbered, Worker
+from pipeline.generate.params import GenerateParams
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams, Weights
+from pipeline.tables import continuations, manifest, parquet
+from pipeline.weights.source import ModelsParams, Weights
 
 SETTINGS: dict[str, Any] = {
     "engine": "ray", "server": None, "generator": None, "allow_foreign_generator": False, "dtype": "float32",
@@ -51,7 +53,7 @@ def test_a_machine_without_ray_is_told_what_to_install(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("importlib.metadata.version", find_none)
     with pytest.raises(UserError, match=r"ray is not installed; install 'ray>=2.60', or set the engine vllm"):
-        engine.prepare(settings())
+        choose.prepare(settings())
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_machine_without_ray_is_told_what_to_install(monkeypatch: pytest.Monke
 )
 def test_a_cluster_that_does_not_answer_is_told_at_once(tiny_models: ModelsParams, address: str, found: str) -> None:
     with pytest.raises(UserError, match=rf"generate.ray.address: {address}: found .*({found}).*; expected a running"):
-        engine.start(settings(address=address), tiny_models.llm, Path(tiny_models.llm.source), 0)
+        choose.start(settings(address=address), tiny_models.llm, Path(tiny_models.llm.source), 0)
 
 
 def test_workers_load_the_commit_of_a_hub_and_a_folder_wherever_they_run(
@@ -76,7 +78,7 @@ def test_workers_load_the_commit_of_a_hub_and_a_folder_wherever_they_run(
 
 
 def test_a_worker_refuses_other_weights(tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.vllm_engine.prepare", lambda: None)
+    monkeypatch.setattr("pipeline.generate.engines.vllm_engine.prepare", lambda: None)
     with pytest.raises(UserError, match=r"^.+: models: /.+: found other weights \(folder \w+\), expected folder 123"):
         Worker().load(settings(), tiny_models.llm, "folder 123", [0])
 
@@ -138,7 +140,7 @@ def send_to_workers() -> None:
 def start(this_machine: None, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> Start:
     def start(worker: type[Worker] = EchoWorker, **where: object) -> RayEngine:
         monkeypatch.setattr(ray_engine, "Worker", worker)
-        made = engine.start(settings(**where), tiny_models.llm, Path(tiny_models.llm.source), 0)
+        made = choose.start(settings(**where), tiny_models.llm, Path(tiny_models.llm.source), 0)
         assert isinstance(made, RayEngine)
         return made
 
@@ -249,7 +251,7 @@ def test_a_cluster_that_is_lost_for_good_is_told_after_all_that_it_answered(
     monkeypatch.setattr(ray_engine, "Worker", EchoWorker)
     monkeypatch.setattr(ray_engine, "NO_ROOM_S", 6.0)
     params = settings(address=cluster.address, workers=3)
-    llm = engine.start(params, tiny_models.llm, Path(tiny_models.llm.source), 0)
+    llm = choose.start(params, tiny_models.llm, Path(tiny_models.llm.source), 0)
     answered = []
 
     def run() -> None:
@@ -274,8 +276,8 @@ def write_project(folder: Path, root: Path, address: str, num_rows: int) -> None
     empty = dict.fromkeys(manifest.SCHEMA.names)
     things = ("rain", "bread", "a letter", "the harbour", "my brother")
     rows = [{**empty, "id": f"{i:04}", "text": f"{i} days went by without {things[i % 5]}"} for i in range(num_rows)]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")
-    tables.write(tables.from_rows(rows[::20], manifest.SCHEMA), folder / "sample.parquet")
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")
+    parquet.write(parquet.from_rows(rows[::20], manifest.SCHEMA), folder / "sample.parquet")
 
 
 def run_generate(folder: Path, name: str, manifest_name: str, store: Path) -> "subprocess.Popen[str]":
@@ -313,7 +315,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
     assert 0 < before < num_rows
     assert re.search(r"lost, 2 of 3 left; [1-9]\d* prompts go to others\n", "".join(said))
 
-    rows = tables.read(tmp_path / "ray.parquet", continuations.SCHEMA).to_pylist()
+    rows = parquet.read(tmp_path / "ray.parquet", continuations.SCHEMA).to_pylist()
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(num_rows)]
     assert {row["finish_reason"] for row in rows} <= {continuations.STOP, continuations.LENGTH}
     assert len(keys_in(store)) == len(set(keys_in(store))) == num_rows
@@ -322,6 +324,6 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
     plain = run_generate(tmp_path, "vllm", "sample", tmp_path / "other")
     plain.communicate()
     assert plain.returncode == 0
-    expected = tables.read(tmp_path / "vllm.parquet", continuations.SCHEMA).to_pylist()
+    expected = parquet.read(tmp_path / "vllm.parquet", continuations.SCHEMA).to_pylist()
     assert len(expected) == num_rows / 20
     assert [row["token_ids"] for row in rows[::20]] == [row["token_ids"] for row in expected]

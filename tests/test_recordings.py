@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline import recordings
+from pipeline.audio import recordings
 
 
 def noise(num_samples: int = 8000, channels: int = 1) -> NDArray[np.int16]:

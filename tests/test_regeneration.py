@@ -8,11 +8,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from pipeline import choices, continuations, engine, generate, manifest, tables
 from pipeline.__main__ import app
-from pipeline.engine import Answer, GenerateParams
+from pipeline.generate import __main__ as generate
+from pipeline.generate import choices
+from pipeline.generate.engines import choose
+from pipeline.generate.engines.interface import Answer
+from pipeline.generate.params import GenerateParams
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.tables import continuations, manifest, parquet
+from pipeline.weights.source import ModelsParams
 
 TEXTS = {"a": "kids are talking", "b": "dogs are sitting", "c": "yes"}
 
@@ -60,14 +64,14 @@ def llm(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPat
         {**empty, "id": key, "text": text, "emotion": "sad", "corpus": "x", "duration_s": len(text) / 10}
         for key, text in TEXTS.items()
     ]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), Path("manifests/semantic.parquet"))
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), Path("manifests/semantic.parquet"))
     counting = CountingEngine()
 
     def start(settings: GenerateParams, *_: object) -> CountingEngine:
         counting.seeds.append(settings.seed)
         return counting
 
-    monkeypatch.setattr(engine, "start", start)
+    monkeypatch.setattr(choose, "start", start)
     return counting
 
 
@@ -89,7 +93,7 @@ def plan(*arguments: str) -> dict[str, Any]:
 def taken() -> dict[str, str]:
     """Run the stage; return the continuation of each row."""
     generate.main("semantic", Path("manifests/semantic.parquet"), Path("c.parquet"), Path("manifests/choices.csv"))
-    return {row["id"]: row["continuation"] for row in tables.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()}
+    return {row["id"]: row["continuation"] for row in parquet.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()}
 
 
 def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(llm: CountingEngine) -> None:
@@ -235,7 +239,7 @@ def test_rows_that_filter_dropped_are_chosen_by_reason(llm: CountingEngine) -> N
         "id": "c", "reason": "refusal", "continuation": "No.", "score": 1.0
     }  # fmt: skip
     dropped = Path("manifests/continuations/semantic.dropped.parquet")
-    tables.write(tables.from_rows([row], continuations.DROPPED_SCHEMA), dropped)
+    parquet.write(parquet.from_rows([row], continuations.DROPPED_SCHEMA), dropped)
     assert plan("--reason", "refusal", "--force")["rows"] == 1
     told = json.loads(run("dropped", "semantic", "--reason", "refusal", "--json").stdout)
     assert (told["rows"], told["reasons"], told["answers"][0]["text"]) == (1, {"refusal": 1}, "yes")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from evaluate import report
 from evaluate.predictions import CONDITIONS, EXAMPLES_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
-from evaluate.verdict import describe_intervals, judge_emotion, judge_hearing
-from pipeline import manifest, tables
-from pipeline.continuations import DROPPED_SCHEMA, KEPT_SCHEMA
+from evaluate.report import __main__ as report
+from evaluate.report.verdict import describe_intervals, judge_emotion, judge_hearing
 from pipeline.stage import UserError
+from pipeline.tables import manifest, parquet
+from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA
 
 CLASSES = ["neutral", "sad"]
 PARAMS = """
@@ -73,9 +73,9 @@ def prepare(folder: Path) -> dict[str, Path]:
     metrics = {"continuation_kl_libri": kl_scores(-0.01, 0.02), "emotion_acted": emotion_scores(head=0.9)}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     acted = manifest_rows("acted", ["neutral", "sad"] * 4)
-    tables.write(tables.from_rows(acted, manifest.SCHEMA), folder / "manifests" / "emotion.parquet")
-    libri = tables.from_rows(manifest_rows("libri", [None] * 8), manifest.SCHEMA)
-    tables.write(libri, folder / "manifests" / "semantic.parquet")
+    parquet.write(parquet.from_rows(acted, manifest.SCHEMA), folder / "manifests" / "emotion.parquet")
+    libri = parquet.from_rows(manifest_rows("libri", [None] * 8), manifest.SCHEMA)
+    parquet.write(libri, folder / "manifests" / "semantic.parquet")
     rows = [
         {**{key: row[key] for key in ("id", "corpus", "speaker", "emotion")}, "system": system.name, "predicted": "sad"}
         | {"answer": None, "scores": None}
@@ -83,22 +83,22 @@ def prepare(folder: Path) -> dict[str, Path]:
         for system in SYSTEMS
     ]
     predictions = folder / "predictions" / "emotion"
-    tables.write(tables.from_rows(rows, RECOGNITION_SCHEMA), predictions / "recognition.parquet")
+    parquet.write(parquet.from_rows(rows, RECOGNITION_SCHEMA), predictions / "recognition.parquet")
     answers = {"voice_answer": "<script>alert(1)</script>", "transcript_answer": "Yes.", "target": "Oh dear."}
     examples = [
         {key: row[key] for key in ("id", "corpus", "speaker", "emotion", "text")}
         | {"audio": flac(), "predicted": "sad", **answers}
         for row in acted[:4]
     ]
-    tables.write(tables.from_rows(examples, EXAMPLES_SCHEMA), predictions / "examples.parquet")
+    parquet.write(parquet.from_rows(examples, EXAMPLES_SCHEMA), predictions / "examples.parquet")
     for kind, parts in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
         row = {"id": "x", "continuation": "Oh.", "token_ids": [1], "engine": "vllm 0.32.0"}
         kept = [{**row, "finish_reason": "stop", "echo": 0.0}] * 3
         kept += [{**row, "finish_reason": "length", "echo": 1.0}]
         dropped = [{**kept[0], "reason": reason} for reason in ("refusal", "too short", "refusal")]
         continuations = folder / "manifests" / "continuations"
-        tables.write(tables.from_rows(kept, KEPT_SCHEMA), continuations / f"{kind}.kept.parquet")
-        tables.write(tables.from_rows(dropped, DROPPED_SCHEMA), continuations / f"{kind}.dropped.parquet")
+        parquet.write(parquet.from_rows(kept, KEPT_SCHEMA), continuations / f"{kind}.kept.parquet")
+        parquet.write(parquet.from_rows(dropped, DROPPED_SCHEMA), continuations / f"{kind}.dropped.parquet")
         (folder / "models" / kind).mkdir(parents=True)
         lines = [json.dumps({"step": step, "lr": 0.1, "loss": 1.0, **parts}) for step in (5, 10)]
         (folder / "models" / kind / "losses.jsonl").write_text("\n".join(lines))
@@ -241,9 +241,9 @@ def test_intervals_over_few_voices_are_said_to_be_rough() -> None:
 
 def test_sentences_are_neutral_only_when_each_is_spoken_in_every_emotion() -> None:
     rows = manifest_rows("acted", ["neutral", "sad"])
-    assert report.texts_are_neutral(tables.from_rows(rows, manifest.SCHEMA))
+    assert report.texts_are_neutral(parquet.from_rows(rows, manifest.SCHEMA))
     rows[0]["text"] = "what a sad day"
-    assert not report.texts_are_neutral(tables.from_rows(rows, manifest.SCHEMA))
+    assert not report.texts_are_neutral(parquet.from_rows(rows, manifest.SCHEMA))
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,21 @@ import pytest
 import torch
 import yaml
 
-from evaluate import predictions, respond
-from evaluate.answering import Answering, Clip
-from evaluate.swapping import swapped
-from pipeline import packed
+from evaluate import predictions
+from evaluate.respond import __main__ as respond
+from evaluate.respond.shuffled_clips import swapped
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams, fetch
-from train import model_folder
-from train.batches import Collator, Examples, sequences
-from train.features import LogMel
+from pipeline.tables import packed
+from pipeline.weights.source import ModelsParams, fetch
+from train import saved_model
+from train.data.dataset import Collator, Examples
+from train.data.log_mel import LogMel
+from train.inference import Answering, Clip
 from train.model.adapter import num_speech_tokens
+from train.model.inputs import sequences
 from train.model.plora import lora_config
-from train.model_folder import ModelConfig
+from train.saved_model import ModelConfig
 
 EMOTIONS = ["sad", "happy"]
 PROMPT = {"system": "s", "text": "say: ", "speech": "hear: "}
@@ -31,12 +33,12 @@ def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
     config = ModelConfig(
         models=tiny_models, emotions=EMOTIONS, pad_to_30s=False, seed=3, encoder_trained=False, plora=True
     )
-    model = model_folder.build(config, torch.float32)
+    model = saved_model.build(config, torch.float32)
     model.add_plora(lora_config(2, 2, 0.0, "all-linear"))
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
-    model_folder.save(model, config, tmp_path / "model")
+    saved_model.save(model, config, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -78,7 +80,7 @@ def test_every_test_row_is_answered_by_every_system(
 
 def test_answers_and_scores_do_not_depend_on_the_rest_of_the_batch(model_path: Path, tiny_models: ModelsParams) -> None:
     prompter = Prompter.load(fetch(tiny_models.llm))
-    answering = Answering(model_folder.load(model_path), prompter, max_new_tokens=6)
+    answering = Answering(saved_model.load(model_path), prompter, max_new_tokens=6)
     clips = [Clip(torch.randn(80, frames), frames) for frames in (90, 300, 150)]
     prompts = [prompter.speech(Prompt.model_validate(PROMPT))] * 3
     with torch.no_grad():
@@ -91,13 +93,13 @@ def test_answers_and_scores_do_not_depend_on_the_rest_of_the_batch(model_path: P
 
 def test_what_is_written_is_no_speech_for_plora(model_path: Path, tiny_models: ModelsParams) -> None:
     prompter = Prompter.load(fetch(tiny_models.llm))
-    model = model_folder.load(model_path)
+    model = saved_model.load(model_path)
     answering, clip = Answering(model, prompter, max_new_tokens=12), Clip(torch.randn(80, 300), 300)
     prompt = prompter.speech(Prompt.model_validate(PROMPT))
     asked = sequences(prompt.before, [[None] * num_speech_tokens(300)], prompt.after, [[]])
     with torch.no_grad():
         with model.positions.at(asked.speech):
-            output = model.llm(inputs_embeds=model.embed(asked, answering.hear([clip])), use_cache=True)
+            output = model.llm(inputs_embeds=model.embed(asked, answering.encode_speech([clip])), use_cache=True)
         ids: list[int] = []
         while len(ids) < 12 and (token := int(output.logits[0, -1].argmax())) != prompter.end_id:
             ids.append(token)
@@ -118,7 +120,7 @@ def test_the_head_hears_the_clip_as_it_does_in_training(
     config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"pad_to_30s": pad_to_30s}))
     respond.main(kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     table = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
-    config, model = model_folder.load_config(model_path), model_folder.load(model_path)
+    config, model = saved_model.load_config(model_path), saved_model.load(model_path)
     rows = packed.load(packed_folder, "test")
     examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
     batch = Collator(packed.load_frame(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])

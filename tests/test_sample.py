@@ -9,10 +9,11 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from pipeline import manifest, quarantine, samples, tables
 from pipeline.__main__ import app
+from pipeline.commands import sample as samples
 from pipeline.stage import UserError
-from pipeline.text_tables import WIDTH
+from pipeline.tables import manifest, parquet, quarantine
+from pipeline.terminal import WIDTH
 
 
 def clip(i: int, **values: Any) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def clip(i: int, **values: Any) -> dict[str, Any]:
 
 
 def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = manifest.SCHEMA) -> Path:
-    tables.write(tables.from_rows(rows, schema), path)
+    parquet.write(parquet.from_rows(rows, schema), path)
     return path
 
 

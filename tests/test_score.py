@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from evaluate import score
+from evaluate import metrics
+from evaluate.bootstrap import Resampling
 from evaluate.predictions import CONDITIONS, DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
-from evaluate.statistics import Resampling
-from pipeline import tables
+from evaluate.score import __main__ as score
 from pipeline.stage import UserError
+from pipeline.tables import parquet
 
 CLASSES = ["neutral", "sad", "angry", "happy"]
 HOW = Resampling(seed=1, resamples=1000, confidence=0.95)
@@ -31,7 +32,7 @@ def divergence(gap: float, speakers: int = 4) -> pa.Table:
         kl = {"before": after + 0.4, "after": after, "shuffled": after + gap + 0.01 * rng.standard_normal()}
         who = {"id": f"libri/{i}", "corpus": "libri", "speaker": f"libri/{i % speakers}", "num_tokens": 5 + i}
         rows += [{**who, "condition": name, "kl": kl[name]} for name in CONDITIONS]
-    return tables.from_rows(rows, DIVERGENCE_SCHEMA)
+    return parquet.from_rows(rows, DIVERGENCE_SCHEMA)
 
 
 def recognition(speakers: int = 4) -> pa.Table:
@@ -42,12 +43,12 @@ def recognition(speakers: int = 4) -> pa.Table:
         for system in SYSTEMS:
             predicted = who["emotion"] if rng.random() < 0.5 else [*CLASSES, None][rng.integers(5)]
             rows.append({**who, "system": system.name, "predicted": predicted, "answer": None, "scores": None})
-    return tables.from_rows(rows, RECOGNITION_SCHEMA)
+    return parquet.from_rows(rows, RECOGNITION_SCHEMA)
 
 
 def test_recognition_scores_equal_those_of_scikit_learn() -> None:
     table = recognition()
-    scores = score.score_recognition(table, CLASSES, HOW)["emotion_acted"]
+    scores = metrics.score_recognition(table, CLASSES, HOW)["emotion_acted"]
     assert set(scores) == {system.name for system in SYSTEMS} | {"chance"}
     assert scores["chance"] == {"ua": 0.25}
     rows = [row for row in table.to_pylist() if row["system"] == "prompted"]
@@ -62,7 +63,7 @@ def test_recognition_scores_equal_those_of_scikit_learn() -> None:
 
 def test_chance_is_over_the_classes_offered_not_over_those_present() -> None:
     rows = [row for row in recognition().to_pylist() if row["emotion"] in ("neutral", "sad")]
-    scores = score.score_recognition(tables.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, HOW)["emotion_acted"]
+    scores = metrics.score_recognition(parquet.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, HOW)["emotion_acted"]
     assert scores["chance"]["ua"] == 0.25
     assert scores["head"]["n"] == 40
 
@@ -70,14 +71,14 @@ def test_chance_is_over_the_classes_offered_not_over_those_present() -> None:
 def test_each_corpus_is_a_protocol_of_its_own() -> None:
     rows = recognition().to_pylist()
     other = [row | {"corpus": "other", "id": f"other/{row['id']}"} for row in rows]
-    protocols = score.score_recognition(tables.from_rows(rows + other, RECOGNITION_SCHEMA), CLASSES, HOW)
+    protocols = metrics.score_recognition(parquet.from_rows(rows + other, RECOGNITION_SCHEMA), CLASSES, HOW)
     assert list(protocols) == ["emotion_acted", "emotion_other"]
     assert protocols["emotion_acted"] == protocols["emotion_other"]
 
 
 def test_the_kl_weighs_every_token_alike() -> None:
     table = divergence(gap=0.0)
-    scores = score.score_divergence(table, HOW)["continuation_kl_libri"]
+    scores = metrics.score_divergence(table, HOW)["continuation_kl_libri"]
     rows = [row for row in table.to_pylist() if row["condition"] == "after"]
     expected = np.average([row["kl"] for row in rows], weights=[row["num_tokens"] for row in rows])
     assert scores["after"]["kl"] == pytest.approx(expected, abs=1e-6)
@@ -86,32 +87,32 @@ def test_the_kl_weighs_every_token_alike() -> None:
 
 
 def test_the_gap_is_paired_so_a_small_one_shows_through_wide_intervals() -> None:
-    scores = score.score_divergence(divergence(gap=0.05), HOW)["continuation_kl_libri"]
+    scores = metrics.score_divergence(divergence(gap=0.05), HOW)["continuation_kl_libri"]
     assert scores["after"]["kl_high"] > scores["shuffled"]["kl_low"]
     assert scores["hearing"]["gap"] == pytest.approx(0.05, abs=0.01)
     assert scores["hearing"]["gap_low"] > 0
 
 
 def test_no_gap_has_an_interval_that_holds_zero() -> None:
-    hearing = score.score_divergence(divergence(gap=0.0), HOW)["continuation_kl_libri"]["hearing"]
+    hearing = metrics.score_divergence(divergence(gap=0.0), HOW)["continuation_kl_libri"]["hearing"]
     assert hearing["gap_low"] < 0 < hearing["gap_high"]
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     table = divergence(gap=0.05)
     turned = table.take(list(reversed(range(table.num_rows))))
-    assert score.score_divergence(turned, HOW) == score.score_divergence(table, HOW)
+    assert metrics.score_divergence(turned, HOW) == metrics.score_divergence(table, HOW)
 
 
 def test_a_single_speaker_gives_intervals_over_clips() -> None:
-    scores = score.score_recognition(recognition(speakers=1), CLASSES, HOW)["emotion_acted"]["head"]
+    scores = metrics.score_recognition(recognition(speakers=1), CLASSES, HOW)["emotion_acted"]["head"]
     assert scores["speakers"] == 1
     assert scores["ua_low"] < scores["ua"] < scores["ua_high"]
 
 
 def prepare(folder: Path) -> dict[str, Path]:
-    tables.write(divergence(gap=0.05), folder / "divergence.parquet")
-    tables.write(recognition(), folder / "recognition.parquet")
+    parquet.write(divergence(gap=0.05), folder / "divergence.parquet")
+    parquet.write(recognition(), folder / "recognition.parquet")
     (folder / "params.yaml").write_text(PARAMS)
     for kind, part in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
         lines = [{"step": 5, "lr": 0.1, "loss": 1.5, **part}, {"step": 5, **{f"dev_{k}": v for k, v in part.items()}}]

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline import continuations
-from pipeline.engine import Answer, GenerateParams, ServerParams
-from pipeline.server_engine import ServerEngine
+from pipeline.generate.engines.interface import Answer
+from pipeline.generate.engines.server_engine import ServerEngine
+from pipeline.generate.params import GenerateParams, ServerParams
 from pipeline.stage import UserError
-from pipeline.weights import ModelsParams
+from pipeline.tables import continuations
+from pipeline.weights.source import ModelsParams
 
 Reply = Callable[[list[int]], tuple[int, dict[str, Any]]]
 

@@ -8,10 +8,12 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import continuations, leaks, manifest, quarantine, tables
-from pipeline.__main__ import STAGES, app, show
+from pipeline.__main__ import STAGES, app
+from pipeline.commands.show import main as show
+from pipeline.leaks import __main__ as leaks
 from pipeline.stage import UserError
-from pipeline.text_tables import WIDTH
+from pipeline.tables import continuations, manifest, parquet, quarantine
+from pipeline.terminal import WIDTH
 
 COMMANDS = (
     "show", "sample", "diff", "quarantine", "dropped", "generate", "export", "import", "compare", "history", "leaks",
@@ -29,7 +31,7 @@ def refusal(corpus: str, reason: str) -> dict[str, object]:
 
 
 def write(path: Path, rows: list[dict[str, object]], schema: pa.Schema = manifest.SCHEMA) -> Path:
-    tables.write(tables.from_rows(rows, schema), path)
+    parquet.write(parquet.from_rows(rows, schema), path)
     return path
 
 
@@ -163,7 +165,7 @@ def test_json_holds_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_twelve_corpora_with_thirteen_emotions_fit_on_a_screen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.taxonomy import EMOTIONS
+    from pipeline.tables.emotions import EMOTIONS
 
     corpora = [*(f"corpus-{i:02}" for i in range(11)), "a-corpus-whose-name-is-much-too-long-for-a-table"]
     rows = [

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline import manifest, readers, split, tables
+from pipeline.corpora import registry
+from pipeline.split import __main__ as split
 from pipeline.stage import UserError
+from pipeline.tables import manifest, parquet
 
 OPTIONS: dict[str, Any] = {
     "seed": 1,
@@ -40,7 +42,7 @@ def corpus(name: str, parts: Mapping[str, str | None], emotions: tuple[str | Non
             key = f"{name}/{speaker}-{i}"
             row = {"id": key, "corpus": name, "speaker": f"{name}/{speaker}", "audio": f"{key}.wav", "text": "words"}
             rows.append({**blank, **row, "duration_s": 1.0, "emotion": emotion, "split": part})
-    return tables.from_rows(rows, manifest.SCHEMA)
+    return parquet.from_rows(rows, manifest.SCHEMA)
 
 
 def parts_of(table: pa.Table) -> dict[str | None, set[str]]:
@@ -172,8 +174,8 @@ def test_a_fold_makes_its_speakers_test_and_deals_dev_from_the_others() -> None:
 
 
 def test_only_readers_of_published_corpora_have_folds() -> None:
-    assert set(readers.folds("ravdess")) == {f"emobox-{i}" for i in range(1, 7)}
-    assert readers.folds("table") == readers.folds("hub:someone/speech") == {}
+    assert set(registry.folds("ravdess")) == {f"emobox-{i}" for i in range(1, 7)}
+    assert registry.folds("table") == registry.folds("hub:someone/speech") == {}
 
 
 def test_a_fold_of_which_a_speaker_is_missing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,8 +251,8 @@ def run(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tables.write(corpus("reading", {"2": "train", "1": "train", "3": "test"}), tmp_path / "reading.parquet")
-    tables.write(corpus("acting", unsplit(8), ("sad", "happy", "calm")), tmp_path / "acting.parquet")
+    parquet.write(corpus("reading", {"2": "train", "1": "train", "3": "test"}), tmp_path / "reading.parquet")
+    parquet.write(corpus("acting", unsplit(8), ("sad", "happy", "calm")), tmp_path / "acting.parquet")
     return tmp_path
 
 
@@ -263,7 +265,7 @@ def test_the_stage_writes_both_manifests_sorted_and_what_it_left_out(
         ids = table["id"].to_pylist()
         assert ids == sorted(ids)
         assert table["split"].null_count == 0
-    assert tables.read(folder / "excluded.parquet", split.EXCLUDED_SCHEMA).num_rows == 8
+    assert parquet.read(folder / "excluded.parquet", split.EXCLUDED_SCHEMA).num_rows == 8
     line = "split: semantic 2/2/2, emotion 10/2/4 rows for train/dev/test; 8 excluded (8 not a class: calm)\n"
     assert capsys.readouterr().out == line
     first = (folder / "emotion.parquet").read_bytes()
@@ -301,10 +303,10 @@ def published(reader: str, root: Path) -> pa.Table:
     """Rows of all clips that a reader names, whether their audio is there or not."""
     blank = dict.fromkeys(manifest.SCHEMA.names)
     rows = []
-    for clip in readers.load(reader).read(root):
+    for clip in registry.load(reader).read(root):
         key = {"id": f"{reader}/{clip.utterance}", "speaker": f"{reader}/{clip.speaker}", "corpus": reader}
         rows.append({**blank, **key, "audio": clip.audio, "split": clip.split})
-    return tables.from_rows(rows, manifest.SCHEMA)
+    return parquet.from_rows(rows, manifest.SCHEMA)
 
 
 @pytest.mark.shared
@@ -314,7 +316,7 @@ def test_the_published_lists_of_ravdess_make_the_same_test_part_as_its_fold(
     table = published("ravdess", shared / "data/RAVDESS")
     lists = {"ravdess": str(shared / "data/EmoBox/ravdess/fold_5")}
     by_list = split.assign(table, "ravdess", options(lists=lists), {})
-    folds = readers.load("ravdess").folds
+    folds = registry.load("ravdess").folds
     by_fold = split.assign(table, "ravdess", options(folds={"ravdess": "emobox-5"}), folds)
     assert by_list.equals(by_fold)
     assert parts_of(by_list)["test"] == {"02", "15", "16", "18"}

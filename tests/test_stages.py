@@ -25,14 +25,18 @@ STAGES = [
 ]
 
 
+def environment(root: Path) -> dict[str, str]:
+    # without bytecode: where files end at some size, it would be cut, and break whoever reads it next
+    return {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def run(
     arguments: list[str], root: Path, folder: Path, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=folder,
-        env=environment,
+        env=environment(root),
         capture_output=True,
         text=True,
         preexec_fn=before,
@@ -118,13 +122,14 @@ def test_a_file_system_that_takes_no_more_is_one_line_and_nothing_is_left_half_w
 def test_a_disk_that_is_full_while_training_saves_is_one_line(root: Path, tmp_path: Path, kind: str) -> None:
     saves = {
         "checkpoint": "checkpoint.save(Path('out'), checkpoint.Checkpoint(1, {'a': torch.zeros(9999)}, {}, []))",
-        "model": "model_folder._write({'a': torch.zeros(9999)}, Path('out/adapter.safetensors'))",
+        "model": "saved_model._write({'a': torch.zeros(9999)}, Path('out/adapter.safetensors'))",
     }
     code = f"""
 import torch
 from pathlib import Path
 from pipeline.stage import run_app
-from train import checkpoint, model_folder
+from train import saved_model
+from train.fit import checkpoint
 run_app(lambda: {saves[kind]})
 """
 
@@ -132,7 +137,7 @@ run_app(lambda: {saves[kind]})
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, text=True,
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(root), text=True,
         capture_output=True, check=False, preexec_fn=files_end_at_1_kb,
     )  # fmt: skip
     assert "out/" in the_one_line(done)

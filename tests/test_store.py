@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.recipe import Recipe
+from pipeline.generate.signature import Recipe
+from pipeline.generate.store import KEY, Shelf, place
 from pipeline.stage import UserError
-from pipeline.store import KEY, Shelf, place
 
 RECIPE = Recipe(
     model="llm 1", tokenizer="t", system="S", text="Go on: ", dtype="float32", max_new_tokens=8, temperature=0.0,

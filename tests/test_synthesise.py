@@ -7,11 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import audio, ingest, manifest, quarantine, synthesise
-from pipeline.corpora import cremad
-from pipeline.espeak import Voice, synthesiser
-from pipeline.sentences import WORDS, sentences
+from pipeline.audio import mono_16k
+from pipeline.corpora.readers import cremad
+from pipeline.ingest import __main__ as ingest
 from pipeline.stage import UserError
+from pipeline.synthesise import __main__ as synthesise
+from pipeline.synthesise.espeak import Voice, synthesiser
+from pipeline.synthesise.sentences import WORDS, sentences
+from pipeline.tables import manifest, quarantine
 
 PARAMS = """
 synthesise:
@@ -102,7 +105,7 @@ def test_an_angry_manner_is_faster_and_louder_than_a_sad_one() -> None:
         for emotion in ("ANG", "SAD"):
             manner = synthesise.MANNERS[emotion]
             clip = synthesise.speak(engine, "The surface is slick.", voice, manner, random.Random(0))
-            heard[emotion] = audio.decode(clip)
+            heard[emotion] = mono_16k.decode(clip)
     assert len(heard["SAD"]) > 1.3 * len(heard["ANG"])
     assert np.std(heard["ANG"]) > 2 * np.std(heard["SAD"])
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.corpus import Clip, Corpus
-from pipeline.quarantine import Fault
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.readers.table import open_table
 from pipeline.stage import UserError
-from pipeline.table_corpus import open_table
-from pipeline.taxonomy import EMOTIONS
+from pipeline.tables.emotions import EMOTIONS
+from pipeline.tables.quarantine import Fault
 
 ABOUT = "language: de\nlicence: CC-BY-4.0\n"
 
@@ -159,7 +159,7 @@ def test_the_mapping_names_the_table_where_the_command_line_does_not(tmp_path: P
 
 
 def test_the_example_in_the_documentation_is_a_valid_mapping(tmp_path: Path) -> None:
-    from pipeline import table_corpus
+    from pipeline.corpora.readers import table as table_corpus
 
     lines = str(table_corpus.__doc__).splitlines()
     example = "\n".join(line[4:].partition("    ")[0] for line in lines if line.startswith("    "))

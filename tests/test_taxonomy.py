@@ -2,27 +2,27 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import taxonomy
 from pipeline.stage import UserError
+from pipeline.tables import emotions
 
 
 def test_an_unmapped_label_stops_with_the_labels_found() -> None:
     known = {"SAD": "sad", "ANG": "angry", "XXX": None}
-    taxonomy.check_labels("acted", known, ["SAD", "XXX"])
+    emotions.check_labels("acted", known, ["SAD", "XXX"])
     with pytest.raises(UserError, match="acted: no unified emotion for BOR; found the labels ANG, BOR, expected SAD"):
-        taxonomy.check_labels("acted", known, ["ANG", "BOR"])
+        emotions.check_labels("acted", known, ["ANG", "BOR"])
 
 
 def test_votes_become_shares_and_what_names_no_emotion_is_other() -> None:
     known = {"hap": "happy", "exc": "happy", "xxx": None}
-    assert taxonomy.soften({"hap": 1, "exc": 2, "xxx": 1}, known) == {"happy": 0.75, "other": 0.25}
-    assert taxonomy.soften({"hap": 2, "xxx": 0}, known) == {"happy": 1}
+    assert emotions.soften({"hap": 1, "exc": 2, "xxx": 1}, known) == {"happy": 0.75, "other": 0.25}
+    assert emotions.soften({"hap": 2, "xxx": 0}, known) == {"happy": 1}
 
 
 def test_classes_are_read_in_prompt_order(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("emotions: [sad, neutral]\n")
-    assert taxonomy.read_classes(file) == ["sad", "neutral"]
+    assert emotions.read_classes(file) == ["sad", "neutral"]
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_wrong_classes_are_told(tmp_path: Path, classes: str, message: str) -> N
     file = tmp_path / "params.yaml"
     file.write_text(f"emotions: {classes}\n")
     with pytest.raises(UserError, match=message):
-        taxonomy.read_classes(file)
+        emotions.read_classes(file)

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.transcript import has_words, normalise
+from pipeline.corpora.transcript import has_words, normalise
 
 
 @pytest.mark.parametrize(

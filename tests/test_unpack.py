@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import unpack
+from pipeline.commands.download import unpack
 from pipeline.stage import UserError
 
 TREE = {'Corpus/a b/it\'s "1".wav': b"one", "Corpus/deep/er/2.wav": b"two", "Corpus/readme.txt": b""}
@@ -235,7 +235,7 @@ def test_a_full_disk_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipeline.unpack.shutil.copyfileobj", full)
+    monkeypatch.setattr("pipeline.commands.download.unpack.shutil.copyfileobj", full)
     refuse(as_tar(folder / "c.tar", {"a": b"1"}), "c.tar: cannot be unpacked: no space left on device")
 
 

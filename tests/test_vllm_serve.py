@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import continuations, manifest, tables
+from pipeline.tables import continuations, manifest, parquet
 
 NUM_ROWS, ROWS_PER_PART = 600, 20
 
@@ -76,7 +76,7 @@ def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
     rows = [
         {**empty, "id": f"{i:04}", "text": f"number {i}", "emotion": ("sad", "happy")[i % 2]} for i in range(NUM_ROWS)
     ]
-    tables.write(tables.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
     return tmp_path
 
 
@@ -109,7 +109,7 @@ def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
         said = run.communicate()[0]
     assert run.returncode == 0, said
 
-    rows = tables.read(project / "server.parquet", continuations.SCHEMA).to_pylist()
+    rows = parquet.read(project / "server.parquet", continuations.SCHEMA).to_pylist()
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(NUM_ROWS)]
     answers, scores = (
         [key for part in parts for key in pq.read_table(part)["key"].to_pylist()] for parts in _by_shelf(project)
@@ -120,7 +120,7 @@ def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
     plain = start(project, "params.yaml", "b", "plain.parquet")
     said = plain.communicate()[0]
     assert plain.returncode == 0, said
-    expected = tables.read(project / "plain.parquet", continuations.SCHEMA).to_pylist()
+    expected = parquet.read(project / "plain.parquet", continuations.SCHEMA).to_pylist()
     same = [row["token_ids"] == other["token_ids"] for row, other in zip(rows, expected, strict=True)]
     assert sum(same) >= 0.99 * NUM_ROWS  # but for ties of a random model
     for row, other in zip(rows, expected, strict=True):

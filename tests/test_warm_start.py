@@ -3,15 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import packed
-from pipeline.weights import ModelsParams, fetch
-from train import model_folder
-from train.batches import Examples
-from train.features import LogMel
-from train.fit_params import SemanticFitParams, WarmStartParams
+from pipeline.tables import packed
+from pipeline.weights.source import ModelsParams, fetch
+from train import saved_model
+from train.data.dataset import Examples
+from train.data.log_mel import LogMel
+from train.fit.ctc_warm_start import CTCHead, Vocabulary, ctc_loss, warm_start
+from train.fit.params import SemanticFitParams, WarmStartParams
 from train.model import SpeechLLM
-from train.model_folder import ModelConfig
-from train.warm_start import Speller, Vocabulary, spelling_loss, warm_start
+from train.saved_model import ModelConfig
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def model(tiny_models: ModelsParams) -> SpeechLLM:
     config = ModelConfig(
         models=tiny_models, emotions=["sad"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
     )
-    return model_folder.build(config, torch.float32)
+    return saved_model.build(config, torch.float32)
 
 
 @pytest.fixture
@@ -59,13 +59,13 @@ def test_the_vocabulary_holds_the_tokens_of_the_transcripts_alone(examples: Exam
 
 def test_an_embedding_is_most_like_itself_whatever_its_length() -> None:
     table = torch.randn(6, 8)
-    speller = Speller(table)
-    torch.nn.init.constant_(speller.blank.bias, -100.0)
-    assert speller(3.0 * table[None])[0].argmax(-1).tolist() == list(range(6))
+    ctc_head = CTCHead(table)
+    torch.nn.init.constant_(ctc_head.blank.bias, -100.0)
+    assert ctc_head(3.0 * table[None])[0].argmax(-1).tolist() == list(range(6))
 
 
 def test_a_clip_too_short_for_its_transcript_counts_nothing(model: SpeechLLM, examples: Examples) -> None:
     vocabulary = Vocabulary([list(range(40))])
     spelled = vocabulary.collate([examples[0]])
     spelled.tokens[0] = torch.arange(40)
-    assert spelling_loss(model, Speller(model.token_embeddings.weight[:40]), spelled) == 0
+    assert ctc_loss(model, CTCHead(model.token_embeddings.weight[:40]), spelled) == 0

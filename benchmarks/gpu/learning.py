@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, WhisperConfig, Whisp
 
 from benchmarks.gpu import card
 from benchmarks.gpu.card import Figures, Out, Tiny
-from pipeline import packed
 from pipeline.stage import UserError, run
-from pipeline.weights import ModelsParams
-from train import model_folder
-from train.model_folder import ModelConfig
+from pipeline.tables import packed
+from pipeline.weights.source import ModelsParams
+from train import saved_model
+from train.saved_model import ModelConfig
 
 STEPS = 50
 KINDS = ("semantic", "emotion")
@@ -73,7 +73,7 @@ def save_untrained(work: Path, models: dict[str, Any]) -> Path:
         models=ModelsParams.model_validate(models), emotions=EMOTIONS, pad_to_30s=False, seed=1,
         encoder_trained=False, plora=False,
     )  # fmt: skip
-    model_folder.save(model_folder.build(config, torch.float32), config, work / "init")
+    saved_model.save(saved_model.build(config, torch.float32), config, work / "init")
     return work / "init"
 
 

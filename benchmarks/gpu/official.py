@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.packed import Frame
-from train.batches import Example
-from train.features import pad_features
+from pipeline.tables.packed import Frame
+from train.data.dataset import Example
 from train.model import Batch, Sequences, Speech, SpeechLLM
 from train.model.adapter import num_speech_tokens
 from train.model.encoder import MAX_DURATION_S, MEL_FRAMES_PER_S, SpeechEncoder
+from train.model.inputs import pad_features
 
 
 def collate(examples: Sequence[Example], frame: Frame, with_teacher: bool) -> Batch:

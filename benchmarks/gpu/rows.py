@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import packed
 from pipeline.stage import run, say
+from pipeline.tables import packed
 
 MOST_BYTES = 3_600_000  # of audio, for each stage; token ids and the rest of a row take little
 

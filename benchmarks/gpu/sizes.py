@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks.gpu.card import DEVICE
-from pipeline.packed import Frame
-from train.batches import Example
+from pipeline.tables.packed import Frame
+from train.data.dataset import Example
 from train.model import SpeechLLM
 from train.model.encoder import MEL_FRAMES_PER_S, SpeechEncoder
 

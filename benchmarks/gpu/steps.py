@@ -23,12 +23,13 @@ from benchmarks.gpu.sections import Sections
 from benchmarks.gpu.sizes import Sizes, Stage, build_model, draw_clips, frame, full
 from benchmarks.gpu.sizes import tiny as tiny_sizes
 from pipeline.stage import run
-from train.batches import Collator, Example, plan_epoch
+from train.data.dataset import Collator, Example
+from train.data.sampler import plan_epoch
+from train.fit.loop import Schedule, Trainer
+from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.model import Batch, SpeechLLM
 from train.model.plora import lora_config
-from train.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.precision import avoid_shape_plans
-from train.trainer import Schedule, Trainer
 
 RANK = 16
 TEMPERATURE = 2.0

@@ -15,7 +15,7 @@ import yaml
 
 from pipeline import params
 from pipeline.stage import run, say
-from pipeline.weights import PYPI, ModelsParams, fetch
+from pipeline.weights.source import PYPI, ModelsParams, fetch
 
 
 def main(

@@ -5,7 +5,7 @@ l sequence positions, n positions that predict a response token, e encoder width
 k emotion classes, or likeliest tokens of a stored teacher.
 """
 
-from train.model.batch import Batch, Sequences, TeacherSignals
+from train.model.inputs import Batch, Sequences, TopKTeacher
 from train.model.speech_llm import Speech, SpeechLLM
 
-__all__ = ["Batch", "Sequences", "Speech", "SpeechLLM", "TeacherSignals"]
+__all__ = ["Batch", "Sequences", "Speech", "SpeechLLM", "TopKTeacher"]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from train.model.adapter import ConvAdapter
-from train.model.batch import Batch, Sequences
+from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
-from train.model.head import EmotionHead
+from train.model.inputs import Batch, Sequences
 from train.model.plora import SpeechPositions, add_plora
 
 
@@ -67,7 +67,7 @@ class SpeechLLM(nn.Module):
         assert isinstance(matrix, nn.Linear)
         return matrix.weight
 
-    def hear(self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]) -> Speech:
+    def encode_speech(self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]) -> Speech:
         """Turn log-mel into embeddings for the LLM."""
         states, lengths = self.encoder(features, num_frames)
         embeddings, lengths = self.adapter(states, lengths)
@@ -82,7 +82,7 @@ class SpeechLLM(nn.Module):
             sequences.speech[..., None], speech.embeddings[speech.valid].to(embeddings.dtype)
         )
 
-    def predicting(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
+    def response_states(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
         """Return the final hidden states that predict response tokens; P-LoRA acts where there is speech.
 
         What all rows start with is computed once: no speech stands there, so nothing that is trained
@@ -110,13 +110,13 @@ class SpeechLLM(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the student and, where the batch has one, the teacher."""
-        speech = self.hear(batch.features, batch.num_frames)
+        speech = self.encode_speech(batch.features, batch.num_frames)
         teacher = None
         if batch.teacher is not None:
             with torch.no_grad():
-                teacher = self.predicting(batch.teacher, None)
+                teacher = self.response_states(batch.teacher, None)
         return Outputs(
-            student=self.predicting(batch.student, speech),
+            student=self.response_states(batch.student, speech),
             teacher=teacher,
             emotion=self.head(speech.pooled()),
         )

@@ -1,0 +1,120 @@
+"""The figures of a run: accuracies and divergences by protocol and system, with intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from evaluate import bootstrap
+from evaluate.bootstrap import Floats, Ints, Resampling
+from evaluate.predictions import CONDITIONS, SYSTEMS
+from pipeline.params import Section
+
+Metrics = dict[str, dict[str, dict[str, float]]]
+"""protocol -> system -> metric; the protocol names what is measured and on which corpus."""
+
+EMOTION, CONTINUATION_KL = "emotion_", "continuation_kl_"
+"""What the names of the protocols begin with; the corpus follows."""
+
+CONFUSION_SYSTEMS = ("head", "logprob", "prompted")
+UNPARSABLE = "unparsable"
+DIGITS = 6
+
+
+class ScoreParams(Section):
+    """The speaker-clustered bootstrap behind the intervals."""
+
+    seed: int
+    resamples: int = Field(ge=1)
+    confidence: float = Field(gt=0, lt=1)
+
+
+def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling) -> Metrics:
+    """Score every system on every corpus: protocol `emotion_<corpus>`, chance beside them."""
+    metrics: Metrics = {}
+    for corpus, rows in _by_corpus(table):
+        protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / len(emotions), DIGITS)}}
+        for system in SYSTEMS:
+            protocol[system.name] = _score_system(_where(rows, "system", system.name), emotions, how)
+    return metrics
+
+
+def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
+    """Score the stage-1 KL on every corpus: protocol `continuation_kl_<corpus>`.
+
+    Means weigh every token alike. `hearing` is what a wrong clip costs, shuffled less after, over the
+    same rows; `transcript` is zero by definition, since the divergence is measured from it.
+    """
+    metrics: Metrics = {}
+    for corpus, rows in _by_corpus(table):
+        protocol = metrics[CONTINUATION_KL + corpus] = {"transcript": {"kl": 0.0}}
+        by_condition = {name: _where(rows, "condition", name).sort_by("id") for name in CONDITIONS}
+        by = bootstrap.clusters(by_condition["after"]["speaker"].to_pylist())
+        sums = {name: bootstrap.sum_by_cluster(_kl_and_tokens(part), by) for name, part in by_condition.items()}
+        for name, values in sums.items():
+            interval = bootstrap.bootstrap(values, bootstrap.ratio, how)
+            protocol[name] = _rounded(
+                kl=bootstrap.ratio(values.sum(axis=0)), kl_low=interval.low, kl_high=interval.high,
+                n=by_condition[name].num_rows, speakers=by.num_speakers,
+            )  # fmt: skip
+        paired = np.concatenate([sums["shuffled"], sums["after"]], axis=1)
+        interval = bootstrap.bootstrap(paired, bootstrap.difference_of_ratios, how)
+        gap = bootstrap.difference_of_ratios(paired.sum(axis=0))
+        protocol["hearing"] = _rounded(gap=gap, gap_low=interval.low, gap_high=interval.high)
+    return metrics
+
+
+def confusion_rows(table: pa.Table, system: str) -> list[tuple[str, str, str]]:
+    """List corpus, actual and predicted emotion of every row of `system`, as dvc's confusion template reads them."""
+    rows = _where(table, "system", system)
+    columns = (rows[name].to_pylist() for name in ("corpus", "emotion", "predicted"))
+    return [(corpus, actual, predicted or UNPARSABLE) for corpus, actual, predicted in zip(*columns, strict=True)]
+
+
+def confusion(table: pa.Table, corpus: str, system: str, emotions: Sequence[str]) -> Floats:
+    """Count truth by prediction, (K, K + 1), of one system on one corpus; the last column is unparsable."""
+    truth, predicted = _codes(_where(_where(table, "corpus", corpus), "system", system), emotions)
+    everyone = bootstrap.Clusters(np.zeros_like(truth), 1, 1)
+    counts: Floats = bootstrap.count_confusions(truth, predicted, len(emotions), everyone)[0]
+    return counts
+
+
+def _score_system(rows: pa.Table, emotions: Sequence[str], how: Resampling) -> dict[str, float]:
+    by = bootstrap.clusters(rows["speaker"].to_pylist())
+    truth, predicted = _codes(rows, emotions)
+    counts = bootstrap.count_confusions(truth, predicted, len(emotions), by)
+    shape = counts.shape[1:]
+    interval = bootstrap.bootstrap(
+        counts.reshape(by.count, -1), lambda sums: bootstrap.unweighted_accuracy(sums.reshape(-1, *shape)), how
+    )
+    total = counts.sum(axis=0)
+    return _rounded(
+        ua=bootstrap.unweighted_accuracy(total), ua_low=interval.low, ua_high=interval.high,
+        wa=bootstrap.weighted_accuracy(total), macro_f1=bootstrap.macro_f1(total),
+        unparsable=(predicted < 0).mean(), n=len(truth), speakers=by.num_speakers,
+    )  # fmt: skip
+
+
+def _codes(rows: pa.Table, emotions: Sequence[str]) -> tuple[Ints, Ints]:
+    code = {None: -1} | {emotion: i for i, emotion in enumerate(emotions)}
+    truth, predicted = ([code[label] for label in rows[name].to_pylist()] for name in ("emotion", "predicted"))
+    return np.array(truth), np.array(predicted)
+
+
+def _kl_and_tokens(rows: pa.Table) -> Floats:
+    tokens = rows["num_tokens"].to_numpy().astype(np.float64)
+    return np.stack([rows["kl"].to_numpy() * tokens, tokens], axis=1)
+
+
+def _by_corpus(table: pa.Table) -> list[tuple[str, pa.Table]]:
+    return [(corpus, _where(table, "corpus", corpus)) for corpus in sorted(set(table["corpus"].to_pylist()))]
+
+
+def _where(table: pa.Table, column: str, value: str) -> pa.Table:
+    return table.filter(pc.field(column) == value)
+
+
+def _rounded(**values: float | Floats) -> dict[str, float]:
+    return {name: value if isinstance(value, int) else round(float(value), DIGITS) for name, value in values.items()}

@@ -1,0 +1,233 @@
+"""Write the report: one self-contained page with what the model hears, and how sure that is."""
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+from markupsafe import Markup
+from pydantic import TypeAdapter, ValidationError
+
+from evaluate import training_curves
+from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Metrics, ScoreParams, confusion
+from evaluate.output import write_text
+from evaluate.predictions import GIVEN, PROMPTED, SYSTEMS, read_examples, read_recognition
+from evaluate.report import plots
+from evaluate.report.verdict import Verdict, describe_intervals, judge_emotion, judge_hearing, signed
+from pipeline.params import ParamsFile, Section, load
+from pipeline.stage import UserError, run, say
+from pipeline.tables import manifest, parquet
+from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA, LENGTH
+from pipeline.tables.emotions import read_classes
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+class ReportParams(Section):
+    """How the page presents itself."""
+
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One split of one corpus, as a training stage uses it."""
+
+    kind: str
+    corpus: str
+    split: str
+    clips: int
+    hours: float
+    speakers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """What the LLM wrote for a training stage, and what filter made of it; shares are of the kept ones."""
+
+    kind: str
+    kept: int
+    dropped: list[tuple[str, int]]
+    echo_share: float
+    truncated_share: float
+    engines: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """The scores of one kind on one corpus with their figures, and what they say."""
+
+    corpus: str
+    verdict: Verdict
+    intervals: str
+    scores: dict[str, dict[str, float]]
+    figures: dict[str, Markup]
+
+
+def summarise_parts(kind: str, rows: pa.Table) -> list[Part]:
+    """Count clips, hours and speakers of each corpus and split."""
+    grouped = rows.group_by(["corpus", "split"]).aggregate(
+        [("id", "count"), ("duration_s", "sum"), ("speaker", "count_distinct")]
+    )
+    parts = [
+        Part(
+            kind=kind,
+            corpus=row["corpus"],
+            split=row["split"],
+            clips=row["id_count"],
+            hours=row["duration_s_sum"] / 3600,
+            speakers=row["speaker_count_distinct"],
+        )
+        for row in grouped.to_pylist()
+    ]
+    return sorted(parts, key=lambda part: (part.corpus, manifest.SPLITS.index(part.split)))
+
+
+def summarise_continuations(kind: str, kept: pa.Table, dropped: pa.Table) -> Continuations:
+    """Count the kept continuations and the dropped ones by reason; tell how much of the kept is echo or truncated."""
+    reasons = Counter(dropped["reason"].to_pylist()).most_common()
+    return Continuations(
+        kind=kind,
+        kept=kept.num_rows,
+        dropped=sorted(reasons, key=lambda pair: (-pair[1], pair[0])),
+        echo_share=pc.mean(kept["echo"]).as_py(),
+        truncated_share=pc.mean(pc.equal(kept["finish_reason"], LENGTH).cast(pa.float64())).as_py(),
+        engines=sorted(set(kept["engine"].to_pylist())),
+    )
+
+
+def texts_are_neutral(rows: pa.Table) -> bool:
+    """Tell whether every sentence is spoken in every emotion, so that words cannot give the emotion away."""
+    spoken: dict[str, set[str]] = {}
+    for text, emotion in zip(rows["text"].to_pylist(), rows["emotion"].to_pylist(), strict=True):
+        spoken.setdefault(text, set()).add(emotion)
+    return all(emotions == set(rows["emotion"].to_pylist()) for emotions in spoken.values())
+
+
+def emotion_protocols(
+    metrics: Metrics, recognised: pa.Table, test_rows: pa.Table, emotions: Sequence[str], percent: str
+) -> list[Protocol]:
+    """Describe and draw the emotion recognition on each corpus."""
+    protocols = []
+    for corpus, scores in _of_kind(metrics, EMOTION).items():
+        neutral = texts_are_neutral(test_rows.filter(pc.field("corpus") == corpus))
+        figures = {"accuracies": plots.draw_accuracies(scores)} | {
+            system: plots.draw_confusion(confusion(recognised, corpus, system, emotions), emotions)
+            for system in CONFUSION_SYSTEMS
+        }
+        protocols.append(
+            Protocol(
+                corpus=corpus,
+                verdict=judge_emotion(scores, percent, texts_are_neutral=neutral),
+                intervals=describe_intervals(int(scores["head"]["speakers"])),
+                scores=scores,
+                figures={name: Markup(svg) for name, svg in figures.items()},
+            )
+        )
+    return protocols
+
+
+def hearing_protocols(metrics: Metrics, percent: str) -> list[Protocol]:
+    """Describe and draw the stage-1 KL on each corpus."""
+    return [
+        Protocol(
+            corpus=corpus,
+            verdict=judge_hearing(scores, percent),
+            intervals=describe_intervals(int(scores["after"]["speakers"])),
+            scores=scores,
+            figures={"divergences": Markup(plots.draw_divergences(scores))},
+        )
+        for corpus, scores in _of_kind(metrics, CONTINUATION_KL).items()
+    ]
+
+
+def render(**content: object) -> str:
+    """Fill the template; everything but our own figures is escaped."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "signed": signed,
+        "base64": lambda data: base64.b64encode(data).decode(),
+    }
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)
+
+
+def _read_metrics(path: Path) -> Metrics:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; evaluate.score has not run")
+    try:
+        metrics = TypeAdapter(Metrics).validate_json(path.read_bytes())
+    except ValidationError:
+        raise UserError(f"{path}: expected JSON numbers by protocol, system and metric") from None
+    for prefix in (EMOTION, CONTINUATION_KL):
+        if not _of_kind(metrics, prefix):
+            raise UserError(f"{path}: found {', '.join(metrics) or 'nothing'}, expected a protocol {prefix}<corpus>")
+    return metrics
+
+
+def _read_continuations(folder: Path, kind: str) -> Continuations:
+    kept = parquet.read(folder / f"{kind}.kept.parquet", KEPT_SCHEMA)
+    dropped = parquet.read(folder / f"{kind}.dropped.parquet", DROPPED_SCHEMA, allow_empty=True)
+    return summarise_continuations(kind, kept, dropped)
+
+
+def _of_kind(metrics: Metrics, prefix: str) -> dict[str, dict[str, dict[str, float]]]:
+    return {name.removeprefix(prefix): scores for name, scores in metrics.items() if name.startswith(prefix)}
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}"
+
+
+def main(
+    metrics: Annotated[Path, typer.Option(help="Numbers that score wrote.")],
+    predictions: Annotated[Path, typer.Option(help="Folder that respond wrote.")],
+    models_folder: Annotated[Path, typer.Option("--models", help="Folder of the trained models, for their losses.")],
+    manifests: Annotated[Path, typer.Option(help="Folder of the manifests and continuations.")],
+    output: Annotated[Path, typer.Option(help="HTML file to write.")],
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Write the report: one self-contained page to open in a browser."""
+    params = load(params_file, "report", ReportParams)
+    emotions = read_classes(params_file)
+    percent = f"{100 * load(params_file, 'score', ScoreParams).confidence:g}\N{NO-BREAK SPACE}%"
+    models = load(params_file, "models", dict[str, dict[str, Any]])
+    generator = load(params_file, "generate", dict[str, Any])["generator"]
+    numbers = _read_metrics(metrics)
+    rows = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in training_curves.KINDS}
+    recognised = read_recognition(predictions / "emotion" / "recognition.parquet", emotions)
+    test_rows = rows["emotion"].filter(pc.field("split") == "test")
+    page = render(
+        title=params.title,
+        percent=percent,
+        synthetic=load(params_file, "synthesise", dict[str, Any]).keys(),
+        emotions=emotions,
+        systems={given: [system for system in SYSTEMS if system.given == given] for given in GIVEN},
+        prompted=PROMPTED,
+        emotion=emotion_protocols(numbers, recognised, test_rows, emotions, percent),
+        hearing=hearing_protocols(numbers, percent),
+        examples=read_examples(predictions / "emotion" / "examples.parquet").to_pylist(),
+        parts=[part for kind in training_curves.KINDS for part in summarise_parts(kind, rows[kind])],
+        continuations=[_read_continuations(manifests / "continuations", kind) for kind in training_curves.KINDS],
+        curves={
+            kind: Markup(plots.draw_losses(training_curves.read(models_folder, kind))) for kind in training_curves.KINDS
+        },
+        models=models,
+        generator=None if generator == models["llm"] else generator,
+        prompts=load(params_file, "prompts", dict[str, dict[str, str]]),
+        parameters=params_file.read_text(encoding="utf-8"),
+    )
+    write_text(page, output)
+    say(f"report: {output}")
+
+
+if __name__ == "__main__":
+    run(main)

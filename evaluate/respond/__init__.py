@@ -1,0 +1,1 @@
+"""Let the model and its controls answer the test part."""

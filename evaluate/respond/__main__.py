@@ -1,0 +1,47 @@
+"""Let the model and the baselines answer the test part: divergence of stage 1, emotions and answers of stage 2."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from evaluate.respond.params import RespondParams
+from pipeline import params
+from pipeline.params import ParamsFile
+from pipeline.prompts import PromptsParams
+from pipeline.stage import run, say
+from pipeline.tables import packed, parquet
+
+
+def main(
+    kind: Annotated[Literal["semantic", "emotion"], typer.Option(help="Which test part to answer.")],
+    data: Annotated[Path, typer.Option(help="The packed folder of that kind.")],
+    model: Annotated[Path, typer.Option(help="The model folder of that kind.")],
+    output: Annotated[Path, typer.Option(help="The folder of predictions to write.")],
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Let the model and the baselines answer the test part."""
+    settings = params.load(params_file, "respond", RespondParams)
+    prompts = params.load(params_file, "prompts", PromptsParams) if kind == "emotion" else None
+    rows = packed.load(data, "test")
+    from train.precision import avoid_shape_plans  # torch is loaded once the parameters are known to be right
+
+    avoid_shape_plans()
+    if prompts is None:
+        from evaluate.respond.divergence import measure
+
+        table = measure(model, rows, packed.load_frame(data), settings)
+        parquet.write(table, output / "divergence.parquet")
+        say(f"respond: semantic: continuation KL of {len(rows):,} clips under three conditions")
+    else:
+        from evaluate.respond.recognition import Respondent
+
+        respondent = Respondent(model, rows, prompts, settings)
+        recognised = respondent.recognise()
+        parquet.write(recognised, output / "recognition.parquet")
+        parquet.write(respondent.examples(), output / "examples.parquet")
+        say(f"respond: emotion: {recognised.num_rows:,} answers to {len(rows):,} clips")
+
+
+if __name__ == "__main__":
+    run(main)

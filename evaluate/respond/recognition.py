@@ -1,0 +1,153 @@
+"""Stage 2 on held-out speakers: which emotion the model hears, and what it answers.
+
+Three ways to ask (the emotion head, the likeliest label, a written answer that is parsed), each with
+the row's own clip and with another speaker's clip of another emotion; the two that ask the LLM also
+with the transcript alone, which shows what the words give away.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from evaluate.predictions import EXAMPLES_SCHEMA, RECOGNITION_SCHEMA
+from evaluate.respond.emotion_named import label
+from evaluate.respond.params import RespondParams
+from evaluate.respond.shuffled_clips import swapped
+from pipeline.audio import mono_16k
+from pipeline.prompts import Prompter, PromptIds, PromptsParams
+from pipeline.tables import parquet
+from pipeline.weights.source import fetch
+from train import saved_model
+from train.data.log_mel import LogMel, num_mel_frames
+from train.inference import Answering, Clip
+from train.precision import answering_dtype, best_device
+
+
+class Respondent:
+    """A stage-2 model in front of the test rows."""
+
+    def __init__(self, folder: Path, rows: Any, prompts: PromptsParams, settings: RespondParams) -> None:
+        config = saved_model.load_config(folder)
+        self.rows: list[dict[str, Any]] = rows.remove_columns("audio").to_list()
+        self.audio = rows
+        self.emotions = config.emotions
+        self.prompts = prompts
+        self.settings = settings
+        self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+        prompter = Prompter.load(fetch(config.models.llm))
+        self.prompter = prompter
+        device = best_device()
+        model = saved_model.load(folder, answering_dtype(settings.precision, device)).to(device)
+        self.answering = Answering(model, prompter, settings.max_new_tokens)
+
+    @torch.no_grad()
+    def recognise(self) -> pa.Table:
+        """Return the recognition table: every system on every row."""
+        numbers = list(range(len(self.rows)))
+        other = swapped(
+            self.rows,
+            lambda a, b: a["speaker"] != b["speaker"] and a["emotion"] != b["emotion"],
+            lambda a, b: a["corpus"] != b["corpus"],
+            self.settings.seed,
+        )
+        return pa.concat_tables(
+            [*self._by_voice("", numbers), *self._by_voice("shuffled_", other), *self._by_transcript()]
+        )
+
+    @torch.no_grad()
+    def examples(self) -> pa.Table:
+        """Return the examples table: rows of all emotions in turn, answered at length."""
+        numbers = self._spread(self.settings.examples)
+        clips = [self._clip(i) for i in numbers]
+        prompt = self.prompts.emotion
+        asked = [self._speech_for(self.rows[i]["text"]) for i in numbers]
+        heard = self.answering.write([self.prompter.speech(prompt)] * len(numbers), clips)
+        read = self.answering.write(asked, None)
+        scores = self.answering.emotion_scores(clips)
+        return parquet.from_rows(
+            (
+                {key: self.rows[i][key] for key in ("id", "corpus", "speaker", "emotion", "text")}
+                | {
+                    "audio": self.audio[i]["audio"]["bytes"],
+                    "predicted": self.emotions[int(np.argmax(scores[n]))],
+                    "voice_answer": heard[n],
+                    "transcript_answer": read[n],
+                    "target": self.prompter.decode(self.rows[i]["response_ids"]),
+                }
+                for n, i in enumerate(numbers)
+            ),
+            EXAMPLES_SCHEMA,
+        )
+
+    def _by_voice(self, prefix: str, clips: Sequence[int]) -> Iterator[pa.Table]:
+        prompt = self.prompter.speech(self.prompts.recognition, options=self.emotions)
+        answering = self.answering
+        heads = self._in_batches(clips, answering.emotion_scores)
+        scores = self._in_batches(clips, lambda b: answering.label_scores([prompt] * len(b), b, self.emotions))
+        answers = self._in_batches(clips, lambda b: answering.write([prompt] * len(b), b))
+        yield self._scored(f"{prefix}head", heads)
+        yield self._scored(f"{prefix}logprob", scores)
+        yield self._written(f"{prefix}prompted", answers)
+
+    def _by_transcript(self) -> Iterator[pa.Table]:
+        """Ask each distinct transcript once: corpora of acted speech have few."""
+        texts = sorted({row["text"] for row in self.rows})
+        prompts = [self.prompter.text(self.prompts.recognition, text, options=self.emotions) for text in texts]
+        scores: dict[str, list[float]] = {}
+        answers: dict[str, str] = {}
+        for start in range(0, len(texts), self.settings.batch_size):
+            batch = slice(start, start + self.settings.batch_size)
+            found = self.answering.label_scores(prompts[batch], None, self.emotions)
+            scores.update(zip(texts[batch], found, strict=True))
+            answers.update(zip(texts[batch], self.answering.write(prompts[batch], None), strict=True))
+        yield self._scored("transcript_logprob", [scores[row["text"]] for row in self.rows])
+        yield self._written("transcript_prompted", [answers[row["text"]] for row in self.rows])
+
+    def _in_batches(self, clips: Sequence[int], ask: "Callable[[list[Clip]], list[Any]]") -> list[Any]:
+        answers: list[Any] = []
+        for start in range(0, len(clips), self.settings.batch_size):
+            answers += ask([self._clip(i) for i in clips[start : start + self.settings.batch_size]])
+        return answers
+
+    def _scored(self, system: str, scores: Sequence[Sequence[float]]) -> pa.Table:
+        predicted = [self.emotions[int(np.argmax(row))] for row in scores]
+        return self._table(system, [None] * len(scores), predicted, scores)
+
+    def _written(self, system: str, answers: Sequence[str]) -> pa.Table:
+        return self._table(system, answers, [label(a, self.emotions) for a in answers], [None] * len(answers))
+
+    def _table(self, system: str, answers: Sequence[Any], predicted: Sequence[Any], scores: Sequence[Any]) -> pa.Table:
+        rows = (
+            {key: row[key] for key in ("id", "corpus", "speaker", "emotion")}
+            | {"system": system, "answer": answer, "predicted": emotion, "scores": score}
+            for row, answer, emotion, score in zip(self.rows, answers, predicted, scores, strict=True)
+        )
+        return parquet.from_rows(rows, RECOGNITION_SCHEMA)
+
+    def _clip(self, number: int) -> Clip:
+        samples = mono_16k.decode(self.audio[number]["audio"]["bytes"])
+        return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
+
+    def _speech_for(self, text: str) -> PromptIds:
+        """Return the prompt that the voice gets, with the words in its place."""
+        speech = self.prompter.speech(self.prompts.emotion)
+        return PromptIds(speech.before, self.prompter.content_ids(text), speech.after)
+
+    def _spread(self, count: int) -> list[int]:
+        """Choose rows at random, one of each emotion in turn."""
+        generator = np.random.Generator(np.random.PCG64(self.settings.seed))
+        by_emotion: dict[str, list[int]] = {emotion: [] for emotion in self.emotions}
+        for number in generator.permutation(len(self.rows)).tolist():
+            by_emotion[self.rows[number]["emotion"]].append(number)
+        turns = [number for turn in _turns(list(by_emotion.values())) for number in turn]
+        return turns[:count]
+
+
+def _turns(queues: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Yield the first of each queue, then the second of each, and so on."""
+    for place in range(max(len(queue) for queue in queues)):
+        yield [queue[place] for queue in queues if place < len(queue)]

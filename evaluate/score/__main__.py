@@ -1,0 +1,51 @@
+"""Turn predictions into numbers: results/metrics.json and the tables of `dvc plots`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evaluate import training_curves
+from evaluate.bootstrap import Resampling
+from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
+from evaluate.output import write_text
+from evaluate.predictions import read_divergence, read_recognition
+from pipeline.params import ParamsFile, load
+from pipeline.stage import run, say
+from pipeline.tables.emotions import read_classes
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return "".join(",".join(map(str, row)) + "\n" for row in [header, *rows])
+
+
+def main(
+    divergence: Annotated[Path, typer.Option(help="Stage-1 KL rows that respond wrote.")],
+    recognition: Annotated[Path, typer.Option(help="Recognised emotions that respond wrote.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
+    plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
+    models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses too.")] = None,
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Turn predictions into numbers: metrics.json and the tables of `dvc plots`."""
+    how = Resampling(**load(params_file, "score", ScoreParams).model_dump())
+    emotions = read_classes(params_file)
+    recognised = read_recognition(recognition, emotions)
+    numbers = score_divergence(read_divergence(divergence), how) | score_recognition(recognised, emotions, how)
+    if models is not None:
+        for kind in training_curves.KINDS:
+            curves = training_curves.read(models, kind).train
+            write_text(_csv(list(curves), list(zip(*curves.values(), strict=True))), plots / f"loss_{kind}.csv")
+    for system in CONFUSION_SYSTEMS:
+        rows = confusion_rows(recognised, system)
+        write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
+    write_text(json.dumps(numbers, indent=2) + "\n", metrics)
+    heads = ", ".join(f"{name} head UA {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
+    gaps = ", ".join(f"{name} gap {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
+    say(f"score: {heads}; {gaps}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,159 @@
+"""Transfer: a file from the web to disk, going on where it was cut off.
+
+A request for the rest carries the ETag or date of what has arrived as If-Range, so that a server sends
+the rest of the same version, or the whole of another, with which the transfer starts anew.
+"""
+
+import re
+import shutil
+import socket
+from pathlib import Path
+from time import sleep
+
+import httpx
+
+from pipeline.commands.download.partial_file import Arrived, Version
+from pipeline.stage import UserError, say
+
+TIMEOUT_S = 30.0
+
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Before each further try; after a try that gets _PROGRESS further than all before it they begin anew."""
+
+_PROGRESS = 1 << 20  # bytes
+_LONGEST_PAUSE_S = 120.0  # whatever the server asks for; Zenodo asks for up to 60 s
+
+_TEMPORARY = (408, 429, 500, 502, 503, 504)
+_FINAL = (httpx.UnsupportedProtocol, httpx.TooManyRedirects)
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+class _PassingError(Exception):
+    """A failure that may pass, and how long the server asks to wait."""
+
+    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+def fetch(name: str, url: str, md5: str | None, path: Path, copies: int = 1) -> Arrived:
+    """Load `url` to `path`, from where an earlier call stopped; `name` is what messages call it.
+
+    Raises UserError when it is not to be had, when its MD5 is another, and when the disk has no room for
+    `copies` of it. What has arrived is kept, but for a file with a wrong MD5.
+    """
+    arrived = Arrived(path, url)
+    failures, furthest = 0, arrived.num_bytes
+    headers = {"Accept-Encoding": "identity"}  # the sum is of the file as it lies there
+    with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, headers=headers) as client:
+        while not arrived.is_whole:
+            try:
+                _load(client, arrived, name, copies)
+            except (httpx.RequestError, _PassingError) as error:
+                if arrived.num_bytes - furthest >= _PROGRESS:
+                    failures, furthest = 0, arrived.num_bytes
+                _pause(name, arrived, error, failures)
+                failures += 1
+    if md5 is not None and arrived.md5 != md5:
+        arrived.remove()
+        raise UserError(f"{name}: {url}: found MD5 {arrived.md5}, expected {md5}; what was loaded is removed")
+    return arrived
+
+
+def _load(client: httpx.Client, arrived: Arrived, name: str, copies: int) -> None:
+    """Make one try to load what is missing; raises _PassingError or httpx's errors where another may do better."""
+    with client.stream("GET", arrived.url, headers=_range(arrived)) as response:
+        if response.status_code == 416 or (response.status_code == 206 and not _goes_on(response, arrived)):
+            arrived.start(Version(arrived.url, None, None))
+            raise _PassingError("the server has another version")
+        _check_status(response, name)
+        if response.status_code == 200:
+            if arrived.num_bytes:
+                say(f"download: {name}: starts anew, for the server cannot go on or has another version")
+            arrived.start(_version(response, arrived.url))
+        assert arrived.version is not None
+        _check_room(name, arrived.path.parent, (arrived.version.num_bytes or 0) * copies - arrived.num_bytes)
+        arrived.append(response.iter_raw(), name)
+    if not arrived.is_whole:
+        raise _PassingError("the server sent less than the rest")
+
+
+def _range(arrived: Arrived) -> dict[str, str]:
+    """Ask for the rest, where something has arrived of a version that the server can tell from others."""
+    if arrived.version is None or arrived.version.validator is None or not arrived.num_bytes:
+        return {}
+    return {"Range": f"bytes={arrived.num_bytes}-", "If-Range": arrived.version.validator}
+
+
+def _version(response: httpx.Response, url: str) -> Version:
+    length = response.headers.get("Content-Length")
+    return Version(url, _validator(response), None if length is None else int(length))
+
+
+def _validator(response: httpx.Response) -> str | None:
+    etag: str | None = response.headers.get("ETag")
+    # a weak one promises no equal bytes
+    return response.headers.get("Last-Modified") if etag is None or etag.startswith("W/") else etag
+
+
+def _goes_on(response: httpx.Response, arrived: Arrived) -> bool:
+    """Whether a part is the one asked for: servers exist that know Range and not If-Range."""
+    match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    version = arrived.version
+    return (
+        match is not None
+        and version is not None
+        and int(match[1]) == arrived.num_bytes
+        and int(match[2]) == version.num_bytes
+        and _validator(response) in (None, version.validator)
+    )
+
+
+def _check_status(response: httpx.Response, name: str) -> None:
+    status = response.status_code
+    said = f"{status} {response.reason_phrase}"
+    if status in _TEMPORARY:
+        wait = response.headers.get("Retry-After", "")
+        raise _PassingError(f"the server says {said}", float(wait) if wait.isdecimal() else 0.0)
+    if status not in (200, 206):
+        raise UserError(f"{name}: {response.url}: the server says {said}; expected the file")
+
+
+def _check_room(name: str, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{name}: needs {megabytes(needed)} more in {folder}, of which {megabytes(free)} are free")
+
+
+def _pause(name: str, arrived: Arrived, error: httpx.RequestError | _PassingError, failures: int) -> None:
+    """Wait for the next try; raises UserError when there is none, or none would help."""
+    reason = _describe(error)
+    if failures == len(PAUSES_S) or _is_unknown_host(error) or isinstance(error, _FINAL):
+        kept = f"; {megabytes(arrived.num_bytes)} are kept, call again to go on" if arrived.num_bytes else ""
+        raise UserError(f"{name}: {arrived.url}: {reason}{kept}") from None
+    wait_s = error.wait_s if isinstance(error, _PassingError) else 0.0
+    pause_s = max(PAUSES_S[failures], min(wait_s, _LONGEST_PAUSE_S))
+    say(f"download: {name}: {reason}; next try in {pause_s:g} s")
+    sleep(pause_s)
+
+
+def _describe(error: httpx.RequestError | _PassingError) -> str:
+    if isinstance(error, _PassingError):
+        return str(error)
+    if _is_unknown_host(error):
+        return f"no host of the name {error.request.url.host}"
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer for {TIMEOUT_S:g} s"
+    return str(error) or type(error).__name__
+
+
+def _is_unknown_host(error: BaseException | None) -> bool:
+    """Whether the network says that there is none, not that it cannot tell."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None and error.errno == socket.EAI_NONAME
+
+
+def megabytes(num_bytes: int) -> str:
+    """Write a size for people."""
+    return f"{num_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,70 @@
+"""The continuations that filter dropped, by reason, with what was said and what was answered."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.commands import selection
+from pipeline.commands.options import Json, Kind, print_found
+from pipeline.generate import run
+from pipeline.stage import UserError
+from pipeline.tables import continuations, parquet
+from pipeline.terminal import lay_out, lay_out_record
+
+_SHOWN = ("id", "continuation", "finish_reason", "reason", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A table of dropped continuations in numbers."""
+
+    file: str
+    rows: int
+    reasons: dict[str, int]
+    """The most frequent first."""
+    answers: list[dict[str, Any]]
+    """The first rows of the reason that was asked for, with the transcript."""
+
+
+def summarise(path: Path, manifest_file: Path, reason: str | None, number: int) -> Unusable:
+    """Count dropped continuations; with a `reason` those alone, and the first of them."""
+    rows = parquet.read(path, continuations.DROPPED_SCHEMA, allow_empty=True).to_pylist()
+    if reason is not None:
+        known = Counter(row["reason"] for row in rows)
+        if reason not in known:
+            raise UserError(f"--reason: found {reason}, expected one of {', '.join(known) or 'none'}")
+        rows = [row for row in rows if row["reason"] == reason]
+    first = rows[:number] if reason is not None else []
+    texts = dict(zip(*parquet.read(manifest_file, run.READ).select(["id", "text"]).to_pydict().values(), strict=True))
+    answers = [{"text": texts.get(row["id"]), **{name: row[name] for name in _SHOWN}} for row in first]
+    return Unusable(str(path), len(rows), dict(Counter(row["reason"] for row in rows).most_common()), answers)
+
+
+def describe(unusable: Unusable) -> str:
+    """Lay out dropped continuations as plain text."""
+    rows = [[reason, f"{count:,}"] for reason, count in unusable.reasons.items()]
+    parts = [lay_out([["reason", "rows"], *rows, ["all", f"{unusable.rows:,}"]])]
+    for answer in unusable.answers:
+        score = "" if answer["score"] is None else f"{answer['score']:.2f}"
+        facts = {"said": answer["text"] or "", "answer": answer["continuation"], "score": score}
+        parts.append(lay_out_record(answer["id"], {name: fact for name, fact in facts.items() if fact}))
+    return "\n\n".join(parts)
+
+
+def main(
+    kind: Annotated[Kind, typer.Argument(help="Which manifest's continuations.", show_default=False)],
+    reason: Annotated[str | None, typer.Option(help="Only this reason, and its first rows.")] = None,
+    number: Annotated[int, typer.Option("-n", help="How many rows of it.", min=0)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Print which continuations filter dropped, by reason.
+
+    \b
+    JSON: file; rows; reasons {reason: rows}; answers: with --reason a list of
+    id, text, continuation, finish_reason, reason, score.
+    """
+    found = summarise(selection.dropped_of(kind), selection.manifest_of(kind), reason, number)
+    print_found(found, describe(found), as_json)

@@ -1,0 +1,24 @@
+"""Options that several commands have, and how they print what they found."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline.stage import say
+
+Kind = Literal["semantic", "emotion"]
+
+Table = Annotated[Path, typer.Argument(help="A manifest, or another table of the pipeline.", show_default=False)]
+KindArgument = Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)]
+Where = Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")]
+Ids = Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")]
+Reason = Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with the keys above.")]
+
+
+def print_found(result: Any, text: str, as_json: bool) -> None:
+    """Print a dataclass as JSON, or the text that describes it."""
+    say(json.dumps(asdict(result), indent=2, ensure_ascii=False) if as_json else text)

@@ -1,0 +1,91 @@
+"""What ingest refused, by reason and corpus, with what each reason means."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.companions import describe_quarantined
+from pipeline.commands.options import Json, print_found
+from pipeline.stage import UserError
+from pipeline.tables import parquet, quarantine
+from pipeline.tables.quarantine import REASONS
+from pipeline.terminal import lay_out, lay_out_record
+
+Row = Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A reason code: what it means, and how many utterances of each corpus it names."""
+
+    meaning: str
+    rows: int
+    corpora: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """A quarantine in numbers."""
+
+    file: str
+    rows: int
+    reasons: dict[str, Reason]
+    """By code, the most frequent first."""
+    clips: list[Row]
+    """The first rows of the reason that was asked for."""
+
+
+def summarise(path: Path, reason: str | None, number: int) -> Refusals:
+    """Count a quarantine, given by itself or by its manifest; with a `reason` that alone, and its first rows."""
+    if (not path.exists() and quarantine.beside(path).exists()) or "reason" not in parquet.columns(path):
+        path = quarantine.beside(path)
+    rows: list[dict[str, str]] = quarantine.read(path).to_pylist()
+    if reason is not None:
+        known = [*REASONS, *sorted({row["reason"] for row in rows} - set(REASONS))]
+        if reason not in known:
+            raise UserError(f"--reason: found {reason}, expected one of {', '.join(known)}")
+        rows = [row for row in rows if row["reason"] == reason]
+    reasons = {}
+    for code, count in Counter(row["reason"] for row in rows).most_common():
+        corpora = Counter(row["corpus"] for row in rows if row["reason"] == code)
+        reasons[code] = Reason(REASONS.get(code, ""), count, dict(sorted(corpora.items())))
+    return Refusals(str(path), len(rows), reasons, [] if reason is None else list(rows[:number]))
+
+
+def describe(refusals: Refusals) -> str:
+    """Lay out a quarantine as plain text."""
+    rows = [[code, f"{reason.rows:,}", reason.meaning] for code, reason in refusals.reasons.items()]
+    parts = [lay_out([["reason", "rows", "meaning"], *rows, ["all", f"{refusals.rows:,}", ""]])]
+    corpora = sorted({corpus for reason in refusals.reasons.values() for corpus in reason.corpora})
+    if len(corpora) > 1:
+        parts.append(describe_quarantined({corpus: _of_corpus(refusals, corpus) for corpus in corpora}))
+    for row in refusals.clips:
+        facts = {name: row[name] or "" for name in ("audio", "detail") if row[name]}
+        parts.append(lay_out_record(row["id"] or "", facts))
+    if 0 < len(refusals.clips) < refusals.rows:
+        parts.append(f"{len(refusals.clips):,} of {refusals.rows:,} rows")
+    return "\n\n".join(parts)
+
+
+def _of_corpus(refusals: Refusals, corpus: str) -> dict[str, int]:
+    return {code: reason.corpora[corpus] for code, reason in refusals.reasons.items() if corpus in reason.corpora}
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="A quarantine, or the manifest beside it.", show_default=False)],
+    reason: Annotated[str | None, typer.Option(help="Only this reason code, and its first rows.")] = None,
+    number: Annotated[int, typer.Option("-n", help="How many rows of it.", min=0)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Print what ingest refused, by reason and corpus.
+
+    \b
+    JSON: file; rows; reasons {code: meaning, rows, corpora {corpus: rows}};
+    clips: with --reason a list of id, corpus, audio, reason, detail.
+    """
+    found = summarise(file, reason, number)
+    print_found(found, describe(found), as_json)

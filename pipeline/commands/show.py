@@ -1,0 +1,163 @@
+"""What a manifest holds by corpus and part, and what another table of the pipeline holds by reason."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.commands import companions
+from pipeline.commands.options import Json, Table, print_found
+from pipeline.tables import manifest, parquet
+from pipeline.tables.emotions import EMOTIONS
+from pipeline.terminal import lay_out
+
+NO_EMOTION = "none"
+
+_NO_SPLIT = "none yet"
+# enough to sum up, so that manifests of other versions and tables with a manifest's columns are read, too
+_SUMMED = pa.schema([manifest.SCHEMA.field(name) for name in ("corpus", "split", "speaker", "duration_s", "emotion")])
+# columns of the tables beside the manifests that say why a row is there
+_REASONS = ("reason", "finish_reason", "kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The utterances of a corpus in one part; None is no part yet."""
+
+    corpus: str
+    split: str | None
+    utterances: int
+    hours: float
+    speakers: int
+    emotions: dict[str, int]
+    """Utterances by unified emotion; NO_EMOTION counts those without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A table of the pipeline in numbers."""
+
+    file: str
+    groups: list[Group] = field(default_factory=list)
+    quarantined: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Corpus: utterances that ingest refused, by reason."""
+    coverage: dict[str, companions.Coverage] = field(default_factory=dict)
+    reason_column: str | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Rows by the value of that column, the most frequent first."""
+
+
+def summarise(path: Path) -> Contents:
+    """Count what a table holds; raises UserError where it is neither a manifest nor has reasons."""
+    names = parquet.columns(path)
+    column = next((name for name in _REASONS if name in names), None)
+    reasons = {} if column is None else _count_reasons(path, column)
+    if column is not None and not set(_SUMMED.names) <= set(names):
+        return Contents(str(path), reason_column=column, reasons=reasons)
+    groups = _groups(parquet.read(path, _SUMMED, allow_empty=column is not None))
+    if column is not None:
+        return Contents(str(path), groups, reason_column=column, reasons=reasons)
+    corpora = sorted({group.corpus for group in groups})
+    return Contents(str(path), groups, companions.quarantined(path, corpora), companions.coverage(path, corpora))
+
+
+def describe(contents: Contents) -> str:
+    """Lay out contents as plain text."""
+    parts = []
+    if contents.groups:
+        parts = [_describe_sizes(contents.groups), _describe_emotions(contents.groups)]
+    if contents.coverage:
+        parts.append(companions.describe_coverage(contents.coverage))
+    if contents.quarantined:
+        parts.append(companions.describe_quarantined(contents.quarantined))
+    if contents.reason_column is not None:
+        rows = [[reason, f"{count:,}"] for reason, count in contents.reasons.items()]
+        header = [contents.reason_column.replace("_", " "), "rows"]
+        parts.append(lay_out([header, *rows, ["all", f"{sum(contents.reasons.values()):,}"]]))
+    return "\n\n".join(filter(None, parts))
+
+
+def _count_reasons(path: Path, column: str) -> dict[str, int]:
+    table = parquet.read(path, pa.schema([(column, pa.string())]), allow_empty=True)
+    return {reason or "none": count for reason, count in Counter(table[column].to_pylist()).most_common()}
+
+
+def _groups(table: pa.Table) -> list[Group]:
+    keys = ["corpus", "split"]
+    emotions: dict[tuple[str, str | None], dict[str, int]] = {}
+    for row in table.group_by([*keys, "emotion"]).aggregate([([], "count_all")]).sort_by("emotion").to_pylist():
+        emotions.setdefault((row["corpus"], row["split"]), {})[row["emotion"] or NO_EMOTION] = row["count_all"]
+    sums = table.group_by(keys).aggregate([([], "count_all"), ("duration_s", "sum"), ("speaker", "count_distinct")])
+    groups = [
+        Group(
+            corpus=row["corpus"],
+            split=row["split"],
+            utterances=row["count_all"],
+            hours=row["duration_s_sum"] / 3600,
+            speakers=row["speaker_count_distinct"],
+            emotions=emotions[row["corpus"], row["split"]],
+        )
+        for row in sums.to_pylist()
+    ]
+    return sorted(groups, key=lambda group: (group.corpus, _position(group.split)))
+
+
+def _position(split: str | None) -> int:
+    return len(manifest.SPLITS) if split is None else manifest.SPLITS.index(split)
+
+
+def _totals(groups: list[Group]) -> Iterable[Group]:
+    """Add up the parts of several corpora."""
+    if len({group.corpus for group in groups}) < 2:
+        return
+    for split in sorted({group.split for group in groups}, key=_position):
+        parts = [group for group in groups if group.split == split]
+        yield Group(
+            corpus="all",
+            split=split,
+            utterances=sum(group.utterances for group in parts),
+            hours=sum(group.hours for group in parts),
+            speakers=sum(group.speakers for group in parts),
+            emotions=sum((Counter(group.emotions) for group in parts), Counter()),
+        )
+
+
+def _describe_sizes(groups: list[Group]) -> str:
+    rows = [["corpus", "split", "hours", "speakers", "utterances"]]
+    for group in [*groups, *_totals(groups)]:
+        sizes = [f"{group.hours:,.2f}", f"{group.speakers:,}", f"{group.utterances:,}"]
+        rows.append([group.corpus, group.split or _NO_SPLIT, *sizes])
+    return lay_out(rows, names=2)
+
+
+def _describe_emotions(groups: list[Group]) -> str:
+    """Lay out utterances by emotion, of the corpora that have emotions; an empty text where none has."""
+    labelled = {group.corpus for group in groups if set(group.emotions) - {NO_EMOTION}}
+    groups = [group for group in groups if group.corpus in labelled]
+    found = {label for group in groups for label in group.emotions}
+    others = sorted(found - {*EMOTIONS, NO_EMOTION})  # of another version's taxonomy
+    labels = [label for label in (*EMOTIONS, *others, NO_EMOTION) if label in found]
+    rows = [["corpus", "split", *labels]]
+    for group in [*groups, *_totals(groups)]:
+        rows.append(
+            [group.corpus, group.split or _NO_SPLIT, *(f"{group.emotions.get(label, 0):,}" for label in labels)]
+        )
+    return lay_out(rows, names=2) if groups else ""
+
+
+def main(file: Table, as_json: Json = False) -> None:
+    """Print what a manifest holds, by corpus and split.
+
+    Hours, speakers, utterances and emotions, how much of the published corpus that is, and what ingest
+    refused; of other tables how many rows have which reason.
+
+    \b
+    JSON: file; groups: a list of corpus, split (null before split), utterances,
+    hours, speakers, emotions {label: utterances}; coverage {corpus: {what:
+    [found, published]}}; quarantined {corpus: {reason: utterances}};
+    reason_column; reasons {reason: rows}.
+    """
+    found = summarise(file)
+    print_found(found, describe(found), as_json)

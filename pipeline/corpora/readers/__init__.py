@@ -1,0 +1,1 @@
+"""One file a corpus: where its clips and labels lie."""

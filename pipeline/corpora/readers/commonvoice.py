@@ -1,0 +1,74 @@
+"""Common Voice: sentences read by volunteers, `en/clips/common_voice_en_1.mp3` and train.tsv, dev.tsv, test.tsv.
+
+Only the official parts are read: validated.tsv also holds what they leave out, sentences said over and over, and
+other.tsv and invalidated.tsv what no one vouches for. The root is a language's folder or one above. Releases and
+languages differ in size, so no counts are expected. A volunteer's account (client_id) is the speaker.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.table_rows import lines
+from pipeline.stage import UserError
+
+PARTS = ("train", "dev", "test")
+GENDERS = {"female": "female", "female_feminine": "female", "male": "male", "male_masculine": "male"}
+ATTRIBUTES = ("age", "accent", "accents", "up_votes", "down_votes")
+
+_COLUMNS = ("client_id", "path", "sentence")
+
+
+def read(root: Path) -> Iterator[Clip]:
+    """Yield the clips of the official parts of all languages."""
+    for folder in _languages(root):
+        inner = folder.relative_to(root).as_posix()
+        clips = "clips" if folder == root else f"{inner}/clips"
+        for part in PARTS:
+            for row in _rows(folder / f"{part}.tsv"):
+                name = row["path"].removesuffix(".mp3")
+                locale = row.get("locale") or folder.resolve().name
+                yield Clip(
+                    utterance=name,
+                    audio=f"{clips}/{name}.mp3",
+                    text=row["sentence"],
+                    speaker=row["client_id"],
+                    language=locale.partition("-")[0],
+                    gender=GENDERS.get(row.get("gender", "")),
+                    split=part,
+                    attributes={column: row[column] for column in ATTRIBUTES if row.get(column)} or None,
+                )
+
+
+def _languages(root: Path) -> list[Path]:
+    for depth in ("", "*/", "*/*/"):
+        folders = {path.parent for part in PARTS for path in root.glob(f"{depth}{part}.tsv")}
+        if folders:  # to look deeper would list the millions of files in clips/
+            return sorted(folders)
+    return []
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """Read cells between tabs; a quote is part of a sentence, paired or not."""
+    if not path.is_file():
+        return
+    table = lines(path)
+    columns = next(table, "").rstrip("\r\n").split("\t")
+    for column in _COLUMNS:
+        if column not in columns:
+            raise UserError(f"{path}: line 1: lacks the column {column}; found {', '.join(columns)}")
+    for number, line in enumerate(table, start=2):
+        cells = line.rstrip("\r\n").split("\t")
+        if len(cells) != len(columns):
+            raise UserError(f"{path}: line {number}: expected {len(columns)} cells, found {len(cells)}")
+        yield dict(zip(columns, cells, strict=True))
+
+
+CORPUS = Corpus(
+    title="Common Voice",
+    layout="cv-corpus-13.0-2023-03-09/en/train.tsv, dev.tsv, test.tsv and en/clips/common_voice_en_1.mp3",
+    licence="CC0-1.0",
+    source="https://commonvoice.mozilla.org/datasets",
+    language="en",
+    read=read,
+)

@@ -1,0 +1,80 @@
+"""ESD: 10 Mandarin and 10 English speakers say 350 sentences in 5 emotions, `0001/Angry/0001_000351.wav`.
+
+Numbers run on over the emotions, 350 each: the first 20 are the official evaluation part, the next 30 the test part.
+Some copies have them in folders (`0001/Angry/evaluation/`), others not. Transcripts, `0001/0001.txt`, come in three
+encodings, and a space stands for a tab in some lines: https://github.com/HLTSingapore/Emotional-Speech-Data/issues/1
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.corpora.corpus import Clip, Corpus, audio_files, read_text
+from pipeline.tables.quarantine import Fault
+
+LABELS = {"Neutral": "neutral", "Angry": "angry", "Happy": "happy", "Sad": "sad", "Surprise": "surprise"}
+MALE = {4, 5, 6, 8, 10, 11, 12, 13, 14, 20}
+
+_PARTS = {"train": "train", "evaluation": "dev", "test": "test"}
+_NAME = re.compile(r"(\d{4})_(\d{6})")
+_LABEL = "|".join([*LABELS, "中立", "生气", "快乐", "伤心", "惊喜"])
+_LINE = re.compile(rf"(\d{{4}}_\d{{6}})\s+(.*?)(?:\s+(?:{_LABEL}))?")
+
+
+def read(root: Path) -> Iterator[Clip]:
+    """Yield the clips of all speaker folders, which may lie in one further folder."""
+    for folder in sorted([*root.glob("00[012][0-9]/"), *root.glob("*/00[012][0-9]/")]):
+        texts = _texts(folder / f"{folder.name}.txt")
+        for path in audio_files(*folder.glob("*/"), *folder.glob("*/*/")):
+            audio = path.relative_to(root).as_posix()
+            match = _NAME.fullmatch(path.stem)
+            if match is None or match[1] != folder.name:
+                fault = Fault("bad-name", f"expected {folder.name}_NNNNNN")
+                yield Clip(utterance=path.stem, audio=audio, text="", speaker="", fault=fault)
+                continue
+            speaker = int(folder.name)
+            yield Clip(
+                utterance=path.stem,
+                audio=audio,
+                text=texts.get(path.stem, ""),
+                speaker=folder.name,
+                language="zh" if speaker <= 10 else "en",
+                gender="male" if speaker in MALE else "female",
+                emotion=path.relative_to(folder).parts[0],
+                split=_PARTS.get(path.parent.name) or _part(int(match[2])),
+            )
+
+
+def _part(number: int) -> str:
+    position = (number - 1) % 350
+    return "dev" if position < 20 else "test" if position < 50 else "train"
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """Read lines of id, text and label."""
+    lines = read_text(path, _encoding(path)).splitlines() if path.is_file() else []
+    matches = (_LINE.fullmatch(line.strip()) for line in lines)
+    return {match[1]: match[2] for match in matches if match}
+
+
+def _encoding(path: Path) -> str:
+    if (data := path.read_bytes()).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "gb18030"  # two English files too, for their quotation marks
+    return "utf-8-sig"
+
+
+CORPUS = Corpus(
+    title="ESD",
+    layout="0001/Angry/0001_000351.wav with 0001/0001.txt",
+    licence="LicenseRef-ESD",
+    source="https://hltsingapore.github.io/ESD/",
+    language="en",
+    read=read,
+    labels=LABELS,
+    counts={"clips": 35000, "speakers": 20, "train": 30000, "dev": 2000, "test": 3000} | dict.fromkeys(LABELS, 7000),
+)

@@ -1,0 +1,1 @@
+"""Keep continuations that are usable targets."""

@@ -1,0 +1,196 @@
+"""Continuations that are usable as targets are kept; the others are dropped, each with its reason and score."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import pyarrow as pa
+import typer
+from pydantic import Field, model_validator
+
+from pipeline import params
+from pipeline.filter import scores
+from pipeline.params import ParamsFile, Section
+from pipeline.prompts import Kind, Prompt, Prompter
+from pipeline.stage import UserError, run, say
+from pipeline.tables import continuations, manifest, parquet
+from pipeline.tables.continuations import LENGTH
+from pipeline.weights.source import Weights, fetch
+
+Row = Mapping[str, Any]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+_READ = ["id", "corpus", "text", "language", "emotion", "duration_s"]
+
+
+class FilterParams(Section):
+    """The section `filter.<kind>`; null sets no limit. The scores are explained in pipeline/filter/scores.py."""
+
+    min_duration_s: Annotated[float, Field(ge=0)]
+    max_duration_s: Annotated[float, Field(le=30)]  # Whisper's window
+    max_tokens: Annotated[int, Field(gt=0)]
+    """Tokens of the transcript's prompt and the continuation together."""
+    min_words: Annotated[int, Field(ge=1)]
+    drop_truncated: bool
+    """Those cut at generate.max_new_tokens; kept, they are trained without an end."""
+    drop_refusals: bool
+    drop_model_talk: bool
+    drop_sentence_talk: bool
+    max_prompt_words: Annotated[int, Field(ge=0)] | None
+    """Words in a row that an answer may have in common with the prompt around the transcript."""
+    max_non_text: Share | None
+    max_other_language: Share | None
+    max_repetition: Share | None
+    max_echo: Share | None
+    min_agreement: Share | None
+    """Of the emotion that was asked for, as the LLM itself finds it (pipeline/generate/agreement.py); one of k is 1 / k
+    by chance."""
+
+    @model_validator(mode="after")
+    def _check_durations(self) -> Self:
+        if self.min_duration_s >= self.max_duration_s:
+            raise ValueError(f"min_duration_s below max_duration_s = {self.max_duration_s}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A reason to drop a row: a score outside its limits."""
+
+    reason: str
+    score: Callable[[Row], float]
+    lowest: float | None = None
+    highest: float | None = None
+
+
+def make_rules(settings: FilterParams) -> list[Rule]:
+    """Return the rules in the order in which they apply; those without a limit are left out."""
+    only_none = {True: 0.0, False: None}
+    rules = [
+        Rule("clip too short", lambda row: row["duration_s"], lowest=settings.min_duration_s),
+        Rule("clip too long", lambda row: row["duration_s"], highest=settings.max_duration_s),
+        Rule("empty", lambda row: len(row["continuation"]), lowest=1),
+        Rule("truncated", lambda row: row["finish_reason"] == LENGTH, highest=only_none[settings.drop_truncated]),
+        Rule("refusal", lambda row: scores.refusal(row["continuation"]), highest=only_none[settings.drop_refusals]),
+        Rule(
+            "model talk",
+            lambda row: scores.model_talk(row["continuation"]),
+            highest=only_none[settings.drop_model_talk],
+        ),
+        Rule(
+            "sentence talk",
+            lambda row: scores.sentence_talk(row["continuation"]),
+            highest=only_none[settings.drop_sentence_talk],
+        ),
+        Rule(
+            "prompt leak",
+            lambda row: scores.prompt_leak(row["continuation"], row["prompt"]),
+            highest=settings.max_prompt_words,
+        ),
+        Rule("no text", lambda row: scores.non_text(row["continuation"]), highest=settings.max_non_text),
+        Rule("too few words", lambda row: len(scores.words(row["continuation"])), lowest=settings.min_words),
+        Rule(
+            "other language",
+            lambda row: scores.other_language(row["continuation"], row["language"] or "en"),
+            highest=settings.max_other_language,
+        ),
+        Rule("repetition", lambda row: scores.repetition(row["continuation"]), highest=settings.max_repetition),
+        Rule("echo", lambda row: row["echo"], highest=settings.max_echo),
+        Rule(
+            "other emotion",
+            lambda row: 1.0 if row["agreement"] is None else row["agreement"],
+            lowest=settings.min_agreement,
+        ),
+        Rule("too many tokens", lambda row: row["num_tokens"], highest=settings.max_tokens),
+    ]
+    return [rule for rule in rules if rule.lowest is not None or rule.highest is not None]
+
+
+def judge(row: Row, rules: Sequence[Rule]) -> dict[str, Any]:
+    """Return the reason to drop a row and the score that says so, or None and None."""
+    if row["finish_reason"] in continuations.NOT_GENERATED:
+        return {"reason": row["finish_reason"], "score": None}
+    for rule in rules:
+        score = float(rule.score(row))
+        if (rule.lowest is not None and score < rule.lowest) or (rule.highest is not None and score > rule.highest):
+            return {"reason": rule.reason, "score": score}
+    return {"reason": None, "score": None}
+
+
+def judge_all(
+    utterances: pa.Table, answers: pa.Table, prompt: Prompt, prompter: Prompter, rules: Sequence[Rule]
+) -> list[dict[str, Any]]:
+    """Return the rows of `answers` in the order of `utterances`, each with `echo`, `reason` and `score`.
+
+    Raises UserError naming an utterance that has no answer.
+    """
+    by_id = {row["id"]: row for row in answers.to_pylist()}
+    rows = []
+    for utterance in utterances.select(_READ).to_pylist():
+        if utterance["id"] not in by_id:
+            raise UserError(f"{utterance['id']}: found no continuation, expected one; run generate on this manifest")
+        row = utterance | by_id[utterance["id"]]
+        row["echo"] = scores.echo(row["continuation"], row["text"] or "")
+        row["prompt"] = f"{prompt.system}\n{prompt.text.replace('{emotion}', row['emotion'] or '')}"
+        prompt_ids = prompter.text(prompt, row["text"] or "", emotion=row["emotion"] or "").ids
+        row["num_tokens"] = len(prompt_ids) + len(row["token_ids"])
+        rows.append(row | judge(row, rules))
+    return rows
+
+
+def count(rows: Sequence[Row]) -> dict[str, Any]:
+    """Count rows before and after, by corpus and emotion, and the dropped ones by reason."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for row in rows:
+        cell = counts.setdefault(row["corpus"], {}).setdefault(row["emotion"] or "none", {"before": 0, "after": 0})
+        cell["before"] += 1
+        cell["after"] += row["reason"] is None
+    reasons = Counter(row["reason"] for row in rows if row["reason"])
+    return {"rows": counts, "dropped": dict(sorted(reasons.items()))}
+
+
+def main(
+    kind: Annotated[Kind, typer.Option(help="Whose prompt and limits hold: those of stage 1 or of stage 2.")],
+    manifest_file: Annotated[Path, typer.Option("--manifest", help="Utterances.")],
+    continuations_file: Annotated[Path, typer.Option("--continuations", help="Their continuations.")],
+    kept: Annotated[Path, typer.Option(help="Where the usable continuations go.")],
+    dropped: Annotated[Path, typer.Option(help="Where the others go, with a reason and a score.")],
+    metrics: Annotated[Path, typer.Option(help="Where the counts go, as JSON.")],
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Keep the continuations that are usable as targets, and tell why the others are not."""
+    settings = params.load(params_file, f"filter.{kind}", FilterParams)
+    prompt = params.load(params_file, f"prompts.{kind}", Prompt)
+    llm = params.load(params_file, "models.llm", Weights)
+    utterances = manifest.read(manifest_file)
+    answers = parquet.read(continuations_file, continuations.SCHEMA)
+    if settings.min_agreement is not None and answers["agreement"].null_count == len(answers):
+        raise UserError(
+            f"filter.{kind}.min_agreement: {continuations_file} has no agreement; expected generate.agreement with it, "
+            "and emotional speech"
+        )
+
+    rows = judge_all(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))
+    usable = [row for row in rows if row["reason"] is None]
+    unusable = [row for row in rows if row["reason"] is not None]
+    reasons = Counter(row["reason"] for row in unusable).most_common()
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+    if not usable:
+        raise UserError(f"{continuations_file}: no usable row of {len(rows):,} ({counts}); expected at least one")
+    usable_rows = _table(usable, continuations.KEPT_SCHEMA)
+    parquet.write(continuations.with_signals(usable_rows, continuations_file), kept)
+    parquet.write(_table(unusable, continuations.DROPPED_SCHEMA), dropped)
+    with parquet.whole(metrics) as partial:
+        partial.write_text(json.dumps(count(rows), indent=2, sort_keys=True) + "\n")
+    say(f"filter {kind}: kept {len(usable):,} of {len(rows):,} rows" + (f" ({counts})" if counts else ""))
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    return parquet.from_rows([{name: row[name] for name in schema.names} for row in rows], schema)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""What runs the LLM: vLLM, a server, transformers, Ray."""

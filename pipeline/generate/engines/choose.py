@@ -1,0 +1,49 @@
+"""The engine that the parameters name: made ready, started, and given back."""
+
+import gc
+from pathlib import Path
+
+from pipeline.generate.engines.interface import Engine, find_end_ids
+from pipeline.generate.params import GenerateParams
+from pipeline.weights.source import Weights
+
+
+def prepare(params: GenerateParams) -> None:
+    """Check that the engine is installed and set up the process for it, before anything imports torch."""
+    if params.engine == "vllm":
+        from pipeline.generate.engines import vllm_engine
+
+        vllm_engine.prepare()
+    if params.engine == "ray":
+        from pipeline.generate.engines import ray_engine
+
+        ray_engine.prepare()
+
+
+def release(params: GenerateParams) -> None:
+    """Give back what an engine held that nothing refers to any more, so that another one has room."""
+    gc.collect()
+    if params.engine == "vllm":
+        from pipeline.generate.engines import vllm_engine
+
+        vllm_engine.release()
+
+
+def start(params: GenerateParams, llm: Weights, model: Path, end_id: int) -> Engine:
+    """Start the engine that `params` name on `llm`, which lies in the folder `model`; `end_id` ends a turn."""
+    end_ids = find_end_ids(model, end_id)
+    if params.server is not None:
+        from pipeline.generate.engines.server_engine import ServerEngine
+
+        return ServerEngine(params, params.server, model, llm.source, end_ids)
+    if params.ray is not None:
+        from pipeline.generate.engines.ray_engine import RayEngine
+
+        return RayEngine(params, params.ray, llm, model, end_ids)
+    if params.engine == "vllm":
+        from pipeline.generate.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(params, model, end_ids)
+    from pipeline.generate.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(params, model, end_ids)

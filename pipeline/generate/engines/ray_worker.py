@@ -1,0 +1,71 @@
+"""A worker of the engine ray: vLLM in a process of its own, on whatever machine Ray starts it."""
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.generate.engines import vllm_engine
+from pipeline.generate.engines.interface import Answer
+from pipeline.generate.params import GenerateParams
+from pipeline.stage import UserError
+from pipeline.weights import source
+from pipeline.weights.source import Weights, name_weights
+
+ROUND_S = 1.0  # after which it hands in what it has answered
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A prompt and where it stands among those of its run."""
+
+    number: int
+    """Unlike that of any other prompt that the engine ever had."""
+    position: int
+    ids: Sequence[int]
+    answer: Sequence[int]
+    """To be scored; none asks for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker tells of itself."""
+
+    engine: str
+    hardware: str
+    host: str
+
+
+class Worker:
+    """An actor: vLLM in a process of its own."""
+
+    def load(self, params: GenerateParams, llm: Weights, name: str, end_ids: Sequence[int]) -> Loaded:
+        """Fetch and load the LLM; raises UserError where it has other weights than those of this `name`."""
+        host = socket.gethostname()
+        try:
+            vllm_engine.prepare()
+            folder = source.fetch(llm)
+            if (found := name_weights(llm, folder)) != name:
+                raise UserError(f"models: {folder}: found other weights ({found}), expected {name}")
+            self._llm = vllm_engine.VllmEngine(params, folder, end_ids)
+        except UserError as error:
+            raise UserError(f"{host}: {error}") from None
+        self._running: dict[str, int] = {}
+        return Loaded(self._llm.name, self._llm.hardware, host)
+
+    def exchange(self, prompts: Sequence[Numbered], dropped: Sequence[int]) -> list[tuple[int, Answer | float]]:
+        """Take prompts and drop others; return what the next second gives, by the numbers of the prompts."""
+        if dropped:
+            self._drop(set(dropped))
+        for prompt in prompts:
+            self._running[self._llm.add(prompt.ids, prompt.answer)] = prompt.number
+        answers, end = list[tuple[int, Answer | float]](), time.monotonic() + ROUND_S
+        while self._running and time.monotonic() < end:
+            answers += [(self._running.pop(number), answer) for number, answer in self._llm.step()]
+        return answers
+
+    def _drop(self, dropped: set[int]) -> None:
+        theirs = [number for number, ours in self._running.items() if ours in dropped]
+        self._llm.drop(theirs)
+        for number in theirs:
+            del self._running[number]

@@ -1,0 +1,68 @@
+"""What a continuation depends on besides transcript and emotion: the model, its tokenizer, the prompt, the sampling."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import xxhash
+
+from pipeline.generate.params import GenerateParams
+from pipeline.prompts import Prompt
+from pipeline.weights.source import Weights, digest_files, name_weights
+
+_LAYOUT = 1  # of keys; another one makes other recipes
+_TOKENIZER_FILES = (
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
+    "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",
+    "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Equal recipes give equal answers, as far as an engine does."""
+
+    model: str
+    """Source and revision, or a hash of the weights."""
+    tokenizer: str
+    """Hash of the tokenizer with its chat template and the tokens that end an answer."""
+    system: str
+    text: str
+    """What stands before the transcript, with {emotion} where the emotion stands."""
+    dtype: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    """None where decoding is greedy, which draws nothing."""
+
+    @property
+    def name(self) -> str:
+        """A hash of it all, 32 hexadecimal digits."""
+        content = json.dumps([_LAYOUT, asdict(self)], sort_keys=True, ensure_ascii=False)
+        return xxhash.xxh3_128_hexdigest(content.encode())
+
+    @property
+    def names_emotion(self) -> bool:
+        """Whether the prompt depends on the emotion."""
+        return "{emotion}" in self.text
+
+    def key(self, transcript: str, emotion: str | None) -> bytes:
+        """Return the key of the answer to a transcript, 16 bytes."""
+        return xxhash.xxh3_128_digest(f"{emotion if self.names_emotion else ''}\n{transcript}".encode())
+
+
+def make(settings: GenerateParams, prompt: Prompt, llm: Weights, folder: Path) -> Recipe:
+    """Return the recipe of a run whose LLM lies in `folder`."""
+    greedy = settings.temperature == 0
+    return Recipe(
+        model=name_weights(llm, folder),
+        tokenizer=digest_files(folder / name for name in _TOKENIZER_FILES),
+        system=prompt.system,
+        text=prompt.text,
+        dtype=settings.dtype,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=1.0 if greedy else settings.top_p,
+        seed=None if greedy else settings.seed,
+    )

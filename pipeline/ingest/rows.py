@@ -1,0 +1,202 @@
+"""The rows of a corpus: each utterance is judged by its metadata, its audio and those before it.
+
+Utterances pass a chunk at a time, so that memory does not grow with the corpus. Audio is decoded on all
+cores, a file with many utterances opened once; where headers suffice, they alone are read.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.params import Check
+from pipeline.corpora.transcript import has_words, normalise
+from pipeline.ingest import inspection
+from pipeline.ingest.coverage import Coverage
+from pipeline.ingest.inspection import Look, Part
+from pipeline.tables import emotions
+from pipeline.tables.quarantine import Fault
+
+CHUNK = 4096  # utterances
+_AT_ONCE = 256  # files that a process is given at once
+# English runs at 15 characters a second, and no one speaks at three times that
+MAX_CHARACTERS_PER_S = 50
+_ALWAYS_FITS = 20  # characters: a word or two may be cut close
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Intake:
+    """One corpus on its way into the manifest, under `name`."""
+
+    corpus: Corpus
+    root: Path
+    name: str
+    check: Check
+    coverage: Coverage
+    ids: set[int] = field(default_factory=set)
+    """Hashes of the ids so far."""
+    recordings: set[int] = field(default_factory=set)
+    """Hashes of the content hashes so far."""
+
+    def rows(self) -> Iterator[list[Row]]:
+        """Yield the rows of each chunk in the reader's order, refused ones with a `reason`."""
+        with self._pool() as pool:
+            # while the rows of a chunk are made, the audio of the next is looked at
+            chunks = (self._look_at(clips, pool) for clips in _chunks(self._clips()))
+            for (clips, found), _ in itertools.pairwise(itertools.chain(chunks, [([], ())])):
+                looks_by_clip = dict(found)
+                yield [self._row(clip, looks_by_clip[id(clip)]) for clip in clips]
+
+    def _pool(self) -> Executor:
+        """Decoding leaves Python's lock, so that threads suffice; parsing a header does not."""
+        if self.check == "samples":
+            return ThreadPoolExecutor(os.cpu_count())
+        return ProcessPoolExecutor(
+            os.cpu_count(), get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
+
+    def _clips(self) -> Iterable[Clip]:
+        """Read the corpus; one with emotions is checked for unknown labels before any audio is looked at."""
+        clips = map(_writable, self.corpus.read(self.root))
+        if not self.corpus.labels:
+            return clips
+        read = list(clips)
+        emotions.check_labels(self.name, self.corpus.labels, _labels(read))
+        return read
+
+    def _look_at(self, clips: list[Clip], pool: Executor) -> tuple[list[Clip], Iterable[tuple[int, Look | Fault]]]:
+        """Begin to look at a chunk; the second of the pair yields what is found of each clip, by its id()."""
+        if not self.corpus.labels:
+            emotions.check_labels(self.name, {}, _labels(clips))
+        faults = {id(clip): self._fault(clip) for clip in clips}
+        sound = [clip for clip in clips if faults[id(clip)] is None]
+        files = _by_file(sound)
+        paths = [self._path(file[0]) for file in files]
+        parts = [[Part(clip.start_s, clip.duration_s) for clip in file] for file in files]
+        look = inspection.examine if self.check == "samples" else inspection.glance
+        # a process takes longer to start than a few headers to read
+        each = map if self.check == "headers" and len(files) < CHUNK else partial(pool.map, chunksize=_AT_ONCE)
+        found = itertools.chain.from_iterable(each(look, paths, parts))
+        looked_at = zip((id(clip) for file in files for clip in file), found, strict=True)
+        refused = ((key, fault) for key, fault in faults.items() if fault is not None)
+        return clips, itertools.chain(refused, looked_at)
+
+    def _fault(self, clip: Clip) -> Fault | None:
+        """Judge an utterance by all but its audio; that there is none comes before all that ingest finds by itself."""
+        if clip.fault is not None:
+            return clip.fault
+        fault = self._fault_of_metadata(clip)
+        # a look at the audio tells that by itself, without a call of its own for each file
+        return Fault("no-file") if fault is not None and not os.path.exists(self._path(clip)) else fault
+
+    def _fault_of_metadata(self, clip: Clip) -> Fault | None:
+        if clip.utterance in self.corpus.faults:
+            return Fault("known-fault", self.corpus.faults[clip.utterance])
+        if self.corpus.labels and clip.emotion is None:
+            return Fault("no-label")
+        if clip.text is not None and not has_words(clip.text):
+            return Fault("no-transcript")
+        return None
+
+    def _path(self, clip: Clip) -> str:
+        """Return where the audio lies; tables may name it absolutely. Joining strings is faster than joining paths."""
+        return os.path.join(self.root, clip.audio)
+
+    def _row(self, clip: Clip, look: Look | Fault) -> Row:
+        """Make a row of an utterance; what it shares with those before it shows only here."""
+        fault = self._double_id(clip) or (look if isinstance(look, Fault) else self._fault_with(clip, look))
+        self.coverage.add(clip, fault)
+        row = {"id": f"{self.name}/{clip.utterance}", "corpus": self.name, "audio": clip.audio}
+        if fault is not None:
+            return row | {"reason": fault.reason, "detail": fault.detail}
+        assert isinstance(look, Look)
+        return row | self._published(clip) | {"start_s": clip.start_s, **look._asdict()}
+
+    def _double_id(self, clip: Clip) -> Fault | None:
+        known = hash(clip.utterance) in self.ids
+        self.ids.add(hash(clip.utterance))
+        return Fault("double-id") if known else None
+
+    def _fault_with(self, clip: Clip, look: Look) -> Fault | None:
+        if clip.text and len(clip.text) > max(_ALWAYS_FITS, MAX_CHARACTERS_PER_S * look.duration_s):
+            return Fault("too-much-text", f"{len(clip.text)} characters in {look.duration_s:.2f} s")
+        if look.content_hash is None:
+            return None
+        known = hash(look.content_hash) in self.recordings
+        self.recordings.add(hash(look.content_hash))
+        if known and clip.utterance not in self.corpus.doubles:
+            return Fault("double-audio", f"content hash {look.content_hash}")
+        return None
+
+    def _published(self, clip: Clip) -> Row:
+        """Return the columns that come from the corpus' names and metadata."""
+        labels, votes = self.corpus.labels, clip.votes or clip.votes_both
+        return {
+            "text": None if clip.text is None else normalise(clip.text),
+            "text_published": clip.text,
+            "language": clip.language or self.corpus.language,
+            "speaker": f"{self.name}/{clip.speaker}",
+            "gender": clip.gender,
+            "session": clip.session,
+            "dialogue": clip.dialogue,
+            "turn": clip.turn,
+            "emotion": None if clip.emotion is None else labels[clip.emotion],
+            "emotion_published": clip.emotion,
+            "emotion_votes": _items(emotions.soften(votes, labels) if votes else None),
+            "votes": _items(clip.votes),
+            "votes_face": _items(clip.votes_face),
+            "votes_both": _items(clip.votes_both),
+            "intensity": clip.intensity,
+            "split": clip.split,
+            "attributes": _items(clip.attributes),
+            "licence": self.corpus.licence,
+        }
+
+
+def _labels(clips: Iterable[Clip]) -> Iterator[str]:
+    """Yield all labels of usable clips, the votes' too."""
+    for clip in clips:
+        if clip.fault is None:
+            if clip.emotion is not None:
+                yield clip.emotion
+            for votes in (clip.votes, clip.votes_face, clip.votes_both):
+                yield from votes or ()
+
+
+def _by_file(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """Put the clips of each file together, in time order."""
+    files: dict[str, list[Clip]] = {}
+    for clip in sorted(clips, key=attrgetter("start_s")):
+        files.setdefault(clip.audio, []).append(clip)
+    return list(files.values())
+
+
+def _writable(clip: Clip) -> Clip:
+    """Refuse a clip whose file name is not UTF-8, since no table can hold it; it is told with its odd bytes escaped."""
+    names = (clip.utterance, clip.audio)
+    if all(map(str.isascii, names)):
+        return clip
+    utterance, audio = (name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names)
+    if (utterance, audio) == names:
+        return clip
+    return replace(clip, utterance=utterance, audio=audio, fault=Fault("bad-name", "expected a name in UTF-8"))
+
+
+def _chunks(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+    reading = iter(clips)
+    while chunk := list(itertools.islice(reading, CHUNK)):
+        yield chunk
+
+
+def _items(values: Any) -> list[tuple[str, Any]] | None:
+    return None if values is None else list(values.items())

@@ -1,0 +1,1 @@
+"""Find what train and test share."""

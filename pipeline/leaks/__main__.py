@@ -1,0 +1,198 @@
+"""Leaks: what the test rows of both manifests share with train and dev, and which of it a run forbids.
+
+Shared are speakers, dialogues, sentences (equal normalised text), recordings (equal content hash) and near-identical
+recordings (equal fingerprint). Acted corpora share sentences by design, official parts often speakers: `forbid` and
+`allow` say what a run takes. An unknown speaker, dialogue or transcript is shared with nobody.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+
+from pipeline import params
+from pipeline.corpora.params import read_roots
+from pipeline.leaks import near_duplicates
+from pipeline.params import ParamsFile, Section
+from pipeline.stage import UserError, run, say
+from pipeline.tables import manifest, parquet
+from pipeline.terminal import lay_out
+
+Kind = Literal["speaker", "dialogue", "sentence", "audio", "near_audio"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("corpus", pa.string()),  # of the test rows
+        ("value", pa.string()),  # what is shared: an id, a sentence, a hash, or the test row that others are near to
+        ("train_rows", pa.int64()),
+        ("dev_rows", pa.int64()),
+        ("test_rows", pa.int64()),
+        ("seen_id", pa.string()),  # the first such row of train, or else of dev
+        ("test_id", pa.string()),  # and of test
+        ("allowed", pa.string()),  # the parameter that lets it pass; null where it is forbidden
+    ]
+)
+
+_FOLDER = Path("manifests")
+_COLUMNS = (
+    "id", "corpus", "audio", "start_s", "duration_s", "text", "speaker", "dialogue", "split", "content_hash",
+)  # fmt: skip
+_READ = pa.schema([manifest.SCHEMA.field(name) for name in _COLUMNS])
+
+
+class LeaksParams(Section):
+    """What may be shared."""
+
+    forbid: list[Kind]
+    """Kinds on which the stage fails."""
+    allow: dict[str, list[Kind]]
+    """Corpus of the test rows: kinds that pass for it all the same."""
+    near_audio_of: list[Literal["semantic", "emotion"]]
+    """Manifests whose clips are read for near-identical recordings."""
+
+
+def find(table: pa.Table, kind: Kind) -> pa.Table:
+    """Tell what of a kind test shares with train and dev, by value and corpus of the test rows; sorted."""
+    keyed = table.select(["id", "corpus", "split"]).append_column("value", keys(table, kind))
+    return shared(keyed.filter(pc.is_valid(keyed["value"])), kind)
+
+
+def keys(table: pa.Table, kind: Kind) -> pa.ChunkedArray:
+    """Return what of a kind each row has, null where nothing is known."""
+    if kind == "speaker":  # corpus name, a slash, the published id; who is unknown may be anybody
+        return pc.if_else(
+            pc.match_substring_regex(table["speaker"], f"/({manifest.UNKNOWN_SPEAKER})?$"), None, table["speaker"]
+        )
+    if kind == "dialogue":
+        return pc.binary_join_element_wise(table["corpus"], table["dialogue"], "/")
+    values = table["text" if kind == "sentence" else "content_hash"]
+    return pc.if_else(pc.equal(values, ""), None, values)
+
+
+def find_near(table: pa.Table, corpora: Mapping[str, Path]) -> pa.Table:
+    """Tell which test rows hold the same recording as a row of train or dev, as `find` does."""
+    names = ("id", "corpus", "split", "value")
+    pairs = near_duplicates.pairs(table, corpora)
+    keyed = {(row["id"], row["corpus"], row["split"], test["id"]) for seen, test in pairs for row in (seen, test)}
+    rows = [dict(zip(names, row, strict=True)) for row in sorted(keyed)]
+    return shared(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])), "near_audio")
+
+
+def shared(keyed: pa.Table, kind: Kind) -> pa.Table:
+    """Join the rows of train and dev with those of test that have the same value."""
+    # train comes before dev in falling order
+    keyed = keyed.sort_by([("split", "descending"), ("id", "ascending")])
+    for part in manifest.SPLITS:
+        keyed = keyed.append_column(f"{part}_rows", pc.equal(keyed["split"], part).cast(pa.int64()))
+    is_test = pc.equal(keyed["split"], "test")
+    seen = keyed.filter(pc.invert(is_test)).group_by("value", use_threads=False)
+    seen = seen.aggregate([("train_rows", "sum"), ("dev_rows", "sum"), ("id", "first")])
+    seen = seen.rename_columns(["value", "train_rows", "dev_rows", "seen_id"])
+    test = keyed.filter(is_test).group_by(["value", "corpus"], use_threads=False)
+    test = test.aggregate([("test_rows", "sum"), ("id", "first")])
+    test = test.rename_columns(["value", "corpus", "test_rows", "test_id"])
+    found = test.join(seen, "value", join_type="inner").sort_by([("corpus", "ascending"), ("value", "ascending")])
+    found = found.append_column("kind", pa.array([kind] * found.num_rows, pa.string()))
+    return found.append_column("allowed", pa.nulls(found.num_rows, pa.string())).select(SCHEMA.names).cast(SCHEMA)
+
+
+def judge(found: pa.Table, options: LeaksParams) -> pa.Table:
+    """Fill in which parameter lets each leak pass."""
+    reasons = []
+    for kind, corpus in zip(found["kind"].to_pylist(), found["corpus"].to_pylist(), strict=True):
+        is_allowed = kind in options.allow.get(corpus, [])
+        reasons.append("not in leaks.forbid" if kind not in options.forbid else "leaks.allow" if is_allowed else None)
+    return found.set_column(SCHEMA.get_field_index("allowed"), "allowed", pa.array(reasons, pa.string()))
+
+
+def describe(found: pa.Table, compared: Mapping[str, set[str]]) -> str:
+    """Lay out how many values of each kind each corpus of `compared` shares; blank where a kind is unknown."""
+    names = [kind.replace("_", " ") for kind in KINDS]
+    rows = [["corpus of test", *names]]
+    for corpus, kinds in sorted(compared.items()):
+        counts = Counter(found.filter(pc.equal(found["corpus"], corpus))["kind"].to_pylist())
+        rows.append([corpus, *(f"{counts[kind]:,}" if kind in kinds else "" for kind in KINDS)])
+    passing = found.filter(pc.is_valid(found["allowed"])).group_by(["kind", "corpus", "allowed"]).aggregate([])
+    notes = sorted("{allowed}: {kind} of {corpus}".format(**row) for row in passing.to_pylist())
+    return "\n".join([lay_out(rows), *notes])
+
+
+def check(found: pa.Table, output: Path) -> None:
+    """Raise UserError, with the first pair of each kind, when something shared is not allowed."""
+    forbidden = found.filter(pc.is_null(found["allowed"]))
+    told = []
+    for kind in forbidden["kind"].unique().to_pylist():
+        rows = forbidden.filter(pc.equal(forbidden["kind"], kind))
+        first = rows.slice(0, 1).to_pylist()[0]
+        part = "train" if first["train_rows"] else "dev"
+        told.append(
+            f"{rows.num_rows:,} of kind {kind} (first {first['seen_id']} in {part}, {first['test_id']} in test)"
+        )
+    if told:
+        raise UserError(f"leaks: expected test to share nothing forbidden, found {'; '.join(told)}; see {output}")
+
+
+def known_kinds(everything: pa.Table, heard: pa.Table) -> dict[str, set[str]]:
+    """Return of each corpus with test rows the kinds that anything is known of."""
+    test = everything.filter(pc.equal(everything["split"], "test"))
+    known: dict[str, set[str]] = {corpus: set() for corpus in test["corpus"].unique().to_pylist()}
+    for kind in KINDS:
+        rows = heard if kind == "near_audio" else test.filter(pc.is_valid(keys(test, kind)))
+        for corpus in rows["corpus"].unique().to_pylist():
+            known.get(corpus, set()).add(kind)
+    return known
+
+
+def merge(manifests: Iterable[pa.Table]) -> pa.Table:
+    """Put manifests together; a corpus may be in both, with the same parts."""
+    merged = _READ.empty_table()
+    for table in manifests:
+        is_new = pc.invert(pc.is_in(table["id"], merged["id"].combine_chunks()))
+        merged = pa.concat_tables([merged, table.filter(is_new)])
+    return merged
+
+
+def main(
+    semantic: Annotated[Path, typer.Option(help="Manifest of speech with transcripts.")] = _FOLDER / "semantic.parquet",
+    emotion: Annotated[Path, typer.Option(help="Manifest of emotional speech.")] = _FOLDER / "emotion.parquet",
+    output: Annotated[Path, typer.Option(help="Table of what is shared, to write.")] = _FOLDER / "leaks.parquet",
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Report what train and dev share with test; fails, with the report written, on what is forbidden."""
+    options = params.load(params_file, "leaks", LeaksParams)
+    corpora = read_roots(params_file)
+    manifests = {"semantic": parquet.read(semantic, _READ), "emotion": parquet.read(emotion, _READ)}
+    everything, heard = merge(manifests.values()), merge(manifests[name] for name in options.near_audio_of)
+    check_params(options, set(everything["corpus"].unique().to_pylist()), corpora)
+    kinds = [find(everything, kind) for kind in KINDS if kind != "near_audio"]
+    found = judge(pa.concat_tables([*kinds, find_near(heard, corpora)]), options)
+    parquet.write(found, output)
+    say(describe(found, known_kinds(everything, heard)))
+    check(found, output)
+    say(f"leaks: {found.num_rows:,} shared values, none of them forbidden")
+
+
+def check_params(options: LeaksParams, found: set[str], corpora: Mapping[str, Path]) -> None:
+    """Raise UserError when a parameter names a corpus that is not there, or forbids what is not looked for."""
+    unlisted = sorted(found - set(corpora))
+    if unlisted:
+        raise UserError(
+            f"leaks: corpus {unlisted[0]} is not listed under ingest; expected some of {', '.join(corpora)}"
+        )
+    absent = sorted(set(options.allow) - found)
+    if absent:
+        raise UserError(f"leaks.allow: {absent[0]} is in neither manifest; expected some of {', '.join(sorted(found))}")
+    if "near_audio" in options.forbid and not options.near_audio_of:
+        raise UserError(
+            "leaks.near_audio_of: expected semantic, emotion or both, found none, yet near_audio is forbidden"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Write token ids and audio to Arrow."""

@@ -1,0 +1,1 @@
+"""Assign speakers to train, dev and test."""

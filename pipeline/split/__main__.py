@@ -1,0 +1,168 @@
+"""Split: the manifests of the corpora become one of speech with transcripts and one of emotional speech.
+
+The official parts of a corpus stay, unless `lists` gives the part of each clip; `folds` and `test_speakers` name
+the test speakers of a corpus without an official test part; pipeline/split/speakers.py deals the rest by speaker. So
+what is dealt here shares no speaker; official parts and lists may, and the stage leaks tells.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+from pydantic import Field
+
+from pipeline import params
+from pipeline.corpora import registry
+from pipeline.corpora.params import CorpusParams
+from pipeline.params import ParamsFile, Section
+from pipeline.split import emobox_lists, speakers
+from pipeline.stage import UserError, run, say
+from pipeline.tables import emotions, manifest, parquet
+
+EXCLUDED_SCHEMA = manifest.SCHEMA.append(pa.field("reason", pa.string()))
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Corpora = Annotated[list[str], Field(min_length=1)]
+
+
+class SplitParams(Section):
+    """Which corpora go into which manifest, and what makes their parts; a corpus is in one of the last three."""
+
+    seed: int
+    semantic: Corpora
+    """Corpora of stage 1."""
+    emotion: Corpora
+    """Corpora of stage 2."""
+    dev_fraction: Fraction
+    test_fraction: Fraction
+    test_speakers: dict[str, list[str]]
+    """Corpus: published ids of the speakers that make its test part, in place of test_fraction."""
+    folds: dict[str, str]
+    """Corpus: name of a fold of its reader, whose speakers make its test part."""
+    lists: dict[str, str]
+    """Corpus: folder with EmoBox's lists of a fold, in place of official parts; a clip in no list is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """The rows that a manifest takes, and those left out, which carry a reason."""
+
+    kept: pa.Table
+    excluded: pa.Table
+
+
+def assign(table: pa.Table, corpus: str, options: SplitParams, folds: Mapping[str, Collection[str]]) -> pa.Table:
+    """Give each row of a corpus its part, none to rows that have no place; raises UserError where that cannot be.
+
+    `folds` are the test speakers of the corpus' folds by name.
+    """
+    chosen: set[str] = set()
+    if corpus in options.lists:
+        table = speakers.with_parts(table, emobox_lists.match(table, corpus, Path(options.lists[corpus])))
+    elif corpus in options.test_speakers:
+        chosen = speakers.choose(table, corpus, options.test_speakers[corpus], "split.test_speakers")
+    elif corpus in options.folds:
+        name = options.folds[corpus]
+        if name not in folds:
+            raise UserError(f"split.folds: {corpus} has no fold {name}; expected one of {', '.join(folds) or 'none'}")
+        chosen = speakers.choose(table, corpus, folds[name], "split.folds", in_part=True)
+        if len(chosen) < len(folds[name]):
+            say(f"split: {corpus}: {len(chosen)} of the {len(folds[name])} test speakers of {name} are there")
+    fractions = {"dev_fraction": options.dev_fraction, "test_fraction": options.test_fraction}
+    return speakers.deal(table, corpus, chosen, seed=options.seed, **fractions)
+
+
+def divide(
+    table: pa.Table, kind: Literal["semantic", "emotion"], classes: Iterable[str], listed: Iterable[str]
+) -> Divided:
+    """Leave out the rows that the manifest of a kind cannot use; `listed` are the corpora whose parts are lists."""
+    no_part, no_text, emotion = pc.is_null(table["split"]), pc.is_null(table["text"]), table["emotion"]
+    is_listed = pc.is_in(table["corpus"], pa.array(list(listed), pa.string()))
+    rules: list[tuple[Any, Any]] = [(pc.and_(no_part, is_listed), "in no list"), (no_part, "no official part")]
+    if kind == "emotion":
+        is_class = pc.is_in(emotion, pa.array(list(classes), pa.string()))
+        rules.append((pc.is_null(emotion), "no emotion"))
+        rules.append((pc.invert(is_class), pc.binary_join_element_wise("not a class", emotion, ": ")))
+        # a clip can be tested on without its words; training continues them
+        no_text = pc.and_(no_text, pc.not_equal(table["split"], "test"))
+    rules.append((no_text, "no transcript"))
+    conditions = pc.make_struct(*(rule[0] for rule in rules), field_names=[str(i) for i in range(len(rules))])
+    reasons = pc.case_when(conditions, *(rule[1] for rule in rules))
+    excluded = table.append_column(EXCLUDED_SCHEMA.field("reason"), reasons).filter(pc.is_valid(reasons))
+    return Divided(table.filter(pc.is_null(reasons)), excluded)
+
+
+def check_classes(table: pa.Table, classes: Iterable[str]) -> None:
+    """Raise UserError when no row is of one of the classes."""
+    found = {label for label in table["emotion"].unique().to_pylist() if label}
+    for name in classes:
+        if name not in found:
+            expected = ", ".join(sorted(found)) or "none"
+            raise UserError(f"emotions: no emotion clip is {name}; expected some of {expected}")
+
+
+def join(manifests: Path, corpora: list[str], options: SplitParams, readers_of: Mapping[str, str]) -> pa.Table:
+    """Read the manifests of `corpora` and give their rows parts, sorted by id; `readers_of` names their readers."""
+    if len(set(corpora)) < len(corpora):
+        raise UserError(f"split: expected each corpus once, found {', '.join(corpora)}")
+    joined = []
+    for corpus in corpora:
+        folds = registry.folds(readers_of[corpus]) if corpus in options.folds else {}
+        joined.append(assign(manifest.read(manifests / f"{corpus}.parquet"), corpus, options, folds))
+    return pa.concat_tables(joined).sort_by("id")
+
+
+def check_corpora(options: SplitParams, ingested: Collection[str]) -> None:
+    """Raise UserError when a corpus has its parts from two parameters, or is named in vain."""
+    corpora = [*options.semantic, *options.emotion]
+    unknown = [corpus for corpus in corpora if corpus not in ingested]
+    if unknown:
+        raise UserError(f"split: {unknown[0]} is not listed under ingest; expected some of {', '.join(ingested)}")
+    keys: dict[str, str] = {}
+    for key in ("test_speakers", "folds", "lists"):
+        for corpus in getattr(options, key):
+            if corpus not in corpora:
+                raise UserError(f"split.{key}: {corpus} is in neither split.semantic nor split.emotion")
+            if keys.setdefault(corpus, key) != key:
+                raise UserError(f"split: expected {corpus} in one of {keys[corpus]} and {key}, found it in both")
+
+
+def main(
+    manifests: Annotated[Path, typer.Option(help="Folder with the manifests of the corpora.")],
+    semantic: Annotated[Path, typer.Option(help="Manifest of speech with transcripts to write.")],
+    emotion: Annotated[Path, typer.Option(help="Manifest of emotional speech to write.")],
+    excluded: Annotated[Path, typer.Option(help="Table of the rows left out, with reasons, to write.")],
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Join corpora into the two manifests and give each row its part."""
+    options = params.load(params_file, "split", SplitParams)
+    ingested = params.load(params_file, "ingest", dict[str, CorpusParams])
+    classes = emotions.read_classes(params_file)
+    check_corpora(options, ingested)
+    readers_of = {name: corpus.reader for name, corpus in ingested.items()}
+    emotional = join(manifests, options.emotion, options, readers_of)
+    check_classes(emotional, classes)
+    speech = divide(join(manifests, options.semantic, options, readers_of), "semantic", classes, options.lists)
+    acted = divide(emotional, "emotion", classes, options.lists)
+    left_out = pa.concat_tables([speech.excluded, acted.excluded])
+    parquet.write(speech.kept, semantic)
+    parquet.write(acted.kept, emotion)
+    parquet.write(left_out, excluded)
+    counts = f"semantic {_count(speech.kept)}, emotion {_count(acted.kept)}"
+    reasons = Counter(left_out["reason"].to_pylist()).most_common()
+    why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+    say(f"split: {counts} rows for train/dev/test; {left_out.num_rows:,} excluded" + (f" ({why})" if why else ""))
+
+
+def _count(table: pa.Table) -> str:
+    parts = Counter(table["split"].to_pylist())
+    return "/".join(f"{parts[part]:,}" for part in manifest.SPLITS)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""The tables and folders that stages hand on."""

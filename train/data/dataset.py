@@ -1,0 +1,89 @@
+"""Rows of a packed part as examples, and examples as batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pipeline.audio import mono_16k
+from pipeline.tables.packed import Frame
+from train.data.log_mel import LogMel, num_mel_frames
+from train.model import Batch, Sequences, TopKTeacher
+from train.model.adapter import num_speech_tokens
+from train.model.inputs import pad_features, sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row ready for batching."""
+
+    features: Tensor
+    num_frames: int
+    text_ids: list[int]
+    response_ids: list[int]
+    emotion: int
+    top_ids: list[list[int]] | None = None
+    """Teacher signals of each response token, where the row has them."""
+    top_logprobs: list[list[float]] | None = None
+
+
+class Examples(Dataset[Example]):
+    """Rows of a packed part, decoded when they are asked for."""
+
+    def __init__(self, rows: Any, log_mel: LogMel, emotions: Sequence[str]) -> None:
+        self.rows = rows
+        self.log_mel = log_mel
+        self.emotions = {emotion: index for index, emotion in enumerate(emotions)}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        return Example(
+            features=self.log_mel(mono_16k.decode(row["audio"]["bytes"])),
+            num_frames=num_mel_frames(row["num_samples"]),
+            text_ids=row["text_ids"],
+            response_ids=row["response_ids"],
+            emotion=self.emotions.get(row["emotion"], -1),
+            top_ids=row.get("top_ids"),
+            top_logprobs=row.get("top_logprobs"),
+        )
+
+
+class Collator:
+    """Turn examples into a batch; stage 1 has `with_teacher`, the text branch, or `with_signals` in its place."""
+
+    def __init__(self, frame: Frame, with_teacher: bool, with_signals: bool = False) -> None:
+        self.frame = frame
+        self.with_teacher = with_teacher
+        self.with_signals = with_signals
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Collate examples in the order given."""
+        responses = [example.response_ids for example in examples]
+        speech = [[None] * num_speech_tokens(example.num_frames) for example in examples]
+        return Batch(
+            features=pad_features([example.features for example in examples]),
+            num_frames=torch.tensor([example.num_frames for example in examples]),
+            student=sequences(self.frame.before_speech, speech, self.frame.after, responses),
+            teacher=self._teacher(examples, responses) if self.with_teacher else None,
+            signals=_signals(examples) if self.with_signals else None,
+            response_ids=torch.tensor([token for response in responses for token in response]),
+            emotion=torch.tensor([example.emotion for example in examples]),
+        )
+
+    def _teacher(self, examples: Sequence[Example], responses: list[list[int]]) -> Sequences:
+        assert self.frame.before_text is not None
+        texts = [example.text_ids for example in examples]
+        return sequences(self.frame.before_text, texts, self.frame.after, responses)
+
+
+def _signals(examples: Sequence[Example]) -> TopKTeacher:
+    return TopKTeacher(
+        top_ids=torch.tensor([step for example in examples for step in example.top_ids or []]),
+        top_logprobs=torch.tensor([step for example in examples for step in example.top_logprobs or []]),
+    )

@@ -1,0 +1,1 @@
+"""Train a stage: parameters, the loop, what it minimises, checkpoints."""

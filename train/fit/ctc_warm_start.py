@@ -1,0 +1,129 @@
+"""Give the adapter a start before stage 1: let its embeddings spell the transcript.
+
+The KL has to find out through the whole LLM which embedding stands for which word, and on few hours it
+never does. CTC (Graves et al., 2006) says it outright: each embedding is compared with the LLM's token
+embeddings by their cosine, and the transcript's tokens must appear in order, blanks between them. That
+needs no more than the transcripts, and the LLM itself is not run, so a step costs a tenth of one of
+stage 1. It is not in the paper; `warm_start: null` leaves it out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from pipeline.stage import say
+from train.data.dataset import Example, Examples
+from train.data.sampler import plan_epoch
+from train.fit.loop import Schedule
+from train.fit.params import FitParams, WarmStartParams
+from train.model import SpeechLLM
+from train.model.inputs import pad_features
+
+SCALE = 20.0  # of the cosines at the start: peaked, yet not certain
+
+
+class CTCHead(nn.Module):
+    """Turns embeddings into log-probabilities of tokens, the last one of them the blank."""
+
+    directions: Tensor
+
+    def __init__(self, table: Float[Tensor, "v d"]) -> None:
+        super().__init__()
+        self.register_buffer("directions", functional.normalize(table.float(), dim=-1))
+        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
+        self.blank = nn.Linear(table.shape[1], 1)
+
+    def forward(self, embeddings: Float[Tensor, "b s d"]) -> Float[Tensor, "b s u"]:
+        """Return log-probabilities; u is one more than v."""
+        cosines = functional.normalize(embeddings, dim=-1) @ self.directions.T
+        logits = torch.cat([cosines * self.log_scale.exp(), self.blank(embeddings)], dim=-1)
+        return functional.log_softmax(logits, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribedClips:
+    """Clips and their transcripts, as numbers in the vocabulary of the training transcripts."""
+
+    features: Float[Tensor, "b m f"]
+    num_frames: Int[Tensor, " b"]
+    tokens: list[Int[Tensor, " _"]]
+
+
+class Vocabulary:
+    """The tokens that occur in some transcripts: those alone are told apart."""
+
+    def __init__(self, transcripts: Sequence[Sequence[int]]) -> None:
+        self.ids = sorted({token for transcript in transcripts for token in transcript})
+        self.numbers = {token: number for number, token in enumerate(self.ids)}
+
+    def collate(self, examples: Sequence[Example]) -> TranscribedClips:
+        """Batch clips with their transcripts."""
+        return TranscribedClips(
+            pad_features([example.features for example in examples]),
+            torch.tensor([example.num_frames for example in examples]),
+            [torch.tensor([self.numbers[token] for token in example.text_ids]) for example in examples],
+        )
+
+
+def warm_start(
+    model: SpeechLLM,
+    train: Examples,
+    lengths: Sequence[int],
+    batch_size: int,
+    fit: FitParams,
+    settings: WarmStartParams,
+    is_main_process: bool = True,
+) -> None:
+    """Train the adapter in place; every process does the same, since it is short, and the main one reports."""
+    vocabulary = Vocabulary(train.rows["text_ids"][:])
+    device = model.token_embeddings.weight.device
+    ctc_head = CTCHead(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
+    trained = [*model.adapter.parameters(), *ctc_head.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate)
+    epochs = [plan_epoch(lengths, batch_size, fit.seed, epoch) for epoch in range(settings.epochs)]
+    num_steps = sum(len(batches) for batches in epochs)
+    schedule = Schedule(
+        seed=fit.seed,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        accumulation=1,
+        warmup_steps=num_steps // 10,
+        max_grad_norm=1.0,
+    )
+    step = 0
+    for epoch, batches in enumerate(epochs, 1):
+        total = 0.0
+        for batch in DataLoader(train, batch_sampler=batches, collate_fn=vocabulary.collate, num_workers=fit.workers):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule.rate(step)
+            loss = ctc_loss(model, ctc_head, batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, schedule.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            total += float(loss.detach())
+            step += 1
+        if is_main_process:
+            say(f"warm start: epoch {epoch} of {settings.epochs}  ctc {total / len(batches):.3g}")
+
+
+def ctc_loss(model: SpeechLLM, ctc_head: CTCHead, batch: TranscribedClips) -> Float[Tensor, ""]:
+    """Return the CTC loss in nats per token; a clip too short for its transcript counts nothing."""
+    device = ctc_head.blank.weight.device
+    speech = model.encode_speech(batch.features.to(device), batch.num_frames.to(device))
+    log_p = ctc_head(speech.embeddings).transpose(0, 1)
+    loss = functional.ctc_loss(
+        log_p,
+        torch.cat(batch.tokens).to(device),
+        speech.valid.sum(1),
+        torch.tensor([len(tokens) for tokens in batch.tokens]),
+        blank=log_p.shape[-1] - 1,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return loss / sum(len(tokens) for tokens in batch.tokens)

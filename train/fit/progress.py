@@ -1,0 +1,94 @@
+"""What training tells: a step line, a bar on a terminal, JSONL and TensorBoard files."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from pipeline.stage import say
+
+
+class Progress:
+    """Report the steps of one training run; of several processes, the main one alone does.
+
+    A record is one dictionary of numbers a logged step. `records` holds them all, those from before a
+    resume too, without anything that depends on the machine's speed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log_folder: Path,
+        first_step: int,
+        num_steps: int,
+        records: list[dict[str, float]],
+        is_main_process: bool = True,
+    ) -> None:
+        self.name = name
+        self.is_main_process = is_main_process
+        self.first_step = first_step
+        self.num_steps = num_steps
+        self.records = records
+        self.started = self.last = time.monotonic()
+        self.tokens = 0
+        log_folder.mkdir(parents=True, exist_ok=True)
+        self.jsonl = (log_folder / "steps.jsonl" if is_main_process else Path(os.devnull)).open("w")
+        self.jsonl.writelines(json.dumps(record) + "\n" for record in records)
+        self.board = SummaryWriter(str(log_folder), purge_step=first_step + 1) if is_main_process else None
+        hidden = not (is_main_process and sys.stderr.isatty())
+        self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=hidden)
+
+    def step(self, num_tokens: int) -> None:
+        """Count a finished optimizer step and the sequence positions that it took."""
+        self.tokens += num_tokens
+        self.bar.update()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Report the values of a step with the speed since the last report and the time left."""
+        now = time.monotonic()
+        tokens_per_s = self.tokens / (now - self.last)
+        left_s = (now - self.started) / (step - self.first_step) * (self.num_steps - step)
+        self.tokens, self.last = 0, now
+        self._record({"step": step, **values}, {"tokens_per_s": round(tokens_per_s, 1)})
+        shown = "  ".join(f"{key} {value:.3g}" for key, value in values.items())
+        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {tokens_per_s:,.0f} tok/s  ETA {_clock(left_s)}")
+
+    def log_dev(self, step: int, values: dict[str, float], seconds: float) -> None:
+        """Report losses on the dev part; the `seconds` that they took count for no speed."""
+        self.last += seconds
+        self._record({"step": step, **values}, {})
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        self._say(f"{self.name} {step}/{self.num_steps}  {shown}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.bar.close()
+        self.jsonl.close()
+        if self.board is not None:
+            self.board.close()
+
+    def _say(self, line: str) -> None:
+        if self.is_main_process:
+            with tqdm.external_write_mode():
+                say(line)
+
+    def _record(self, record: dict[str, float], speed: dict[str, float]) -> None:
+        self.records.append(record)
+        self.jsonl.write(json.dumps(record | speed) + "\n")
+        self.jsonl.flush()
+        for key, value in (record | speed).items():
+            if self.board is not None and key != "step":
+                self.board.add_scalar(key, value, int(record["step"]))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,223 @@
+"""A training run: the model of its stage, its data, its optimizer, the loop, what is saved."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator
+
+from pipeline.stage import UserError, say
+from pipeline.tables import packed
+from pipeline.weights.source import ModelsParams, fetch
+from train import saved_model
+from train.data import stored_teacher
+from train.data.dataset import Collator, Examples
+from train.data.log_mel import LogMel
+from train.data.sampler import plan_epoch
+from train.fit import checkpoint
+from train.fit.ctc_warm_start import warm_start
+from train.fit.loop import Data, Intervals, Schedule, Trainer, train
+from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
+from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
+from train.fit.progress import Progress
+from train.model import SpeechLLM
+from train.model.plora import lora_config
+from train.precision import avoid_shape_plans, training_device, training_dtype
+from train.saved_model import ModelConfig
+
+LOSSES_FILE = "losses.jsonl"
+STANDARDISING_CLIPS = 256  # a mean and a deviation per dimension need no more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolders:
+    """The folders of a run; `init` is the stage-1 model of an emotion alignment."""
+
+    data: Path
+    init: Path | None
+    output: Path
+    checkpoints: Path
+    logs: Path
+
+
+def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders: RunFolders, resume: bool) -> None:
+    """Train and save; with `resume`, from this run's checkpoint if it has one."""
+    kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
+    avoid_shape_plans()
+    accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
+    model, config = build_model(settings, models, emotions, folders.init)
+    model.to(accelerator.device)
+    data = open_data(folders.data, settings, config, with_teacher=kind == "semantic")
+    if kind == "emotion":
+        standardise_head(model, data, settings)
+    main = accelerator.is_main_process
+    if data.collate.with_signals:
+        num_top = stored_teacher.check(data.train.rows, folders.data)
+        if main:
+            say(f"fit: {kind}: stored teacher, {num_top} tokens a position: kl is a lower bound, dev_kl is exact")
+    schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
+    run = f"{kind}-{run_fingerprint(settings, config, folders, accelerator.num_processes)}"
+    folder = folders.checkpoints / run
+    state = checkpoint.load(folder) if resume else None
+    if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
+        warm_start(model, data.train, data.train_lengths, schedule.batch_size, settings, settings.warm_start, main)
+    objective = make_objective(settings, model)
+    trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
+    if state is None:
+        state = trainer.checkpoint(0, [])
+        if main:
+            checkpoint.save(folder, state)  # a warm start is not to be done twice
+    else:
+        trainer.restore(state)
+        if main:
+            say(f"fit: {kind}: going on after step {state.step} of {schedule.num_steps}")
+    intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
+    with Progress(
+        kind, folders.logs / run, state.step, schedule.num_steps, state.records, is_main_process=main
+    ) as progress:
+        train(trainer, data, progress, intervals, folder)
+    if main:
+        save(accelerator.unwrap_model(trainer.model), config, progress.records, folders.output)
+        checkpoint.remove(folder)
+        say(f"fit: {kind}: {schedule.num_steps} steps on {len(data.train):,} rows, model in {folders.output}")
+
+
+def build_model(
+    settings: FitParams, models: ModelsParams, emotions: list[str], init: Path | None
+) -> tuple[SpeechLLM, ModelConfig]:
+    """Return the model of a stage with what the stage trains requiring a gradient."""
+    if isinstance(settings, SemanticFitParams):
+        return semantic_model(models, emotions, settings)
+    assert isinstance(settings, EmotionFitParams)
+    assert init is not None
+    return emotion_model(models, emotions, settings, init)
+
+
+def semantic_model(
+    models: ModelsParams, emotions: list[str], settings: SemanticFitParams
+) -> tuple[SpeechLLM, ModelConfig]:
+    """Assemble the model of stage 1 from base weights; the adapter alone is trained."""
+    config = ModelConfig(
+        models=models,
+        emotions=emotions,
+        pad_to_30s=settings.pad_to_30s,
+        seed=settings.seed,
+        encoder_trained=False,
+        plora=False,
+    )
+    model = saved_model.build(config, llm_dtype(settings))
+    model.head.requires_grad_(False)
+    return model, config
+
+
+def emotion_model(
+    models: ModelsParams, emotions: list[str], settings: EmotionFitParams, init: Path
+) -> tuple[SpeechLLM, ModelConfig]:
+    """Load stage 1 and add P-LoRA."""
+    config = saved_model.load_config(init)
+    if (config.models, config.emotions) != (models, emotions):
+        raise UserError(f"{init}: trained with other models or emotions than the parameters name; train stage 1 again")
+    model = saved_model.load(init, llm_dtype(settings))
+    plora = settings.plora
+    torch.manual_seed(settings.seed)
+    model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
+    if settings.train_encoder:
+        model.encoder.train_weights()
+    return model, config.model_copy(update={"plora": True, "encoder_trained": settings.train_encoder})
+
+
+def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teacher: bool) -> Data:
+    """Open the packed train part and, where it has rows, the dev part."""
+    log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+    train_rows = with_response(packed.load(folder, "train"))
+    if len(train_rows) == 0:
+        raise UserError(f"{folder}: no train row has a continuation; expected at least one")
+    stored = isinstance(settings, SemanticFitParams) and settings.teacher == "stored"
+    frame = packed.load_frame(folder)
+    dev_rows = with_response(packed.load(folder, "dev", allow_empty=True))
+    return Data(
+        train=Examples(train_rows, log_mel, config.emotions),
+        train_lengths=train_rows["num_samples"][:],
+        dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
+        collate=Collator(frame, with_teacher=with_teacher and not stored, with_signals=stored),
+        dev_collate=Collator(frame, with_teacher=with_teacher),
+        workers=settings.workers,
+    )
+
+
+def with_response(rows: datasets.Dataset) -> datasets.Dataset:
+    """Leave out the rows that have no continuation to learn or to be compared with."""
+    return rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
+
+
+@torch.no_grad()
+def standardise_head(model: SpeechLLM, data: Data, settings: FitParams) -> None:
+    """Let the emotion head know the mean and deviation of training clips as the model hears them now."""
+    batches = plan_epoch(data.train_lengths, settings.batch_size, settings.seed, epoch=0)
+    batches = batches[: max(1, STANDARDISING_CLIPS // settings.batch_size)]
+    on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
+    speech = (model.encode_speech(batch.features, batch.num_frames) for batch in on_device)
+    model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
+
+
+def make_schedule(settings: FitParams, num_rows: int, num_processes: int) -> Schedule:
+    """Return the schedule of a run of so many epochs or steps, whichever ends first."""
+    batch_size = min(settings.batch_size, num_rows)
+    epoch_steps = num_rows / (batch_size * settings.accumulation * num_processes)
+    steps = max(1, round(settings.epochs * epoch_steps))
+    return Schedule(
+        seed=settings.seed,
+        num_steps=steps if settings.max_steps is None else min(steps, settings.max_steps),
+        batch_size=batch_size,
+        accumulation=settings.accumulation,
+        warmup_steps=settings.warmup_steps,
+        max_grad_norm=settings.max_grad_norm,
+    )
+
+
+def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
+    """Return what the stage minimises."""
+    if isinstance(settings, SemanticFitParams):
+        return SemanticAlignment(model.output_embeddings, settings.temperature)
+    assert isinstance(settings, EmotionFitParams)
+    return EmotionAlignment(model.output_embeddings, settings.emotion_weight)
+
+
+def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters; matrices decay, biases and norms do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def llm_dtype(settings: FitParams) -> torch.dtype:
+    """Return the type in which the frozen LLM is held and run, on the device that accelerate chooses."""
+    return training_dtype(settings.precision, training_device())
+
+
+def run_fingerprint(settings: FitParams, config: ModelConfig, folders: RunFolders, num_processes: int) -> str:
+    """Return a name for this run: equal only where all is that shapes it, the code of training and torch included."""
+    code = sorted(Path(__file__).parents[1].rglob("*.py"))
+    machine = (num_processes, str(llm_dtype(settings)), torch.__version__)
+    inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
+    files = sorted(file for folder in inputs for file in folder.rglob("*") if file.is_file())
+    digests = [(str(file), checkpoint.file_digest(file)) for file in files]
+    digests += [(file.name, checkpoint.file_digest(file)) for file in code]
+    return checkpoint.fingerprint(settings.model_dump(), config.model_dump(), machine, digests)
+
+
+def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]], folder: Path) -> None:
+    """Write the model folder and the losses, in place only when all is written."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    saved_model.save(model, config, partial)
+    (partial / LOSSES_FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)

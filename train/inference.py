@@ -1,0 +1,83 @@
+"""Ask a trained model: written answers and the log-probability of labels, with or without a voice."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.prompts import Prompter, PromptIds
+from train.model import Speech, SpeechLLM
+from train.model.adapter import num_speech_tokens
+from train.model.inputs import pad_features, sequences
+from train.precision import autocast
+
+
+class Clip:
+    """A clip as the model takes it in."""
+
+    def __init__(self, features: Tensor, num_frames: int) -> None:
+        self.features = features
+        self.num_frames = num_frames  # fewer than the features have where they are padded to 30 s
+
+
+class Answering:
+    """A model and its tokenizer, asked in batches where the model lies and as it is trained; everything greedy."""
+
+    def __init__(self, model: SpeechLLM, prompter: Prompter, max_new_tokens: int) -> None:
+        self.model = model
+        self.device = model.token_embeddings.weight.device
+        self.prompter = prompter
+        self.max_new_tokens = max_new_tokens
+
+    def encode_speech(self, clips: Sequence[Clip]) -> Speech:
+        """Encode clips."""
+        features = pad_features([clip.features for clip in clips]).to(self.device)
+        num_frames = torch.tensor([clip.num_frames for clip in clips], device=self.device)
+        with autocast(self.model.llm):
+            return self.model.encode_speech(features, num_frames)
+
+    def emotion_scores(self, clips: Sequence[Clip]) -> list[list[float]]:
+        """Return the emotion head's log-probability of each class, a list a clip."""
+        with autocast(self.model.llm):
+            logits = self.model.head(self.encode_speech(clips).pooled())
+        return torch.log_softmax(logits.double(), dim=-1).tolist()
+
+    def write(self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None) -> list[str]:
+        """Return the answers to prompts, each with its clip in the place of the content, if clips are given."""
+        contents, speech = self._contents(prompts, clips)
+        asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
+        asked = asked.to(self.device)
+        with autocast(self.model.llm), self.model.positions.at(asked.speech):
+            written = self.model.llm.generate(  # type: ignore[operator]
+                inputs_embeds=self.model.embed(asked, speech),
+                attention_mask=asked.attended.long(),
+                do_sample=False,
+                max_new_tokens=self.max_new_tokens,
+                eos_token_id=self.prompter.end_id,
+                pad_token_id=self.prompter.end_id,
+            )
+        return [self.prompter.decode(ids) for ids in written.tolist()]
+
+    def label_scores(
+        self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None, labels: Sequence[str]
+    ) -> list[list[float]]:
+        """Return the log-probability that the answer starts with each label, a list a prompt."""
+        contents, speech = self._contents(prompts, clips)
+        scores = []
+        for label in labels:
+            ids = self.prompter.content_ids(label)
+            asked = sequences(prompts[0].before, contents, prompts[0].after, [ids] * len(prompts))
+            with autocast(self.model.llm):
+                hidden = self.model.response_states(asked.to(self.device), speech)
+            log_p = torch.log_softmax((hidden @ self.model.output_embeddings.T).float(), dim=-1)
+            targets = torch.tensor(ids, device=self.device).repeat(len(prompts))
+            scores.append(log_p.gather(1, targets[:, None]).view(len(prompts), len(ids)).sum(1))
+        return torch.stack(scores, dim=1).tolist()
+
+    def _contents(
+        self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None
+    ) -> tuple[list[Sequence[int | None]], Speech | None]:
+        """Return what stands in the place of the content: transcripts, or places for speech with the speech."""
+        if clips is None:
+            return [prompt.content for prompt in prompts], None
+        return [[None] * num_speech_tokens(clip.num_frames) for clip in clips], self.encode_speech(clips)

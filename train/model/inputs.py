@@ -1,0 +1,129 @@
+"""What the model takes: clips as log-mel, and token sequences with places for speech."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """Token sequences, padded at the right."""
+
+    token_ids: Int[Tensor, "b l"]
+    """Token ids; 0 where speech or padding stands."""
+    attended: Bool[Tensor, "b l"]
+    """False on padding."""
+    speech: Bool[Tensor, "b l"]
+    """True where the embedding of a clip stands."""
+    predicts: Bool[Tensor, "b l"]
+    """True where the NEXT position holds a response token: these positions are trained."""
+    num_shared: int
+    """Positions at the start that are the same in all rows and hold no speech; nothing is predicted there."""
+
+    def to(self, device: torch.device) -> "Sequences":
+        """Copy to a device."""
+        return self._changed(lambda tensor: tensor.to(device), self.num_shared)
+
+    def padded_left(self) -> "Sequences":
+        """Move the padding of each row to its left, as answering needs it."""
+        length = self.attended.shape[1]
+        columns = (torch.arange(length, device=self.attended.device) + self.attended.sum(1, keepdim=True)) % length
+        return self._changed(lambda tensor: tensor.gather(1, columns), 0)
+
+    def _changed(self, change: Callable[[Tensor], Tensor], num_shared: int) -> "Sequences":
+        return Sequences(
+            token_ids=change(self.token_ids),
+            attended=change(self.attended),
+            speech=change(self.speech),
+            predicts=change(self.predicts),
+            num_shared=num_shared,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopKTeacher:
+    """What is stored of the teacher's distribution of each response token."""
+
+    top_ids: Int[Tensor, "n k"]
+    """The likeliest tokens."""
+    top_logprobs: Float[Tensor, "n k"]
+    """Their log-probabilities in nats."""
+
+    def to(self, device: torch.device) -> "TopKTeacher":
+        """Copy to a device."""
+        return TopKTeacher(top_ids=self.top_ids.to(device), top_logprobs=self.top_logprobs.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Clips, the sequences that they stand in, and what is to be learnt from them."""
+
+    features: Float[Tensor, "b m f"]
+    """Log-mel of the clips, zero beyond a clip's end (unless padded to 30 s)."""
+    num_frames: Int[Tensor, " b"]
+    """Mel frames of each clip."""
+    student: Sequences
+    """Prompt with the clip in place of the transcript, then the response."""
+    teacher: Sequences | None
+    """The same prompt with the transcript, then the same response; None in stage 2 and where signals stand for it."""
+    signals: TopKTeacher | None
+    """The stored teacher of stage 1, in place of the running one."""
+    response_ids: Int[Tensor, " n"]
+    """The response tokens, row after row: the targets at `predicts`."""
+    emotion: Int[Tensor, " b"]
+    """Emotion class of each clip; -1 where unknown."""
+
+    def __post_init__(self) -> None:
+        for sequences in (self.student, self.teacher):
+            assert sequences is None or int(sequences.predicts.sum()) == len(self.response_ids)
+        assert self.signals is None or len(self.signals.top_ids) == len(self.response_ids)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device."""
+        return Batch(
+            features=self.features.to(device),
+            num_frames=self.num_frames.to(device),
+            student=self.student.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
+            signals=None if self.signals is None else self.signals.to(device),
+            response_ids=self.response_ids.to(device),
+            emotion=self.emotion.to(device),
+        )
+
+    @property
+    def num_positions(self) -> int:
+        """Sequence positions that the LLM computes, without padding; what rows start with is computed once."""
+        sequences = (self.student,) if self.teacher is None else (self.student, self.teacher)
+        return sum(int(s.attended.sum()) - (len(s.attended) - 1) * s.num_shared for s in sequences)
+
+
+def sequences(
+    before: Sequence[int],
+    contents: Sequence[Sequence[int | None]],
+    after: Sequence[int],
+    responses: Sequence[Sequence[int]],
+) -> Sequences:
+    """Lay out before + content + after + response row by row, padded at the right.
+
+    None in a content is a place for a speech embedding. The first response token is predicted at the
+    last position of `after`, and nothing is predicted after the last one.
+    """
+    rows = [[*before, *content, *after, *response] for content, response in zip(contents, responses, strict=True)]
+    length = max(len(row) for row in rows)
+    token_ids = torch.zeros(len(rows), length, dtype=torch.long)
+    attended, speech, predicts = (torch.zeros(len(rows), length, dtype=torch.bool) for _ in range(3))
+    for i, (row, content, response) in enumerate(zip(rows, contents, responses, strict=True)):
+        token_ids[i, : len(row)] = torch.tensor([token or 0 for token in row])
+        attended[i, : len(row)] = True
+        speech[i, len(before) : len(before) + len(content)] = torch.tensor([token is None for token in content])
+        predicts[i, len(row) - 1 - len(response) : len(row) - 1] = True
+    return Sequences(token_ids=token_ids, attended=attended, speech=speech, predicts=predicts, num_shared=len(before))
+
+
+def pad_features(clips: list[Float[Tensor, "m _"]]) -> Float[Tensor, "b m f"]:
+    """Stack log-mels, zero beyond each clip's end."""
+    frames = max(clip.shape[1] for clip in clips)
+    return torch.stack([torch.nn.functional.pad(clip, (0, frames - clip.shape[1])) for clip in clips])
