@@ -24,7 +24,7 @@ from pipeline.filter.__main__ import FilterParams
 from pipeline.generate import __main__ as generate
 from pipeline.generate import agreement, run
 from pipeline.generate.store import KEY
-from pipeline.prompts import Kind
+from pipeline.params import Alignment
 from pipeline.tables import continuations, manifest, parquet
 
 PER_KIND, SEED, EXAMPLES, SHOWN = 250, 7, 3, 150
@@ -65,7 +65,7 @@ def _row(corpus: str, key: str, text: str, emotion: str | None) -> dict[str, Any
     return {**empty, **facts, "language": "en", "duration_s": 5.0}  # as if spoken
 
 
-def answer(kind: Kind, rows: list[dict[str, Any]], folder: Path, params_file: Path) -> tuple[pa.Table, pa.Table]:
+def answer(kind: Alignment, rows: list[dict[str, Any]], folder: Path, params_file: Path) -> tuple[pa.Table, pa.Table]:
     """Run generate; return the manifest and the continuations, ordered by id."""
     manifest_file, output = folder / f"{kind}.parquet", folder / f"{kind}.continuations.parquet"
     parquet.write(parquet.from_rows(sorted(rows, key=lambda row: str(row["id"])), manifest.SCHEMA), manifest_file)
@@ -73,7 +73,7 @@ def answer(kind: Kind, rows: list[dict[str, Any]], folder: Path, params_file: Pa
     return manifest.read(manifest_file), parquet.read(output, continuations.SCHEMA)
 
 
-def show_drops(kind: Kind, utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
+def show_drops(kind: Alignment, utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
     """Print how many rows each rule drops first, and examples with the limits of a large LLM."""
     work = run.open_job(kind, params_file)
     for size, limits in LIMITS.items():
@@ -111,7 +111,7 @@ def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -
 def main(root: Path) -> None:
     """Print it all."""
     draw = random.Random(SEED)
-    rows: dict[Kind, list[dict[str, Any]]] = {
+    rows: dict[Alignment, list[dict[str, Any]]] = {
         "semantic": librispeech(root / "LibriSpeech-text", draw),
         "emotion": meld(root / "MELD", draw),
     }

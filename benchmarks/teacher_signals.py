@@ -31,7 +31,7 @@ from pipeline.pack import __main__ as pack
 from pipeline.prompts import Prompter
 from pipeline.synthesise.sentences import sentences
 from pipeline.tables import continuations
-from pipeline.tables.packed import Frame
+from pipeline.tables.packed import PromptShell
 from pipeline.weights.source import ModelsParams
 from train.fit.params import SemanticFitParams
 
@@ -60,7 +60,7 @@ class Row:
     top_logprobs: list[list[float]]
 
 
-def generated() -> tuple[Frame, list[Row], str]:
+def generated() -> tuple[PromptShell, list[Row], str]:
     """Return the frame of the prompt, the answers, and what wrote them; to be run in a process of its own."""
     work = open_job("semantic", PARAMS)
     settings = work.settings.model_copy(update={"store_logprobs": max(KEPT)})
@@ -70,7 +70,7 @@ def generated() -> tuple[Frame, list[Row], str]:
     llm = choose.start(settings, work.llm, work.model, prompter.end_id)
     answers = dict(llm.generate(prompter.text(work.prompt, text).ids for text in texts))
     rows = [_row(text, answers[i], prompter, llm) for i, text in enumerate(texts)]
-    return pack.frame(work.prompt, prompter, "semantic"), rows, llm.name
+    return pack.prompt_shell(work.prompt, prompter, "semantic"), rows, llm.name
 
 
 def _row(text: str, answer: Answer, prompter: Prompter, llm: interface.Engine) -> Row:
@@ -97,30 +97,30 @@ def exchanged(rows: Sequence[Row], share: float) -> list[list[int]]:
     return texts
 
 
-def states(model: "SpeechLLM", frame: Frame, texts: Sequence[Sequence[int]], rows: Sequence[Row]) -> "Tensor":
+def states(model: "SpeechLLM", shell: PromptShell, texts: Sequence[Sequence[int]], rows: Sequence[Row]) -> "Tensor":
     """Return the LLM's final hidden states at the positions that predict the answers, given these sentences."""
     import torch
 
     from train.model.inputs import sequences
 
-    assert frame.before_text is not None
+    assert shell.before_text is not None
     found = []
     with torch.no_grad():
         for first in range(0, len(rows), BATCH):
             some = slice(first, first + BATCH)
-            made = sequences(frame.before_text, texts[some], frame.after, [row.response_ids for row in rows[some]])
+            made = sequences(shell.before_text, texts[some], shell.after, [row.response_ids for row in rows[some]])
             found.append(model.response_states(made, None))
     return torch.cat(found)
 
 
-def bias(model: "SpeechLLM", frame: Frame, rows: Sequence[Row]) -> None:
+def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> None:
     """Print what of the teacher's mass is kept, and the stored KL and its gradient beside the exact ones."""
     import torch
 
     from train.losses import response_kl, stored_kl
 
     matrix = model.output_embeddings
-    teacher = states(model, frame, [row.text_ids for row in rows], rows)
+    teacher = states(model, shell, [row.text_ids for row in rows], rows)
     ids = torch.tensor([step for row in rows for step in row.top_ids])
     logprobs = torch.tensor([step for row in rows for step in row.top_logprobs])
     for k in KEPT:
@@ -131,7 +131,7 @@ def bias(model: "SpeechLLM", frame: Frame, rows: Sequence[Row]) -> None:
             f"LLM against itself as stored: at most {none:.1e} nats"
         )
     for share in EXCHANGED:
-        student = states(model, frame, exchanged(rows, share), rows).requires_grad_()
+        student = states(model, shell, exchanged(rows, share), rows).requires_grad_()
         exact = response_kl(student, teacher, matrix, 1.0)
         (slope,) = torch.autograd.grad(exact.sum(), student)
         for k in KEPT:
@@ -158,7 +158,7 @@ def _bytes(rows: Sequence[Row], k: int) -> int:
     return len(content.getvalue())
 
 
-def steps(trainer: "Trainer", frame: Frame, rows: Sequence[Row]) -> None:
+def steps(trainer: "Trainer", shell: PromptShell, rows: Sequence[Row]) -> None:
     """Print the time of a step with the exact and with the stored teacher."""
     import torch
 
@@ -169,7 +169,7 @@ def steps(trainer: "Trainer", frame: Frame, rows: Sequence[Row]) -> None:
         return Example(clip, FRAMES, row.text_ids, row.response_ids, -1, row.top_ids, row.top_logprobs)
 
     examples = [example(row) for row in rows[:BATCH]]
-    exact, stored = Collator(frame, True)(examples), Collator(frame, False, with_signals=True)(examples)
+    exact, stored = Collator(shell, True)(examples), Collator(shell, False, with_signals=True)(examples)
     trainer.step(0, [exact]), trainer.step(0, [stored])  # the first run of each pays for memory and compiled kernels
     times = []
     for _ in range(ROUNDS):
@@ -188,7 +188,7 @@ def steps(trainer: "Trainer", frame: Frame, rows: Sequence[Row]) -> None:
 def main() -> None:
     """Run all of it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:  # vLLM keeps memory and pins its threads
-        frame, rows, name = apart.submit(generated).result()
+        shell, rows, name = apart.submit(generated).result()
     import torch
     from accelerate import Accelerator
 
@@ -200,14 +200,14 @@ def main() -> None:
     settings = params.load(PARAMS, "fit.semantic", SemanticFitParams).model_copy(update={"temperature": 1.0})
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {len(rows)} answers")
     plain, _ = fitting.build_model(settings.model_copy(update={"precision": "float32"}), models, ["none"], None)
-    bias(plain.eval(), frame, rows)
+    bias(plain.eval(), shell, rows)
     model, _ = fitting.build_model(settings, models, ["none"], None)
     dtype = fitting.llm_dtype(settings)
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
     schedule = fitting.make_schedule(settings, BATCH, 1)
     optimizer = fitting.make_optimizer(model, settings)
     print(f"{dtype}, ", end="")
-    steps(Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, accelerator), frame, rows)
+    steps(Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, accelerator), shell, rows)
 
 
 if __name__ == "__main__":

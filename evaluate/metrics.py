@@ -52,7 +52,7 @@ def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
         protocol = metrics[CONTINUATION_KL + corpus] = {"transcript": {"kl": 0.0}}
         by_condition = {name: _where(rows, "condition", name).sort_by("id") for name in CONDITIONS}
         by = bootstrap.clusters(by_condition["after"]["speaker"].to_pylist())
-        sums = {name: bootstrap.sum_by_cluster(_kl_and_tokens(part), by) for name, part in by_condition.items()}
+        sums = {name: bootstrap.sum_by_cluster(_kl_and_tokens(rows), by) for name, rows in by_condition.items()}
         for name, values in sums.items():
             interval = bootstrap.bootstrap(values, bootstrap.ratio, how)
             protocol[name] = _rounded(

@@ -7,13 +7,15 @@ and the parts with `dev_` before their names.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.params import Alignment
 from pipeline.stage import UserError
 
-KINDS = ("semantic", "emotion")
-PARTS = ("kl", "ce", "emotion")
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
+TERMS = ("kl", "ce", "emotion")
 """Parts of a loss: response KL (stage 1), continuation cross-entropy and emotion cross-entropy (stage 2)."""
 
 Curves = dict[str, list[float]]
@@ -41,16 +43,16 @@ def read(models: Path, kind: str) -> Losses:
     steps = [record for record in records if "loss" in record]
     if not steps:
         raise UserError(f"{path}: no step with a loss; expected at least one")
-    parts = [part for part in PARTS if part in steps[0]]
+    terms = [term for term in TERMS if term in steps[0]]
     dev = [
-        {"step": record["step"]} | {part: record[f"dev_{part}"] for part in parts}
+        {"step": record["step"]} | {term: record[f"dev_{term}"] for term in terms}
         for record in records
-        if all(f"dev_{part}" in record for part in parts)
+        if all(f"dev_{term}" in record for term in terms)
     ]
     try:
-        return Losses(_columns(steps, ["step", "lr", "loss", *parts]), _columns(dev, ["step", *parts]))
+        return Losses(_columns(steps, ["step", "lr", "loss", *terms]), _columns(dev, ["step", *terms]))
     except KeyError as error:
-        raise UserError(f"{path}: a step lacks {error}; expected step, lr, loss, {', '.join(parts)}") from None
+        raise UserError(f"{path}: a step lacks {error}; expected step, lr, loss, {', '.join(terms)}") from None
 
 
 def _columns(records: list[dict[str, float]], names: list[str]) -> Curves:

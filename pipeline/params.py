@@ -22,6 +22,9 @@ SECTIONS = (
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 
+Alignment = Literal["semantic", "emotion"]
+"""The two trainings: semantic alignment is stage 1, emotion alignment is stage 2."""
+
 Precision = Literal["float32", "bfloat16", "auto"]
 """The type in which an LLM is held and run; what is trained is always in float32. Each parameter explains its auto."""
 
@@ -75,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _describe(name: str, error: ValidationError, model: object) -> str:
     mistakes = []
     for mistake in error.errors():
-        where = ".".join([name, *(str(part) for part in mistake["loc"])])
+        where = ".".join([name, *(str(key) for key in mistake["loc"])])
         if mistake["type"] == "extra_forbidden":
             known = list(getattr(model, "model_fields", {})) if len(mistake["loc"]) == 1 else []
             mistakes.append(f"{where}: unknown parameter{_closest(str(mistake['loc'][-1]), known)}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -24,9 +24,6 @@ from pipeline.weights.source import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Kind = Literal["semantic", "emotion"]
-"""Which prompt a manifest gets: that of stage 1 or that of stage 2."""
 
 TEMPLATE_SWITCHES: dict[str, Any] = {"enable_thinking": False}
 """Templates of thinking models then open and close the thought by themselves; others ignore the switch."""
@@ -89,7 +86,7 @@ class Prompter:
             raise UserError(f"models.llm: {tokenizer.name_or_path}: no end token; expected a chat model")
         self.tokenizer = tokenizer
         self.end_id: int = tokenizer.eos_token_id
-        self._frame = cache(self._make_frame)
+        self._shell = cache(self._make_shell)
         self._instruction = cache(self.content_ids)
 
     @classmethod
@@ -128,11 +125,11 @@ class Prompter:
         return text.strip()
 
     def _ids(self, system: str, instruction: str, options: Sequence[str], content: tuple[int, ...]) -> PromptIds:
-        head, tail = self._frame(system)
+        head, tail = self._shell(system)
         instruction = instruction.replace("{options}", list_options(options))
         return PromptIds(head + self._instruction(instruction), content, tail)
 
-    def _make_frame(self, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _make_shell(self, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids of the chat template before and after what the user says."""
         chat = self._render(_make_messages(system, SENTINEL))
         if chat.count(SENTINEL) != 1 or system not in chat:

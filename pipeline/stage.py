@@ -21,7 +21,7 @@ class UserError(Exception):
     """A mistake that the user can mend, told in one line: where, what was found, what was expected."""
 
 
-def run(main: Callable[..., None]) -> None:
+def run_stage(main: Callable[..., None]) -> None:
     """Run a stage's `main` as a command whose options are the function's annotated parameters."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(main)

@@ -177,8 +177,8 @@ def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "response_ids": [40 + i, 41, 0] if i != 3 or part == "train" else [],
         }
 
-    frame = packed.Frame(before_speech=[5, 6], before_text=[5, 6], after=[7])
-    with packed.Writer(folder, frame, rows_per_shard=5) as writer:
+    shell = packed.PromptShell(before_speech=[5, 6], before_text=[5, 6], after=[7])
+    with packed.Writer(folder, shell, rows_per_shard=5) as writer:
         for part, count in (("train", 12), ("dev", 4), ("test", 8)):
             writer.write(part, (row(part, i) for i in range(count)))
     return folder

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.tables.packed import Frame
+from pipeline.tables.packed import PromptShell
 from train.data.dataset import Collator, Example
 from train.data.sampler import plan, plan_epoch
 from train.model.inputs import sequences
@@ -63,12 +63,12 @@ def test_padding_moves_to_the_left_for_answering() -> None:
 
 @pytest.mark.parametrize("with_teacher", [True, False])
 def test_a_batch_holds_the_same_responses_for_student_and_teacher(with_teacher: bool) -> None:
-    frame = Frame(before_speech=[1], before_text=[1], after=[2])
+    shell = PromptShell(before_speech=[1], before_text=[1], after=[2])
     examples = [
         Example(torch.randn(80, 100), 100, [11, 12, 13], [4, 5], 0),
         Example(torch.randn(80, 300), 300, [14], [6], -1),
     ]
-    batch = Collator(frame, with_teacher)(examples)
+    batch = Collator(shell, with_teacher)(examples)
     assert batch.features.shape == (2, 80, 300)
     assert not batch.features[0, :, 100:].any()
     assert batch.student.speech.sum(1).tolist() == [7, 19]
@@ -89,8 +89,8 @@ def test_stored_signals_stand_in_the_order_of_the_response_tokens_and_in_place_o
         Example(torch.randn(80, 100), 100, [11], response, 0, top_ids, top_logprobs)
         for response, top_ids, top_logprobs in zip([[4, 5], [6]], *signals, strict=True)
     ]
-    frame = Frame(before_speech=[1], before_text=[1], after=[2])
-    batch = Collator(frame, with_teacher=False, with_signals=True)(examples)
+    shell = PromptShell(before_speech=[1], before_text=[1], after=[2])
+    batch = Collator(shell, with_teacher=False, with_signals=True)(examples)
     assert batch.teacher is None
     assert batch.signals is not None
     assert batch.signals.top_ids.tolist() == [[4, 9], [5, 9], [6, 9]]

@@ -247,13 +247,13 @@ def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParam
 def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, lacking: int | None = None) -> Path:
     """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a part gets none."""
     model, _ = run.build_model(semantic(), models, EMOTIONS, None)
-    frame = packed.load_frame(data)
-    assert frame.before_text is not None
-    with packed.Writer(folder, frame, 5, packed.SCHEMA_WITH_SIGNALS) as writer:
+    shell = packed.load_shell(data)
+    assert shell.before_text is not None
+    with packed.Writer(folder, shell, 5, packed.SCHEMA_WITH_SIGNALS) as writer:
         for part in ("train", "dev", "test"):
             rows = list(packed.load(data, part))
             for number, row in enumerate(rows):
-                made = sequences(frame.before_text, [row["text_ids"]], frame.after, [row["response_ids"]])
+                made = sequences(shell.before_text, [row["text_ids"]], shell.after, [row["response_ids"]])
                 with torch.no_grad():
                     logits = model.response_states(made, None) @ model.output_embeddings.T
                 top = logits.log_softmax(-1).topk(num_top)

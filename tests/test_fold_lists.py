@@ -76,7 +76,7 @@ def test_broken_lists_are_told(tmp_path: Path, files: dict[str, bytes], message:
 @pytest.mark.parametrize("fold", range(1, 7))
 def test_the_folds_of_ravdess_are_those_of_the_published_lists(shared: Path, fold: int) -> None:
     lists = emobox_lists.read(shared / f"data/EmoBox/ravdess/fold_{fold}")
-    actors = {part: {tail[-1][-2:] for tail, p in lists.parts.items() if p == part} for part in ("train", "test")}
+    actors = {part: {tail[-1][-2:] for tail, p in lists.splits.items() if p == part} for part in ("train", "test")}
     assert actors["test"] == set(registry.load("ravdess").folds[f"emobox-{fold}"])
     assert len(actors["train"]) == 20
     assert not actors["train"] & actors["test"]
@@ -85,11 +85,11 @@ def test_the_folds_of_ravdess_are_those_of_the_published_lists(shared: Path, fol
 @pytest.mark.shared
 def test_published_lists_name_the_clips_of_the_published_layouts(shared: Path) -> None:
     lists = emobox_lists.read(shared / "data/EmoBox/meld/fold_1")
-    assert Counter(lists.parts.values()) == {"train": 9_988, "dev": 1_108, "test": 2_610}
-    assert lists.parts["output_repeated_splits_test", "dia0_utt0"] == "test"
-    assert Counter(emobox_lists.read(shared / "data/EmoBox/cremad/fold_1").parts.values()) == {
+    assert Counter(lists.splits.values()) == {"train": 9_988, "dev": 1_108, "test": 2_610}
+    assert lists.splits["output_repeated_splits_test", "dia0_utt0"] == "test"
+    assert Counter(emobox_lists.read(shared / "data/EmoBox/cremad/fold_1").splits.values()) == {
         "train": 5_586,
         "test": 1_856,
     }
-    sizes = [Counter(emobox_lists.read(shared / f"data/EmoBox/iemocap/fold_{i}").parts.values()) for i in range(1, 6)]
+    sizes = [Counter(emobox_lists.read(shared / f"data/EmoBox/iemocap/fold_{i}").splits.values()) for i in range(1, 6)]
     assert [size["test"] for size in sizes] == [1_085, 1_023, 1_151, 1_031, 1_241]

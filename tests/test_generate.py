@@ -26,7 +26,8 @@ from pipeline.generate.engines import choose, interface
 from pipeline.generate.engines.interface import Answer
 from pipeline.generate.engines.transformers_engine import TransformersEngine
 from pipeline.generate.params import AgreementPrompt, GenerateParams
-from pipeline.prompts import Kind, Prompt, Prompter
+from pipeline.params import Alignment
+from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.weights.source import ModelsParams
@@ -81,7 +82,7 @@ def write_params(path: Path, llm: Path, **settings: object) -> Path:
     return path
 
 
-def run_generate(tmp_path: Path, llm: Path, kind: Kind = "semantic", **settings: object) -> list[dict[str, Any]]:
+def run_generate(tmp_path: Path, llm: Path, kind: Alignment = "semantic", **settings: object) -> list[dict[str, Any]]:
     params_file = write_params(tmp_path / "params.yaml", llm, **settings)
     output = tmp_path / "continuations.parquet"
     generate.main(kind, tmp_path / "manifest.parquet", output, tmp_path / "choices.csv", params_file)
@@ -325,7 +326,7 @@ def test_the_likeliest_tokens_are_kept_at_each_position(tmp_path: Path, llm: Pat
     assert sum(step[0] for step in kept["top_logprobs"]) == pytest.approx(kept["logprob"], abs=1e-4)
 
 
-def ask(folder: Path, llm: Path, question: dict[str, str] | None = QUESTION, kind: Kind = "emotion") -> Path:
+def ask(folder: Path, llm: Path, question: dict[str, str] | None = QUESTION, kind: Alignment = "emotion") -> Path:
     params_file = write_params(folder / "params.yaml", llm, agreement=question)
     output = folder / "continuations.parquet"
     generate.main(kind, folder / "manifest.parquet", output, folder / "choices.csv", params_file)

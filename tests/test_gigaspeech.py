@@ -31,8 +31,8 @@ def write(root: Path, *audios: object) -> Path:
     return root
 
 
-def texts(root: Path, part: str | None = None) -> list[str | None]:
-    return [clip.text for clip in read(root, part=part)]
+def texts(root: Path, subset: str | None = None) -> list[str | None]:
+    return [clip.text for clip in read(root, subset=subset)]
 
 
 def test_a_clip_is_a_part_of_a_long_recording_which_is_its_speaker(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_subsets_are_official_parts_and_one_may_be_read_alone(tmp_path: Path) ->
     assert [(clip.text, clip.split) for clip in read(tmp_path)] == [
         ("S", "train"), ("XL", "train"), ("DEV", "dev"), ("TEST", "test"),
     ]  # fmt: skip
-    alone = {part: texts(tmp_path, part) for part in CORPUS.parts}
+    alone = {subset: texts(tmp_path, subset) for subset in CORPUS.subsets}
     assert alone == {
         "XS": [], "S": ["S"], "M": ["S"], "L": ["S"], "XL": ["S", "XL"], "DEV": ["DEV"], "TEST": ["TEST"],
     }  # fmt: skip

@@ -47,7 +47,7 @@ EMOTION = {**FIT, "plora": PLORA, "train_encoder": True, "emotion_weight": 1.0}
 KILLED_AFTER = 4  # of 9 steps
 KILL = f"""
 import os, signal
-from pipeline.stage import run
+from pipeline.stage import run_stage
 from train.fit import checkpoint, __main__ as fit
 save = checkpoint.save
 def save_and_die(folder, state):
@@ -92,7 +92,7 @@ def build(models: ModelsParams, dtype: torch.dtype, device: torch.device) -> Spe
 @pytest.fixture(scope="module")
 def batch(packed_folder: Path, tiny_models: ModelsParams) -> Batch:
     examples = Examples(packed.load(packed_folder, "train"), LogMel(fetch(tiny_models.encoder), False), EMOTIONS)
-    return Collator(packed.load_frame(packed_folder), with_teacher=True)([examples[i] for i in (0, 5, 11)])
+    return Collator(packed.load_shell(packed_folder), with_teacher=True)([examples[i] for i in (0, 5, 11)])
 
 
 def objective(stage: str, model: SpeechLLM) -> Objective:

@@ -83,9 +83,9 @@ def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
         params_file=params_file,
     )
     rows_of_training = packed.load(folder / "packed", "train")
-    frame = packed.load_frame(folder / "packed")
+    shell = packed.load_shell(folder / "packed")
     settings = params.load(params_file, "respond", RespondParams)
-    measured = divergence.measure(folder / "model", rows_of_training, frame, settings).to_pandas()
+    measured = divergence.measure(folder / "model", rows_of_training, shell, settings).to_pandas()
     kl = measured.groupby("condition").apply(lambda rows: (rows.kl * rows.num_tokens).sum() / rows.num_tokens.sum())
     print(f"KL before {kl.before:.3f}, after {kl.after:.3f}, shuffled {kl.shuffled:.3f}")
     assert kl.after <= KL_LEFT * kl.before

@@ -139,12 +139,12 @@ def test_a_file_is_opened_once_and_read_in_time_order(tmp_path: Path, monkeypatc
     ]
     opened: list[tuple[str, list[float]]] = []
 
-    def look(path: str, parts: list[inspection.Part]) -> Any:
+    def look(path: str, parts: list[inspection.Segment]) -> Any:
         opened.append((Path(path).name, [part.start_s for part in parts]))
-        return examine(path, parts)
+        return inspect_samples(path, parts)
 
-    examine = inspection.examine
-    monkeypatch.setattr(inspection, "examine", look)
+    inspect_samples = inspection.inspect_samples
+    monkeypatch.setattr(inspection, "inspect_samples", look)
     rows, _ = take_in(tmp_path / "c", corpus_of(*clips))
     assert sorted(opened) == [("a.wav", [0.0, 1.0, 2.0]), ("b.wav", [0.0, 1.0, 2.0])]
     assert [(row["id"], row["start_s"]) for row in rows.values()] == [

@@ -55,7 +55,7 @@ def test_every_subset_is_read_or_one_alone(root: Path) -> None:
     assert [clip.audio.partition("/")[0] for clip in read(root)] == [
         "dev-clean", "dev-clean", "train-other-500", "train-own",
     ]  # fmt: skip
-    assert [clip.split for clip in read(root, part="train-other-500")] == ["train"]
+    assert [clip.split for clip in read(root, subset="train-other-500")] == ["train"]
 
 
 def test_files_and_lines_without_each_other_are_clips_and_foreign_names_are_faults(root: Path) -> None:
@@ -102,7 +102,7 @@ def test_speakers_need_no_table(root: Path) -> None:
 def test_the_counts_of_the_subsets_add_up_to_all() -> None:
     assert sum(CORPUS.counts[name] for name in librispeech.SUBSETS) == CORPUS.counts["clips"]
     assert sum(CORPUS.counts[name] for name in librispeech.SUBSETS if name.startswith("train")) == 281_241
-    assert set(CORPUS.archives) == set(CORPUS.parts) == set(librispeech.SUBSETS)
+    assert set(CORPUS.archives) == set(CORPUS.subsets) == set(librispeech.SUBSETS)
 
 
 @pytest.mark.shared
@@ -113,7 +113,7 @@ def test_real_recordings_are_read_with_speakers_of_both_genders(shared: Path) ->
     assert {clip.gender for clip in clips} == {"female", "male"}
     assert len({clip.speaker for clip in clips}) == 9
     assert all((shared / "data" / "LibriSpeech" / clip.audio).is_file() for clip in clips)
-    assert len(list(read(shared / "data" / "LibriSpeech", part="test-clean"))) == 4
+    assert len(list(read(shared / "data" / "LibriSpeech", subset="test-clean"))) == 4
 
 
 @pytest.mark.shared

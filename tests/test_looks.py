@@ -9,10 +9,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipeline.audio import flac_header
-from pipeline.ingest.inspection import Look, Part, examine, glance
+from pipeline.ingest.inspection import AudioFacts, Segment, inspect_header, inspect_samples
 from pipeline.tables.quarantine import Fault
 
-WHOLE = Part(0.0, None)
+WHOLE = Segment(0.0, None)
 
 
 def noise(num_samples: int = 8000, channels: int = 1, seed: int = 0) -> NDArray[np.int16]:
@@ -24,7 +24,7 @@ def write(path: Path, samples: NDArray[Any], rate: int = 16_000, **options: str)
     return path
 
 
-def whole(look: Callable[..., list[Look | Fault]], path: Path) -> Look | Fault:
+def whole(look: Callable[..., list[AudioFacts | Fault]], path: Path) -> AudioFacts | Fault:
     (found,) = look(path, [WHOLE])
     return found
 
@@ -33,20 +33,22 @@ def whole(look: Callable[..., list[Look | Fault]], path: Path) -> Look | Fault:
 def test_wav_and_flac_have_the_same_hash_decoded_or_not(tmp_path: Path, rate: int, channels: int) -> None:
     samples = noise(channels=channels)
     as_24_bit = samples.astype(np.int32) << 16
-    expected = Look(8000 / rate, rate, channels, hashlib.md5(samples.tobytes()).hexdigest())
+    expected = AudioFacts(8000 / rate, rate, channels, hashlib.md5(samples.tobytes()).hexdigest())
     flac_file = write(tmp_path / "a.flac", samples, rate)
-    assert whole(examine, write(tmp_path / "a.wav", samples, rate)) == expected
-    assert whole(examine, flac_file) == whole(glance, flac_file) == expected
+    assert whole(inspect_samples, write(tmp_path / "a.wav", samples, rate)) == expected
+    assert whole(inspect_samples, flac_file) == whole(inspect_header, flac_file) == expected
     deep = write(tmp_path / "24.flac", as_24_bit, rate, subtype="PCM_24")
-    assert whole(examine, deep) == whole(glance, deep)
-    assert whole(examine, write(tmp_path / "24.wav", as_24_bit, rate, subtype="PCM_24")) == whole(glance, deep)
-    other = whole(examine, write(tmp_path / "b.wav", samples[::-1], rate))
-    assert isinstance(other, Look)
+    assert whole(inspect_samples, deep) == whole(inspect_header, deep)
+    assert whole(inspect_samples, write(tmp_path / "24.wav", as_24_bit, rate, subtype="PCM_24")) == whole(
+        inspect_header, deep
+    )
+    other = whole(inspect_samples, write(tmp_path / "b.wav", samples[::-1], rate))
+    assert isinstance(other, AudioFacts)
     assert other.content_hash != expected.content_hash
 
 
 def test_a_header_without_hash_gives_length_and_rate_alone(tmp_path: Path) -> None:
-    assert whole(glance, write(tmp_path / "a.wav", noise())) == Look(0.5, 16_000, 1, None)
+    assert whole(inspect_header, write(tmp_path / "a.wav", noise())) == AudioFacts(0.5, 16_000, 1, None)
 
 
 def test_every_fault_of_the_samples_has_its_reason(tmp_path: Path) -> None:
@@ -62,25 +64,25 @@ def test_every_fault_of_the_samples_has_its_reason(tmp_path: Path) -> None:
         "slow.wav": (noise(), 4_000, "PCM_16", Fault("sample-rate", "4000 Hz")),
     }
     for name, (samples, rate, subtype, fault) in faults.items():
-        assert whole(examine, write(tmp_path / name, samples, rate, subtype=subtype)) == fault, name
+        assert whole(inspect_samples, write(tmp_path / name, samples, rate, subtype=subtype)) == fault, name
 
 
 def test_quiet_speech_is_not_silent_and_some_full_samples_are_no_fault(tmp_path: Path) -> None:
     loud = noise()
     loud[:70] = -32_768
-    assert isinstance(whole(examine, write(tmp_path / "quiet.wav", noise() // 300)), Look)
-    assert isinstance(whole(examine, write(tmp_path / "loud.wav", loud)), Look)
+    assert isinstance(whole(inspect_samples, write(tmp_path / "quiet.wav", noise() // 300)), AudioFacts)
+    assert isinstance(whole(inspect_samples, write(tmp_path / "loud.wav", loud)), AudioFacts)
 
 
 def test_the_header_tells_what_shows_in_it(tmp_path: Path) -> None:
-    assert whole(glance, write(tmp_path / "short.wav", noise(1000))) == Fault("too-short", "0.062 s")
-    assert whole(glance, tmp_path / "none.flac") == Fault("no-file")
+    assert whole(inspect_header, write(tmp_path / "short.wav", noise(1000))) == Fault("too-short", "0.062 s")
+    assert whole(inspect_header, tmp_path / "none.flac") == Fault("no-file")
 
 
 def test_a_folder_called_like_a_file_is_no_file(tmp_path: Path) -> None:
     for name in ("a.flac", "a.wav"):
         (tmp_path / name).mkdir()
-        assert whole(glance, tmp_path / name) == whole(examine, tmp_path / name) == Fault("no-file")
+        assert whole(inspect_header, tmp_path / name) == whole(inspect_samples, tmp_path / name) == Fault("no-file")
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
@@ -90,8 +92,8 @@ def test_a_flac_file_that_ends_before_its_last_frame_is_truncated_by_its_header_
     path = write(tmp_path / "a.flac", noise(160_000))
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    assert whole(glance, path) == Fault("truncated", "the last FLAC frame is missing")
-    found = whole(examine, path)
+    assert whole(inspect_header, path) == Fault("truncated", "the last FLAC frame is missing")
+    found = whole(inspect_samples, path)
     assert isinstance(found, Fault)
     assert found.reason in ("truncated", "unreadable")
 
@@ -108,18 +110,18 @@ def test_parts_of_a_file_are_looked_at_each_by_itself(tmp_path: Path) -> None:
     samples = noise(32_000)
     samples[16_000:24_000] = 0
     path = write(tmp_path / "a.wav", samples)
-    parts = [Part(0.0, 0.5), Part(1.0, 0.5), Part(1.5, 0.5), Part(1.8, 0.5)]
-    first, silent, last, beyond = examine(path, parts)
-    assert isinstance(first, Look)
+    parts = [Segment(0.0, 0.5), Segment(1.0, 0.5), Segment(1.5, 0.5), Segment(1.8, 0.5)]
+    first, silent, last, beyond = inspect_samples(path, parts)
+    assert isinstance(first, AudioFacts)
     assert first.content_hash == hashlib.md5(samples[:8000].tobytes()).hexdigest()
-    assert isinstance(last, Look)
+    assert isinstance(last, AudioFacts)
     assert silent == Fault("silent", "all zero")
     assert beyond == Fault("truncated", "the file ends at 2.00 s")
-    assert [type(look) for look in glance(path, parts)] == [Look, Look, Look, Fault]
+    assert [type(look) for look in inspect_header(path, parts)] == [AudioFacts, AudioFacts, AudioFacts, Fault]
 
 
 def test_a_file_that_does_not_open_is_the_fault_of_all_its_parts(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_text("no audio")
     fault = Fault("unreadable", "Format not recognised")
-    assert examine(tmp_path / "a.wav", [WHOLE, Part(1.0, 2.0)]) == [fault, fault]
-    assert glance(tmp_path / "a.wav", [WHOLE, Part(1.0, 2.0)]) == [fault, fault]
+    assert inspect_samples(tmp_path / "a.wav", [WHOLE, Segment(1.0, 2.0)]) == [fault, fault]
+    assert inspect_header(tmp_path / "a.wav", [WHOLE, Segment(1.0, 2.0)]) == [fault, fault]

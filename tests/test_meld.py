@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.corpora.corpus import Clip
-from pipeline.corpora.readers.meld import CORPUS, PARTS
+from pipeline.corpora.readers.meld import CORPUS, SPLITS
 from pipeline.stage import UserError
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
@@ -21,9 +21,9 @@ def write_part(root: Path, part: str, media: tuple[str, ...] = ()) -> Path:
     """Write a part's table, and empty media in the folder of the part."""
     root.mkdir(parents=True, exist_ok=True)
     (root / f"{part}_sent_emo.csv").write_text(HEADER + ROWS)
-    (root / PARTS[part]).mkdir()
+    (root / SPLITS[part]).mkdir()
     for name in media:
-        (root / PARTS[part] / name).touch()
+        (root / SPLITS[part] / name).touch()
     return root / f"{part}_sent_emo.csv"
 
 
@@ -154,7 +154,7 @@ def test_turns_of_a_published_dialogue_ascend(shared: Path) -> None:
 def test_labels_and_files_are_emoboxs(shared: Path, tmp_path: Path) -> None:
     for part, folder in (("train", "train"), ("dev", "."), ("test", ".")):
         table = f"{part}_sent_emo.csv"
-        (tmp_path / folder / PARTS[part]).mkdir(parents=True)
+        (tmp_path / folder / SPLITS[part]).mkdir(parents=True)
         (tmp_path / table).symlink_to(shared / "data" / "MELD" / table)
     lines = gzip.decompress((shared / "data" / "EmoBox" / "meld" / "meld.jsonl.gz").read_bytes()).splitlines()
     listed = {row["wav"].removeprefix("downloads/meld/"): row["emo"] for row in map(json.loads, lines)}

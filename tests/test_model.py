@@ -18,7 +18,7 @@ from train.model.adapter import ConvAdapter, num_speech_tokens
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder
 from train.model.inputs import sequences
-from train.model.plora import ADAPTER_NAME, SpeechPositions, add_plora, lora_config
+from train.model.plora import ADAPTER_NAME, SpeechMask, add_plora, lora_config
 from train.saved_model import ModelConfig
 
 BEFORE, AFTER = [5, 6, 7], [8, 9]
@@ -105,7 +105,7 @@ def test_at_the_published_sizes_the_trained_parameters_are_counted_as_published(
         adapter = ConvAdapter(1280, 4096)
         head = EmotionHead(4096, 5)
         qwen = qwen_7b()
-        add_plora(qwen, lora_config(16, 16, 0.05, ["c_attn", "c_proj", "w1", "w2"]), SpeechPositions())
+        add_plora(qwen, lora_config(16, 16, 0.05, ["c_attn", "c_proj", "w1", "w2"]), SpeechMask())
     assert num_parameters(adapter) == 89_412_608
     assert num_parameters(head) == 20_480
     assert sum(p.numel() for n, p in qwen.named_parameters() if "lora_" in n) == 35_782_656

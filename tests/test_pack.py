@@ -100,17 +100,17 @@ def test_the_frame_and_a_rows_ids_make_the_prompt_that_the_llm_continued(
 ) -> None:
     prompter = Prompter.load(fetch(tiny_models.llm))
     output = inputs.run()
-    frame, row = packed.load_frame(output), packed.load(output, "train")[0]
-    assert frame.before_text is not None
-    prompt = prompter.tokenizer.decode([*frame.before_text, *row["text_ids"], *frame.after])
+    shell, row = packed.load_shell(output), packed.load(output, "train")[0]
+    assert shell.before_text is not None
+    prompt = prompter.tokenizer.decode([*shell.before_text, *row["text_ids"], *shell.after])
     assert prompt == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nsay: word 0<|im_end|>\n<|im_start|>assistant\n"
-    assert prompter.decode(frame.before_speech).endswith("user\nhear:")
+    assert prompter.decode(shell.before_speech).endswith("user\nhear:")
 
 
 def test_the_emotion_prompt_hides_the_label_from_the_frame(inputs: Inputs, tiny_models: ModelsParams) -> None:
-    frame = packed.load_frame(inputs.run("emotion"))
-    assert frame.before_text is None
-    assert "sad" not in Prompter.load(fetch(tiny_models.llm)).tokenizer.decode(frame.before_speech)
+    shell = packed.load_shell(inputs.run("emotion"))
+    assert shell.before_text is None
+    assert "sad" not in Prompter.load(fetch(tiny_models.llm)).tokenizer.decode(shell.before_speech)
 
 
 def test_a_clip_that_went_missing_after_ingest_is_named(inputs: Inputs) -> None:

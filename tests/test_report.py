@@ -13,7 +13,7 @@ import soundfile
 
 from evaluate.predictions import CONDITIONS, EXAMPLES_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
 from evaluate.report import __main__ as report
-from evaluate.report.verdict import describe_intervals, judge_emotion, judge_hearing
+from evaluate.report.verdict import describe_intervals, emotion_verdict, hearing_verdict
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
 from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA
@@ -195,7 +195,7 @@ def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> 
 
 
 def test_a_gap_whose_interval_holds_zero_means_that_no_words_were_learnt() -> None:
-    verdict = judge_hearing(kl_scores(-0.01, 0.02), "95 %")
+    verdict = hearing_verdict(kl_scores(-0.01, 0.02), "95 %")
     assert verdict.claim == "This run is too small to learn words."
     gap = "difference 0.005 nats per token, 95 % interval \N{MINUS SIGN}0.010 to 0.020"
     assert f"continuations are as good ({gap})" in verdict.grounds
@@ -203,9 +203,9 @@ def test_a_gap_whose_interval_holds_zero_means_that_no_words_were_learnt() -> No
 
 
 def test_a_gap_above_zero_means_hearing_and_one_below_a_mistake() -> None:
-    assert judge_hearing(kl_scores(0.01, 0.02), "95 %").claim == "The model hears something of what is said."
-    assert "look for a mistake" in judge_hearing(kl_scores(-0.02, -0.01), "95 %").claim
-    assert "did not lower" in judge_hearing(kl_scores(0, 0.1, after=2.0), "95 %").grounds
+    assert hearing_verdict(kl_scores(0.01, 0.02), "95 %").claim == "The model hears something of what is said."
+    assert "look for a mistake" in hearing_verdict(kl_scores(-0.02, -0.01), "95 %").claim
+    assert "did not lower" in hearing_verdict(kl_scores(0, 0.1, after=2.0), "95 %").grounds
 
 
 @pytest.mark.parametrize(
@@ -217,20 +217,20 @@ def test_a_gap_above_zero_means_hearing_and_one_below_a_mistake() -> None:
     ],
 )
 def test_the_claim_on_emotion_follows_the_interval_of_the_head(ua: float, claim: str) -> None:
-    assert judge_emotion(emotion_scores(head=ua), "95 %", texts_are_neutral=True).claim == claim
+    assert emotion_verdict(emotion_scores(head=ua), "95 %", texts_are_neutral=True).claim == claim
 
 
 def test_a_transcript_at_chance_is_explained_only_by_equal_sentences() -> None:
     reason = "since every sentence is spoken in every emotion"
-    assert reason in judge_emotion(emotion_scores(), "95 %", texts_are_neutral=True).grounds
-    assert reason not in judge_emotion(emotion_scores(), "95 %", texts_are_neutral=False).grounds
-    telling = judge_emotion(emotion_scores(transcript_logprob=0.9), "95 %", texts_are_neutral=True).grounds
+    assert reason in emotion_verdict(emotion_scores(), "95 %", texts_are_neutral=True).grounds
+    assert reason not in emotion_verdict(emotion_scores(), "95 %", texts_are_neutral=False).grounds
+    telling = emotion_verdict(emotion_scores(transcript_logprob=0.9), "95 %", texts_are_neutral=True).grounds
     assert "no more than chance" not in telling
 
 
 def test_a_shuffled_head_above_chance_is_called_a_leak() -> None:
-    assert "a leak" in judge_emotion(emotion_scores(shuffled_head=0.9), "95 %", texts_are_neutral=True).grounds
-    assert "a leak" not in judge_emotion(emotion_scores(shuffled_head=0.1), "95 %", texts_are_neutral=True).grounds
+    assert "a leak" in emotion_verdict(emotion_scores(shuffled_head=0.9), "95 %", texts_are_neutral=True).grounds
+    assert "a leak" not in emotion_verdict(emotion_scores(shuffled_head=0.1), "95 %", texts_are_neutral=True).grounds
 
 
 def test_intervals_over_few_voices_are_said_to_be_rough() -> None:

@@ -98,13 +98,13 @@ def test_what_is_written_is_no_speech_for_plora(model_path: Path, tiny_models: M
     prompt = prompter.speech(Prompt.model_validate(PROMPT))
     asked = sequences(prompt.before, [[None] * num_speech_tokens(300)], prompt.after, [[]])
     with torch.no_grad():
-        with model.positions.at(asked.speech):
+        with model.speech_mask.applied(asked.speech):
             output = model.llm(inputs_embeds=model.embed(asked, answering.encode_speech([clip])), use_cache=True)
         ids: list[int] = []
         while len(ids) < 12 and (token := int(output.logits[0, -1].argmax())) != prompter.end_id:
             ids.append(token)
             step = {"input_ids": torch.tensor([[token]]), "use_cache": True}
-            with model.positions.at(torch.ones(1, 1, dtype=torch.bool)):
+            with model.speech_mask.applied(torch.ones(1, 1, dtype=torch.bool)):
                 adapted = model.llm(past_key_values=copy.deepcopy(output.past_key_values), **step)
             output = model.llm(past_key_values=output.past_key_values, **step)
             assert (adapted.logits - output.logits).abs().max() > 1e-3
@@ -123,7 +123,7 @@ def test_the_head_hears_the_clip_as_it_does_in_training(
     config, model = saved_model.load_config(model_path), saved_model.load(model_path)
     rows = packed.load(packed_folder, "test")
     examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
-    batch = Collator(packed.load_frame(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])
+    batch = Collator(packed.load_shell(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])
     with torch.no_grad():
         expected = model(batch).emotion.log_softmax(-1).tolist()
     assert table[table.system == "head"].scores.tolist() == [pytest.approx(scores, abs=1e-4) for scores in expected]

@@ -2,13 +2,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from pipeline.corpora import registry
+from pipeline.params import Alignment
 from pipeline.split import __main__ as split
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
@@ -217,9 +218,7 @@ def test_what_a_manifest_cannot_use_is_excluded_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("emotion", ["a/3-0"]), ("semantic", [])])
-def test_a_clip_without_a_transcript_serves_as_an_emotion_test_alone(
-    kind: Literal["semantic", "emotion"], kept: list[str]
-) -> None:
+def test_a_clip_without_a_transcript_serves_as_an_emotion_test_alone(kind: Alignment, kept: list[str]) -> None:
     table = corpus("a", {"1": "train", "2": "dev", "3": "test"}, ("sad",))
     table = table.set_column(table.column_names.index("text"), "text", pa.nulls(3, pa.string()))
     divided = split.divide(table, kind, ["sad"], [])

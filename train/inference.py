@@ -47,7 +47,7 @@ class Answering:
         contents, speech = self._contents(prompts, clips)
         asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
         asked = asked.to(self.device)
-        with autocast(self.model.llm), self.model.positions.at(asked.speech):
+        with autocast(self.model.llm), self.model.speech_mask.applied(asked.speech):
             written = self.model.llm.generate(  # type: ignore[operator]
                 inputs_embeds=self.model.embed(asked, speech),
                 attention_mask=asked.attended.long(),
@@ -64,14 +64,14 @@ class Answering:
         """Return the log-probability that the answer starts with each label, a list a prompt."""
         contents, speech = self._contents(prompts, clips)
         # in bfloat16, logits of 20 would stand an eighth apart, and labels nearer than that would tie
-        matrix = self.model.output_embeddings.float()
+        output_embeddings = self.model.output_embeddings.float()
         scores = []
         for label in labels:
             ids = self.prompter.content_ids(label)
             asked = sequences(prompts[0].before, contents, prompts[0].after, [ids] * len(prompts))
             with autocast(self.model.llm):
                 hidden = self.model.response_states(asked.to(self.device), speech)
-            log_p = torch.log_softmax(hidden.float() @ matrix.T, dim=-1)
+            log_p = torch.log_softmax(hidden.float() @ output_embeddings.T, dim=-1)
             targets = torch.tensor(ids, device=self.device).repeat(len(prompts))
             scores.append(log_p.gather(1, targets[:, None]).view(len(prompts), len(ids)).sum(1))
         return torch.stack(scores, dim=1).tolist()

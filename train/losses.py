@@ -29,16 +29,16 @@ _Teacher = Callable[[slice, Tensor], Tensor]
 
 class _KL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, matrix: Tensor, temperature: float, teacher: _Teacher) -> Tensor:
+    def forward(ctx: Any, student: Tensor, output_embeddings: Tensor, temperature: float, teacher: _Teacher) -> Tensor:
         kl = torch.zeros(len(student), device=student.device)
         gradient = torch.empty_like(student)
         for start in range(0, len(student), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            log_q = functional.log_softmax((student[rows] @ matrix.T).float() / temperature, dim=-1)
+            log_q = functional.log_softmax((student[rows] @ output_embeddings.T).float() / temperature, dim=-1)
             log_p = teacher(rows, log_q)
             p = log_p.exp()
             kl[rows] = (p * (log_p - log_q)).sum(-1)
-            gradient[rows] = ((log_q.exp() - p) / temperature).to(matrix.dtype) @ matrix
+            gradient[rows] = ((log_q.exp() - p) / temperature).to(output_embeddings.dtype) @ output_embeddings
         ctx.save_for_backward(gradient)
         return kl
 
@@ -51,27 +51,27 @@ class _KL(torch.autograd.Function):
 def response_kl(
     student: Float[Tensor, "n d"],
     teacher: Float[Tensor, "n d"],
-    matrix: Float[Tensor, "v d"],
+    output_embeddings: Float[Tensor, "v d"],
     temperature: float,
 ) -> Float[Tensor, " n"]:
     """Return KL(teacher || student) in nats of each predicted response token (paper Eq. 1).
 
-    `student` and `teacher` are final hidden states, `matrix` the LLM's frozen output embeddings; both
+    `student` and `teacher` are final hidden states, `output_embeddings` the LLM's frozen output embeddings; both
     distributions are softened by `temperature`, without a factor tau^2, as in the official code.
     """
-    teacher, matrix = teacher.detach(), matrix.detach()
+    teacher, output_embeddings = teacher.detach(), output_embeddings.detach()
 
     def run(rows: slice, _log_q: Tensor) -> Tensor:
-        return functional.log_softmax((teacher[rows] @ matrix.T).float() / temperature, dim=-1)
+        return functional.log_softmax((teacher[rows] @ output_embeddings.T).float() / temperature, dim=-1)
 
-    return _KL.apply(student, matrix, temperature, run)  # type: ignore[no-any-return, no-untyped-call]
+    return _KL.apply(student, output_embeddings, temperature, run)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def stored_kl(
     student: Float[Tensor, "n d"],
     top_ids: Int[Tensor, "n k"],
     top_logprobs: Float[Tensor, "n k"],
-    matrix: Float[Tensor, "v d"],
+    output_embeddings: Float[Tensor, "v d"],
 ) -> Float[Tensor, " n"]:
     """Return a lower bound of `response_kl` at temperature 1 from the teacher's k likeliest tokens at each position."""
     log_rest = (1 - top_logprobs.exp().sum(-1, keepdim=True)).clamp(min=LEAST_REST).log()
@@ -80,11 +80,11 @@ def stored_kl(
         log_q_rest = log_q.scatter(1, top_ids[rows], -torch.inf).logsumexp(-1, keepdim=True)
         return (log_q + (log_rest[rows] - log_q_rest)).scatter(1, top_ids[rows], top_logprobs[rows])
 
-    return _KL.apply(student, matrix.detach(), 1.0, complete)  # type: ignore[no-any-return, no-untyped-call]
+    return _KL.apply(student, output_embeddings.detach(), 1.0, complete)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def response_ce(
-    student: Float[Tensor, "n d"], targets: Int[Tensor, " n"], matrix: Float[Tensor, "v d"]
+    student: Float[Tensor, "n d"], targets: Int[Tensor, " n"], output_embeddings: Float[Tensor, "v d"]
 ) -> Float[Tensor, " n"]:
     """Return the cross-entropy in nats of each response token (paper Eq. 2)."""
-    return functional.cross_entropy((student @ matrix.T).float(), targets, reduction="none")
+    return functional.cross_entropy((student @ output_embeddings.T).float(), targets, reduction="none")

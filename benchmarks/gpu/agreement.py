@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from evaluate.predictions import RECOGNITION_SCHEMA
-from pipeline.stage import run, say
+from pipeline.stage import run_stage, say
 from pipeline.tables import parquet
 
 
@@ -25,4 +25,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

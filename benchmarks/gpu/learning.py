@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, WhisperConfig, Whisp
 
 from benchmarks.gpu import card
 from benchmarks.gpu.card import Figures, Out, Tiny
-from pipeline.stage import UserError, run
+from pipeline.stage import UserError, run_stage
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
 from train import saved_model
@@ -61,7 +61,7 @@ def largest_id(rows: Path) -> int:
     """Return the largest token id of both stages."""
     ids = set()
     for kind in KINDS:
-        frame, part = packed.load_frame(rows / kind), packed.load(rows / kind, "train")
+        frame, part = packed.load_shell(rows / kind), packed.load(rows / kind, "train")
         ids |= {*frame.before_speech, *(frame.before_text or []), *frame.after}
         ids |= {token for name in ("text_ids", "response_ids") for row in part[name] for token in row}
     return max(ids)
@@ -137,4 +137,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -15,8 +15,8 @@ from benchmarks.gpu.machine import matrix_product_flops
 from benchmarks.gpu.sizes import build_llm, full
 from benchmarks.gpu.sizes import tiny as tiny_sizes
 from benchmarks.gpu.steps import RANK
-from pipeline.stage import run
-from train.model.plora import ADAPTER_NAME, SpeechPositions, add_plora, lora_config
+from pipeline.stage import run_stage
+from train.model.plora import ADAPTER_NAME, SpeechMask, add_plora, lora_config
 from train.precision import avoid_shape_plans
 
 ROWS_AT_ONCE = 512
@@ -41,9 +41,9 @@ def step(llm: torch.nn.Module, embeddings: Tensor, targets: Tensor) -> None:
 def ways(llm: torch.nn.Module, speech: Tensor) -> Iterator[tuple[str, float]]:
     """Yield each way to hold LoRA, the LLM changed in place, with the share of positions on which it acts."""
     yield "without LoRA", 0.0
-    positions = SpeechPositions()
-    add_plora(llm, lora_config(RANK, RANK, 0.0, "all-linear"), positions)
-    with positions.at(speech):
+    speech_mask = SpeechMask()
+    add_plora(llm, lora_config(RANK, RANK, 0.0, "all-linear"), speech_mask)
+    with speech_mask.applied(speech):
         yield "ours, at speech positions", SPEECH_SHARE
     layers = [module for module in llm.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
@@ -79,4 +79,4 @@ def main(out: Out, tiny: Tiny = False) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.gpu import card
 from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
-from pipeline.stage import run
+from pipeline.stage import run_stage
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "pyarrow", "pandas", "datasets")
 ROUNDS = 15
@@ -46,4 +46,4 @@ def _driver() -> str | None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.tables.packed import Frame
+from pipeline.tables.packed import PromptShell
 from train.data.dataset import Example
 from train.model import Batch, Sequences, Speech, SpeechLLM
 from train.model.adapter import num_speech_tokens
@@ -21,7 +21,7 @@ from train.model.encoder import MAX_DURATION_S, MEL_FRAMES_PER_S, SpeechEncoder
 from train.model.inputs import pad_features
 
 
-def collate(examples: Sequence[Example], frame: Frame, with_teacher: bool) -> Batch:
+def collate(examples: Sequence[Example], frame: PromptShell, with_teacher: bool) -> Batch:
     """Lay out a batch as the official code does."""
     assert frame.before_text is not None
     responses = [example.response_ids for example in examples]
@@ -89,7 +89,7 @@ class OfficialLayout(nn.Module):
         return Logits(self._logits(batch.student, speech), teacher, self.model.head(speech.pooled()))
 
     def _logits(self, sequences: Sequences, speech: Speech | None) -> Tensor:
-        with self.model.positions.at(sequences.speech):
+        with self.model.speech_mask.applied(sequences.speech):
             logits: Tensor = self.model.llm(
                 inputs_embeds=self.model.embed(sequences, speech), attention_mask=sequences.attended, use_cache=False
             ).logits

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.stage import run, say
+from pipeline.stage import run_stage, say
 from pipeline.tables import packed
 
 MOST_BYTES = 3_600_000  # of audio, for each stage; token ids and the rest of a row take little
@@ -32,7 +32,7 @@ def main(
 ) -> None:
     """Cut some rows of packed folders."""
     for kind in ("semantic", "emotion"):
-        with packed.Writer(out / kind, packed.load_frame(folder / kind), 1_000, packed.SCHEMA) as writer:
+        with packed.Writer(out / kind, packed.load_shell(folder / kind), 1_000, packed.SCHEMA) as writer:
             # spread over the part, whose rows stand speaker by speaker
             rows = packed.load(folder / kind, "train").select_columns(packed.SCHEMA.names).shuffle(seed=1)
             count = writer.write("train", first_rows(rows))
@@ -41,4 +41,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

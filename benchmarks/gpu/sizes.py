@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks.gpu.card import DEVICE
-from pipeline.tables.packed import Frame
+from pipeline.tables.packed import PromptShell
 from train.data.dataset import Example
 from train.model import SpeechLLM
 from train.model.encoder import MEL_FRAMES_PER_S, SpeechEncoder
@@ -110,10 +110,10 @@ def draw_clips(sizes: Sizes, stage: Stage, count: int, seed: int) -> list[Exampl
     return clips
 
 
-def frame() -> Frame:
+def frame() -> PromptShell:
     """Return the prompt around a clip, and around its transcript."""
     before, after = list(range(INSTRUCTION_TOKENS)), list(range(TURN_TOKENS))
-    return Frame(before_speech=before, before_text=before, after=after)
+    return PromptShell(before_speech=before, before_text=before, after=after)
 
 
 def _tokens(sizes: Sizes, generator: np.random.Generator, count: int) -> list[int]:

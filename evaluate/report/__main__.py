@@ -19,9 +19,10 @@ from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Metric
 from evaluate.output import write_text
 from evaluate.predictions import GIVEN, PROMPTED, SYSTEMS, read_examples, read_recognition
 from evaluate.report import plots
-from evaluate.report.verdict import Verdict, describe_intervals, judge_emotion, judge_hearing, signed
+from evaluate.report.verdict import Verdict, describe_intervals, emotion_verdict, hearing_verdict, signed
+from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, Section, load
-from pipeline.stage import UserError, run, say
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest, parquet
 from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA, LENGTH
 from pipeline.tables.emotions import read_classes
@@ -36,7 +37,7 @@ class ReportParams(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SplitSize:
     """One split of one corpus, as a training stage uses it."""
 
     kind: str
@@ -70,13 +71,13 @@ class Protocol:
     figures: dict[str, Markup]
 
 
-def summarise_parts(kind: str, rows: pa.Table) -> list[Part]:
+def summarise_splits(kind: str, rows: pa.Table) -> list[SplitSize]:
     """Count clips, hours and speakers of each corpus and split."""
     grouped = rows.group_by(["corpus", "split"]).aggregate(
         [("id", "count"), ("duration_s", "sum"), ("speaker", "count_distinct")]
     )
-    parts = [
-        Part(
+    splits = [
+        SplitSize(
             kind=kind,
             corpus=row["corpus"],
             split=row["split"],
@@ -86,7 +87,7 @@ def summarise_parts(kind: str, rows: pa.Table) -> list[Part]:
         )
         for row in grouped.to_pylist()
     ]
-    return sorted(parts, key=lambda part: (part.corpus, manifest.SPLITS.index(part.split)))
+    return sorted(splits, key=lambda size: (size.corpus, manifest.SPLITS.index(size.split)))
 
 
 def summarise_continuations(kind: str, kept: pa.Table, dropped: pa.Table) -> Continuations:
@@ -124,7 +125,7 @@ def emotion_protocols(
         protocols.append(
             Protocol(
                 corpus=corpus,
-                verdict=judge_emotion(scores, percent, texts_are_neutral=neutral),
+                verdict=emotion_verdict(scores, percent, texts_are_neutral=neutral),
                 intervals=describe_intervals(int(scores["head"]["speakers"])),
                 scores=scores,
                 figures={name: Markup(svg) for name, svg in figures.items()},
@@ -138,7 +139,7 @@ def hearing_protocols(metrics: Metrics, percent: str) -> list[Protocol]:
     return [
         Protocol(
             corpus=corpus,
-            verdict=judge_hearing(scores, percent),
+            verdict=hearing_verdict(scores, percent),
             intervals=describe_intervals(int(scores["after"]["speakers"])),
             scores=scores,
             figures={"divergences": Markup(plots.draw_divergences(scores))},
@@ -202,7 +203,7 @@ def main(
     models = load(params_file, "models", dict[str, dict[str, Any]])
     generator = load(params_file, "generate", dict[str, Any])["generator"]
     numbers = _read_metrics(metrics)
-    rows = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in training_curves.KINDS}
+    rows = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in ALIGNMENTS}
     recognised = read_recognition(predictions / "emotion" / "recognition.parquet", emotions)
     test_rows = rows["emotion"].filter(pc.field("split") == "test")
     page = render(
@@ -215,11 +216,9 @@ def main(
         emotion=emotion_protocols(numbers, recognised, test_rows, emotions, percent),
         hearing=hearing_protocols(numbers, percent),
         examples=read_examples(predictions / "emotion" / "examples.parquet").to_pylist(),
-        parts=[part for kind in training_curves.KINDS for part in summarise_parts(kind, rows[kind])],
-        continuations=[_read_continuations(manifests / "continuations", kind) for kind in training_curves.KINDS],
-        curves={
-            kind: Markup(plots.draw_losses(training_curves.read(models_folder, kind))) for kind in training_curves.KINDS
-        },
+        splits=[size for kind in ALIGNMENTS for size in summarise_splits(kind, rows[kind])],
+        continuations=[_read_continuations(manifests / "continuations", kind) for kind in ALIGNMENTS],
+        curves={kind: Markup(plots.draw_losses(training_curves.read(models_folder, kind))) for kind in ALIGNMENTS},
         models=models,
         generator=None if generator == models["llm"] else generator,
         prompts=load(params_file, "prompts", dict[str, dict[str, str]]),
@@ -230,4 +229,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

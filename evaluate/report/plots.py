@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from evaluate.bootstrap import Floats
 from evaluate.predictions import GIVEN, HEAD, LOGPROB, PROMPTED, SHUFFLED, SYSTEMS, TRANSCRIPT, VOICE
-from evaluate.training_curves import PARTS, Losses
+from evaluate.training_curves import TERMS, Losses
 
 _INK = "#010203"  # stands for currentColor, which matplotlib does not know
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f83c4", "#d55e00", "#009e73", "#8a8f98"
@@ -106,15 +106,15 @@ def draw_divergences(systems: Mapping[str, Mapping[str, float]]) -> str:
 def draw_losses(losses: Losses) -> str:
     """Draw the loss of a training stage by step, in its parts where it has several; dots are the dev part."""
     train, dev = losses.train, losses.dev
-    parts = [name for name in PARTS if name in train]
+    terms = [name for name in TERMS if name in train]
 
     def paint(ax: Axes) -> None:
-        for name, (color, dash, marker) in zip(parts, ((_BLUE, "-", "o"), (_ORANGE, "--", "s")), strict=False):
+        for name, (color, dash, marker) in zip(terms, ((_BLUE, "-", "o"), (_ORANGE, "--", "s")), strict=False):
             ax.plot(train["step"], train[name], dash, color=color, lw=1.8, label=_LOSS_NAMES[name])
             if dev["step"]:
                 ax.plot(dev["step"], dev[name], marker, color=color, ms=5, label="dev speakers")
         ax.set(xlabel="optimiser step", ylabel="loss (nats)", ylim=(0, None))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), fontsize=9)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(terms), fontsize=9)
 
     return _draw(paint, height_in=2.9)
 

@@ -15,7 +15,7 @@ class Verdict:
     grounds: str
 
 
-def judge_hearing(scores: Scores, percent: str) -> Verdict:
+def hearing_verdict(scores: Scores, percent: str) -> Verdict:
     """Say whether the continuations depend on what is said; `percent` names the interval, as in "95 %"."""
     before, after, hearing = scores["before"]["kl"], scores["after"]["kl"], scores["hearing"]
     if hearing["gap_low"] > 0:
@@ -33,7 +33,7 @@ def judge_hearing(scores: Scores, percent: str) -> Verdict:
     return Verdict(claim, grounds)
 
 
-def judge_emotion(scores: Scores, percent: str, *, texts_are_neutral: bool) -> Verdict:
+def emotion_verdict(scores: Scores, percent: str, *, texts_are_neutral: bool) -> Verdict:
     """Say what the head, the answers and the transcript make of emotion, against chance."""
     chance, head, prompted = scores["chance"]["ua"], scores["head"], scores["prompted"]
     transcript, shuffled = scores["transcript_logprob"], scores["shuffled_head"]

@@ -1,20 +1,20 @@
 """Let the model and the baselines answer the test part: divergence of stage 1, emotions and answers of stage 2."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from evaluate.respond.params import RespondParams
 from pipeline import params
-from pipeline.params import ParamsFile
+from pipeline.params import Alignment, ParamsFile
 from pipeline.prompts import PromptsParams
-from pipeline.stage import run, say
+from pipeline.stage import run_stage, say
 from pipeline.tables import packed, parquet
 
 
 def main(
-    kind: Annotated[Literal["semantic", "emotion"], typer.Option(help="Which test part to answer.")],
+    kind: Annotated[Alignment, typer.Option(help="Which test part to answer.")],
     data: Annotated[Path, typer.Option(help="The packed folder of that kind.")],
     model: Annotated[Path, typer.Option(help="The model folder of that kind.")],
     output: Annotated[Path, typer.Option(help="The folder of predictions to write.")],
@@ -30,7 +30,7 @@ def main(
     if prompts is None:
         from evaluate.respond.divergence import measure
 
-        table = measure(model, rows, packed.load_frame(data), settings)
+        table = measure(model, rows, packed.load_shell(data), settings)
         parquet.write(table, output / "divergence.parquet")
         say(f"respond: semantic: continuation KL of {len(rows):,} clips under three conditions")
     else:
@@ -44,4 +44,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

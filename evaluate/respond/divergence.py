@@ -18,7 +18,7 @@ from evaluate.respond.params import RespondParams
 from evaluate.respond.shuffled_clips import swapped
 from pipeline.stage import UserError
 from pipeline.tables import parquet
-from pipeline.tables.packed import Frame
+from pipeline.tables.packed import PromptShell
 from pipeline.weights.source import fetch
 from train import saved_model
 from train.data.dataset import Collator, Example, Examples
@@ -30,7 +30,7 @@ from train.precision import answering_dtype, autocast, best_device
 _ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
 
 
-def measure(folder: Path, rows: Any, frame: Frame, settings: RespondParams) -> pa.Table:
+def measure(folder: Path, rows: Any, shell: PromptShell, settings: RespondParams) -> pa.Table:
     """Return the divergence table of the test rows that have a continuation; one model is held at a time."""
     config = saved_model.load_config(folder)
     rows = rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
@@ -44,7 +44,7 @@ def measure(folder: Path, rows: Any, frame: Frame, settings: RespondParams) -> p
         lambda a, b: (a["corpus"] != b["corpus"], abs(a["num_samples"] - b["num_samples"])),
         settings.seed,
     )
-    collate = Collator(frame, with_teacher=True)
+    collate = Collator(shell, with_teacher=True)
     dtype = answering_dtype(settings.precision, best_device())
 
     def take(model: SpeechLLM, conditions: dict[str, Sequence[int] | None]) -> Iterator[dict[str, Any]]:

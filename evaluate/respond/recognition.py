@@ -65,8 +65,8 @@ class Respondent:
         clips = [self._clip(i) for i in numbers]
         prompt = self.prompts.emotion
         asked = [self._speech_for(self.rows[i]["text"]) for i in numbers]
-        heard = self.answering.write([self.prompter.speech(prompt)] * len(numbers), clips)
-        read = self.answering.write(asked, None)
+        voice_answers = self.answering.write([self.prompter.speech(prompt)] * len(numbers), clips)
+        transcript_answers = self.answering.write(asked, None)
         scores = self.answering.emotion_scores(clips)
         return parquet.from_rows(
             (
@@ -74,8 +74,8 @@ class Respondent:
                 | {
                     "audio": self.audio[i]["audio"]["bytes"],
                     "predicted": self.emotions[int(np.argmax(scores[n]))],
-                    "voice_answer": heard[n],
-                    "transcript_answer": read[n],
+                    "voice_answer": voice_answers[n],
+                    "transcript_answer": transcript_answers[n],
                     "target": self.prompter.decode(self.rows[i]["response_ids"]),
                 }
                 for n, i in enumerate(numbers)

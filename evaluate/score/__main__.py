@@ -12,8 +12,9 @@ from evaluate.bootstrap import Resampling
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.predictions import read_divergence, read_recognition
+from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
-from pipeline.stage import run, say
+from pipeline.stage import run_stage, say
 from pipeline.tables.emotions import read_classes
 
 
@@ -35,7 +36,7 @@ def main(
     recognised = read_recognition(recognition, emotions)
     numbers = score_divergence(read_divergence(divergence), how) | score_recognition(recognised, emotions, how)
     if models is not None:
-        for kind in training_curves.KINDS:
+        for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train
             write_text(_csv(list(curves), list(zip(*curves.values(), strict=True))), plots / f"loss_{kind}.csv")
     for system in CONFUSION_SYSTEMS:
@@ -48,4 +49,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

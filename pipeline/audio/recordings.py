@@ -66,7 +66,7 @@ def opened(path: Path) -> Iterator[Recording]:
         raise UnreadableAudio(_describe(path, error.error_string.strip(" ."))) from None
 
 
-def read_part(file: Recording, start_s: float, duration_s: float | None, dtype: str) -> NDArray[Any]:
+def read_segment(file: Recording, start_s: float, duration_s: float | None, dtype: str) -> NDArray[Any]:
     """Read a part of an open file as (frames, channels); raises UnreadableAudio where the file ends before."""
     if start_s < 0 or (duration_s is not None and duration_s <= 0):
         raise UnreadableAudio(Fault("too-short", f"starts at {start_s} s and lasts {duration_s} s"))
@@ -92,7 +92,7 @@ def read_part(file: Recording, start_s: float, duration_s: float | None, dtype: 
 def read(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> Samples:
     """Read a clip, or a part of it, as mono at 16 kHz; raises UnreadableAudio."""
     with opened(path) as file:
-        return to_mono_16k(read_part(file, start_s, duration_s, "float32"), file.samplerate)
+        return to_mono_16k(read_segment(file, start_s, duration_s, "float32"), file.samplerate)
 
 
 class _FfmpegRecording:

@@ -53,7 +53,7 @@ def describe_coverage(coverage: Mapping[str, Coverage]) -> str:
     rows = [["corpus", "coverage"]]
     for corpus, counts in coverage.items():
         short = (f"{key} {found:,} of {number:,}" for key, (found, number) in counts.items() if found < number)
-        words = ", ".join(part.replace(" ", TIE) for part in short)
+        words = ", ".join(word.replace(" ", TIE) for word in short)
         rows.append([corpus, f"in part: {words}" if words else "complete"])
     return lay_out(rows)
 

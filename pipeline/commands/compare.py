@@ -24,8 +24,7 @@ from pipeline.generate.params import GenerateParams
 from pipeline.generate.plan import Work
 from pipeline.generate.run import Job, JobParams
 from pipeline.generate.signature import Recipe
-from pipeline.params import Section
-from pipeline.prompts import Kind
+from pipeline.params import Alignment, Section
 from pipeline.stage import UserError
 from pipeline.terminal import lay_out, lay_out_record
 from pipeline.weights.source import Weights
@@ -71,7 +70,7 @@ class SideBySide:
     rows: list[Pair]
 
 
-def change(kind: Kind, given: JobParams, changes: Mapping[str, Any]) -> JobParams:
+def change(kind: Alignment, given: JobParams, changes: Mapping[str, Any]) -> JobParams:
     """Put values in place of parameters of the same name; another source of the LLM drops the pins of the one before.
 
     Raises UserError where one is no value of its parameter.
@@ -122,16 +121,16 @@ def describe(found: SideBySide) -> str:
     """Lay out what differs, the replies under each other, and the numbers beside each other."""
     recipes = {"A": asdict(found.a.recipe), "B": asdict(found.b.recipe)}
     differing = [name for name in recipes["A"] if name != _NOT_SHOWN and recipes["A"][name] != recipes["B"][name]]
-    parts = []
+    blocks = []
     for side, recipe in recipes.items():
         facts = {_NAMES.get(name, name): json.dumps(recipe[name], ensure_ascii=False) for name in differing}
-        parts.append(lay_out_record(side, facts))
+        blocks.append(lay_out_record(side, facts))
     for pair in found.rows:
         name = pair.id if pair.emotion is None else f"{pair.id}, {pair.emotion}"
-        parts.append(lay_out_record(name, {"said": pair.transcript, "A": word(pair.a), "B": word(pair.b)}))
-    parts.append(_describe_sides(found.a, found.b))
-    parts.append(f"{len(found.rows):,} of {found.prompts:,} prompts, {found.same:,} answered the same")
-    return "\n\n".join(parts)
+        blocks.append(lay_out_record(name, {"said": pair.transcript, "A": word(pair.a), "B": word(pair.b)}))
+    blocks.append(_describe_sides(found.a, found.b))
+    blocks.append(f"{len(found.rows):,} of {found.prompts:,} prompts, {found.same:,} answered the same")
+    return "\n\n".join(blocks)
 
 
 def _draw(utterances: pa.Table, a: Job, b: Job, number: int, seed: int) -> tuple[pa.Table, int]:

@@ -90,16 +90,16 @@ def compare(a: Path, b: Path, num_ids: int) -> Comparison:
 
 def describe(comparison: Comparison) -> str:
     """Lay out a comparison as plain text."""
-    parts = [f"A  {comparison.a}\nB  {comparison.b}"]
-    parts += [_describe_groups(column, totals) for column, totals in comparison.by.items()]
+    blocks = [f"A  {comparison.a}\nB  {comparison.b}"]
+    blocks += [_describe_groups(column, totals) for column, totals in comparison.by.items()]
     kinds = {"added": comparison.added, "removed": comparison.removed, "changed": comparison.changed}
-    parts.append(_describe_rows("rows", {**kinds, "unchanged": Rows(comparison.unchanged, [])}))
+    blocks.append(_describe_rows("rows", {**kinds, "unchanged": Rows(comparison.unchanged, [])}))
     if comparison.columns:
-        parts.append(_describe_rows("changed column", comparison.columns))
+        blocks.append(_describe_rows("changed column", comparison.columns))
     own = (("A alone", comparison.only_in_a), ("B alone", comparison.only_in_b))
     if any(names for _, names in own):
-        parts.append(lay_out([["in", "columns"], *([side, ", ".join(names)] for side, names in own if names)]))
-    return "\n\n".join(parts)
+        blocks.append(lay_out([["in", "columns"], *([side, ", ".join(names)] for side, names in own if names)]))
+    return "\n\n".join(blocks)
 
 
 def _ids(path: Path) -> pd.DataFrame:

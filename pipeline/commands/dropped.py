@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.commands import selection
-from pipeline.commands.options import Json, Kind, print_found
+from pipeline.commands.options import Json, print_found
 from pipeline.generate import run
+from pipeline.params import Alignment
 from pipeline.stage import UserError
 from pipeline.tables import continuations, parquet
 from pipeline.terminal import lay_out, lay_out_record
@@ -46,16 +47,16 @@ def summarise(path: Path, manifest_file: Path, reason: str | None, number: int) 
 def describe(unusable: Unusable) -> str:
     """Lay out dropped continuations as plain text."""
     rows = [[reason, f"{count:,}"] for reason, count in unusable.reasons.items()]
-    parts = [lay_out([["reason", "rows"], *rows, ["all", f"{unusable.rows:,}"]])]
+    blocks = [lay_out([["reason", "rows"], *rows, ["all", f"{unusable.rows:,}"]])]
     for answer in unusable.answers:
         score = "" if answer["score"] is None else f"{answer['score']:.2f}"
         facts = {"said": answer["text"] or "", "answer": answer["continuation"], "score": score}
-        parts.append(lay_out_record(answer["id"], {name: fact for name, fact in facts.items() if fact}))
-    return "\n\n".join(parts)
+        blocks.append(lay_out_record(answer["id"], {name: fact for name, fact in facts.items() if fact}))
+    return "\n\n".join(blocks)
 
 
 def main(
-    kind: Annotated[Kind, typer.Argument(help="Which manifest's continuations.", show_default=False)],
+    kind: Annotated[Alignment, typer.Argument(help="Which manifest's continuations.", show_default=False)],
     reason: Annotated[str | None, typer.Option(help="Only this reason, and its first rows.")] = None,
     number: Annotated[int, typer.Option("-n", help="How many rows of it.", min=0)] = 10,
     as_json: Json = False,

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from pipeline.commands import selection
-from pipeline.commands.options import Json, Kind
+from pipeline.commands.options import Json
 from pipeline.generate import choices, run, store
 from pipeline.generate.run import Job
-from pipeline.params import ParamsFile
+from pipeline.params import Alignment, ParamsFile
 from pipeline.stage import UserError, say
 from pipeline.terminal import lay_out_record
 
@@ -98,7 +98,7 @@ def choose(utterance: dict[str, str | None], work: Job, generation: int, choices
 
 def main(
     key: Annotated[str, typer.Argument(metavar="ID", help="The row's id.", show_default=False)],
-    kind: Annotated[Kind | None, typer.Option(help="Which one, where both manifests have the row.")] = None,
+    kind: Annotated[Alignment | None, typer.Option(help="Which one, where both manifests have the row.")] = None,
     use: Annotated[int | None, typer.Option(help="Take this generation from now on.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,

@@ -170,18 +170,18 @@ def describe(imported: Imported, number: int) -> str:
     """Lay out what became of the lines, and the first that were not taken."""
     counts = [["written", f"{imported.written:,}"], ["in the store before", f"{imported.known:,}"]]
     counts.append(["not taken", f"{len(imported.refused):,}"])
-    parts = [lay_out([["what", "lines"], *counts, ["all", f"{imported.lines:,}"]])]
+    blocks = [lay_out([["what", "lines"], *counts, ["all", f"{imported.lines:,}"]])]
     if imported.reasons:
         reasons = [[reason, f"{lines:,}"] for reason, lines in imported.reasons.items()]
-        parts.append(lay_out([["not taken for", "lines"], *reasons]))
+        blocks.append(lay_out([["not taken for", "lines"], *reasons]))
     if first := imported.refused[:number]:
         rows = [
             [f"{Path(each.file).name}:{each.line}", each.id or "", f"{each.reason}: {each.found}"] for each in first
         ]
-        parts.append(lay_out([["line", "id", "found"], *rows]))
+        blocks.append(lay_out([["line", "id", "found"], *rows]))
     if len(first) < len(imported.refused):
-        parts.append(f"{len(first):,} of {len(imported.refused):,} lines that were not taken; -n shows more")
-    return "\n\n".join(parts)
+        blocks.append(f"{len(first):,} of {len(imported.refused):,} lines that were not taken; -n shows more")
+    return "\n\n".join(blocks)
 
 
 def _lines(files: Sequence[Path]) -> Iterator[tuple[Path, int, bytes]]:

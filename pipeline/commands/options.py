@@ -3,16 +3,15 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from pipeline.params import Alignment
 from pipeline.stage import say
 
-Kind = Literal["semantic", "emotion"]
-
 Table = Annotated[Path, typer.Argument(help="A manifest, or another table of the pipeline.", show_default=False)]
-KindArgument = Annotated[Kind, typer.Argument(help="Which manifest, and which prompt.", show_default=False)]
+KindArgument = Annotated[Alignment, typer.Argument(help="Which manifest, and which prompt.", show_default=False)]
 Where = Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")]
 Reason = Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")]

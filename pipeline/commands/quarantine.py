@@ -59,16 +59,16 @@ def summarise(path: Path, reason: str | None, number: int) -> Refusals:
 def describe(refusals: Refusals) -> str:
     """Lay out a quarantine as plain text."""
     rows = [[code, f"{reason.rows:,}", reason.meaning] for code, reason in refusals.reasons.items()]
-    parts = [lay_out([["reason", "rows", "meaning"], *rows, ["all", f"{refusals.rows:,}", ""]])]
+    blocks = [lay_out([["reason", "rows", "meaning"], *rows, ["all", f"{refusals.rows:,}", ""]])]
     corpora = sorted({corpus for reason in refusals.reasons.values() for corpus in reason.corpora})
     if len(corpora) > 1:
-        parts.append(describe_quarantined({corpus: _of_corpus(refusals, corpus) for corpus in corpora}))
+        blocks.append(describe_quarantined({corpus: _of_corpus(refusals, corpus) for corpus in corpora}))
     for row in refusals.clips:
         facts = {name: row[name] or "" for name in ("audio", "detail") if row[name]}
-        parts.append(lay_out_record(row["id"] or "", facts))
+        blocks.append(lay_out_record(row["id"] or "", facts))
     if 0 < len(refusals.clips) < refusals.rows:
-        parts.append(f"{len(refusals.clips):,} of {refusals.rows:,} rows")
-    return "\n\n".join(parts)
+        blocks.append(f"{len(refusals.clips):,} of {refusals.rows:,} rows")
+    return "\n\n".join(blocks)
 
 
 def _of_corpus(refusals: Refusals, corpus: str) -> dict[str, int]:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.commands import sample
 from pipeline.generate import run
-from pipeline.prompts import Kind
+from pipeline.params import Alignment
 from pipeline.stage import UserError
 from pipeline.tables import continuations, parquet
 
@@ -18,11 +18,11 @@ from pipeline.tables import continuations, parquet
 class Found:
     """An utterance, and the manifest that has it."""
 
-    kind: Kind
+    kind: Alignment
     utterance: dict[str, str | None]
 
 
-def find(key: str, kinds: Sequence[Kind]) -> Found:
+def find(key: str, kinds: Sequence[Alignment]) -> Found:
     """Return the utterance of an id; raises UserError where no manifest has it, or both have."""
     files = {kind: manifest_of(kind) for kind in kinds}
     found = [
@@ -38,12 +38,12 @@ def find(key: str, kinds: Sequence[Kind]) -> Found:
     return found[0]
 
 
-def manifest_of(kind: Kind) -> Path:
+def manifest_of(kind: Alignment) -> Path:
     """Return the manifest of a kind, as the graph names it."""
     return Path(f"manifests/{kind}.parquet")
 
 
-def dropped_of(kind: Kind) -> Path:
+def dropped_of(kind: Alignment) -> Path:
     """Return the table of a kind's dropped continuations, as the graph names it."""
     return Path(f"manifests/continuations/{kind}.dropped.parquet")
 

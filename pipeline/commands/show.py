@@ -65,18 +65,18 @@ def summarise(path: Path) -> Contents:
 
 def describe(contents: Contents) -> str:
     """Lay out contents as plain text."""
-    parts = []
+    blocks = []
     if contents.groups:
-        parts = [_describe_sizes(contents.groups), _describe_emotions(contents.groups)]
+        blocks = [_describe_sizes(contents.groups), _describe_emotions(contents.groups)]
     if contents.coverage:
-        parts.append(companions.describe_coverage(contents.coverage))
+        blocks.append(companions.describe_coverage(contents.coverage))
     if contents.quarantined:
-        parts.append(companions.describe_quarantined(contents.quarantined))
+        blocks.append(companions.describe_quarantined(contents.quarantined))
     if contents.reason_column is not None:
         rows = [[reason, f"{count:,}"] for reason, count in contents.reasons.items()]
         header = [contents.reason_column.replace("_", " "), "rows"]
-        parts.append(lay_out([header, *rows, ["all", f"{sum(contents.reasons.values()):,}"]]))
-    return "\n\n".join(filter(None, parts))
+        blocks.append(lay_out([header, *rows, ["all", f"{sum(contents.reasons.values()):,}"]]))
+    return "\n\n".join(filter(None, blocks))
 
 
 def _count_reasons(path: Path, column: str) -> dict[str, int]:
@@ -113,14 +113,14 @@ def _totals(groups: list[Group]) -> Iterable[Group]:
     if len({group.corpus for group in groups}) < 2:
         return
     for split in sorted({group.split for group in groups}, key=_position):
-        parts = [group for group in groups if group.split == split]
+        blocks = [group for group in groups if group.split == split]
         yield Group(
             corpus="all",
             split=split,
-            utterances=sum(group.utterances for group in parts),
-            hours=sum(group.hours for group in parts),
-            speakers=sum(group.speakers for group in parts),
-            emotions=sum((Counter(group.emotions) for group in parts), Counter()),
+            utterances=sum(group.utterances for group in blocks),
+            hours=sum(group.hours for group in blocks),
+            speakers=sum(group.speakers for group in blocks),
+            emotions=sum((Counter(group.emotions) for group in blocks), Counter()),
         )
 
 

@@ -82,7 +82,7 @@ class Corpus:
     """ISO 639-1, of clips that do not tell theirs."""
     read: Callable[..., Iterator[Clip]]
     """Of the root: yields a clip for each utterance that the corpus names, in a fixed order; opens no audio."""
-    parts: Sequence[str] = ()
+    subsets: Sequence[str] = ()
     """What `read` takes as its keyword `part`: --corpus NAME:PART reads that part alone."""
     labels: Mapping[str, str | None] = field(default_factory=dict)
     """Published label: unified emotion of pipeline/tables/emotions.py; None where it names no single emotion."""

@@ -22,17 +22,17 @@ def names() -> list[str]:
 
 def load(name: str) -> Corpus:
     """Import one reader alone; NAME:PART is one that reads a part of the corpus."""
-    name, _, part = name.partition(":")
+    name, _, subset = name.partition(":")
     if name not in names():
         raise UserError(f"--corpus: found {name}, expected one of {', '.join([*names(), 'table', 'hub:ID'])}")
     module = importlib.import_module(f"pipeline.corpora.readers.{name}")
     corpus: Corpus = module.CORPUS
-    if not part:
+    if not subset:
         return corpus
-    if part not in corpus.parts:
-        expected = ", ".join(corpus.parts) or "no part"
-        raise UserError(f"--corpus: {name}: found the part {part}, expected {expected}")
-    return dataclasses.replace(corpus, read=functools.partial(corpus.read, part=part))
+    if subset not in corpus.subsets:
+        expected = ", ".join(corpus.subsets) or "no part"
+        raise UserError(f"--corpus: {name}: found the part {subset}, expected {expected}")
+    return dataclasses.replace(corpus, read=functools.partial(corpus.read, subset=subset))
 
 
 def folds(name: str) -> Mapping[str, Sequence[str]]:

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from pipeline import params
 from pipeline.filter import scores
-from pipeline.params import ParamsFile, Section
-from pipeline.prompts import Kind, Prompt, Prompter
-from pipeline.stage import UserError, run, say
+from pipeline.params import Alignment, ParamsFile, Section
+from pipeline.prompts import Prompt, Prompter
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.tables.continuations import LENGTH
 from pipeline.weights.source import Weights, fetch
@@ -153,7 +153,7 @@ def count(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def main(
-    kind: Annotated[Kind, typer.Option(help="Whose prompt and limits hold: those of stage 1 or of stage 2.")],
+    kind: Annotated[Alignment, typer.Option(help="Whose prompt and limits hold: those of stage 1 or of stage 2.")],
     manifest_file: Annotated[Path, typer.Option("--manifest", help="Utterances.")],
     continuations_file: Annotated[Path, typer.Option("--continuations", help="Their continuations.")],
     kept: Annotated[Path, typer.Option(help="Where the usable continuations go.")],
@@ -193,4 +193,4 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -15,14 +15,13 @@ import typer
 from pipeline.generate import agreement, choices, plan
 from pipeline.generate.answers import carry_out, project
 from pipeline.generate.run import keys_of, open_job, read_utterances
-from pipeline.params import ParamsFile
-from pipeline.prompts import Kind
-from pipeline.stage import UserError, run, say
+from pipeline.params import Alignment, ParamsFile
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, parquet
 
 
 def main(
-    kind: Annotated[Kind, typer.Option(help="Which prompt: for stage 1 or for stage 2.")],
+    kind: Annotated[Alignment, typer.Option(help="Which prompt: for stage 1 or for stage 2.")],
     manifest_file: Annotated[Path, typer.Option("--manifest", help="Utterances to continue.")],
     output: Annotated[Path, typer.Option(help="Where the continuations go.")],
     choices_file: Annotated[
@@ -64,4 +63,4 @@ def _describe(keys: pa.Array, generated: Counter[str], reasons: Counter[str]) ->
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -13,8 +13,8 @@ from pipeline.weights.source import Weights
 
 
 def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
         raise ValueError("an address with its protocol, such as http://localhost:8000/v1")
     return url
 

@@ -16,7 +16,8 @@ from pipeline.generate.engines.interface import Engine
 from pipeline.generate.params import GenerateParams
 from pipeline.generate.signature import Recipe
 from pipeline.generate.store import KEY, Shelf
-from pipeline.prompts import Kind, Prompt, Prompter
+from pipeline.params import Alignment
+from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import emotions, manifest, parquet
 from pipeline.weights.source import Weights, fetch
@@ -44,7 +45,7 @@ class JobParams:
 class Job:
     """A run, and the shelf of its answers."""
 
-    kind: Kind
+    kind: Alignment
     settings: GenerateParams
     prompt: Prompt
     classes: frozenset[str]
@@ -86,12 +87,12 @@ class Request:
     """None where decoding is greedy."""
 
 
-def open_job(kind: Kind, params_file: Path) -> Job:
+def open_job(kind: Alignment, params_file: Path) -> Job:
     """Read the parameters and open the shelf; the LLM is fetched, but not loaded."""
     return open_with(kind, read_params(kind, params_file))
 
 
-def read_params(kind: Kind, params_file: Path) -> JobParams:
+def read_params(kind: Alignment, params_file: Path) -> JobParams:
     """Read what a parameter file says of a run.
 
     Raises UserError where the LLM is not the one that is trained, and the file does not allow that.
@@ -120,7 +121,7 @@ def read_params(kind: Kind, params_file: Path) -> JobParams:
     )
 
 
-def open_with(kind: Kind, given: JobParams) -> Job:
+def open_with(kind: Alignment, given: JobParams) -> Job:
     """Open the shelf of a run with these parameters; the LLM is fetched, but not loaded."""
     model = fetch(given.llm)
     shelf = Shelf(signature.make(given.settings, given.prompt, given.llm, model), num_top=given.settings.store_logprobs)

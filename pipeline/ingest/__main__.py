@@ -14,8 +14,8 @@ from pipeline.corpora import registry
 from pipeline.corpora.corpus import Corpus
 from pipeline.corpora.params import Check
 from pipeline.ingest.coverage import Coverage
-from pipeline.ingest.rows import Intake
-from pipeline.stage import UserError, run, say
+from pipeline.ingest.rows import CorpusRows
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest, parquet, quarantine
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) -> dict[str, Any]:
     """Write the manifest and the quarantine of a corpus; return the summary of what came in."""
     coverage = Coverage(name, corpus)
-    intake = Intake(corpus=corpus, root=root, name=name, check=check, coverage=coverage)
+    intake = CorpusRows(corpus=corpus, root=root, name=name, check=check, coverage=coverage)
     seconds, num_rows, reasons, speakers = 0.0, 0, Counter[str](), set[str]()
     with (
         parquet.stream(output, manifest.SCHEMA) as taken,
@@ -122,4 +122,4 @@ def _describe(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

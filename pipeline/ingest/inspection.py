@@ -25,14 +25,14 @@ CLIPPED_SHARE = 0.01
 _STORED = {"PCM_16": "int16", "PCM_24": "int32"}
 
 
-class Part(NamedTuple):
+class Segment(NamedTuple):
     """Where an utterance lies in its file; no duration means to the end."""
 
     start_s: float
     duration_s: float | None
 
 
-class Look(NamedTuple):
+class AudioFacts(NamedTuple):
     """What the audio of an utterance tells."""
 
     duration_s: float
@@ -41,53 +41,53 @@ class Look(NamedTuple):
     content_hash: str | None
 
 
-def examine(path: str | Path, parts: Sequence[Part]) -> list[Look | Fault]:
+def inspect_samples(path: str | Path, segments: Sequence[Segment]) -> list[AudioFacts | Fault]:
     """Decode the parts of a file, opened once, in the order given."""
-    return _each(path, parts, _examine_part)
+    return _each(path, segments, _inspect_segment_samples)
 
 
-def glance(path: str | Path, parts: Sequence[Part]) -> list[Look | Fault]:
+def inspect_header(path: str | Path, segments: Sequence[Segment]) -> list[AudioFacts | Fault]:
     """Look at the header of a file alone."""
     header = flac_header.read_header(path)
     if isinstance(header, Fault):
-        return [header] * len(parts)
-    if header is not None and parts == [Part(0.0, None)]:
+        return [header] * len(segments)
+    if header is not None and segments == [Segment(0.0, None)]:
         duration_s = header.num_samples / header.sample_rate_hz
-        return [_checked(Look(duration_s, header.sample_rate_hz, header.channels, header.md5))]
-    return _each(path, parts, _glance_part)
+        return [_checked(AudioFacts(duration_s, header.sample_rate_hz, header.channels, header.md5))]
+    return _each(path, segments, _inspect_segment_header)
 
 
-def _each(path: str | Path, parts: Sequence[Part], look: Any) -> list[Look | Fault]:
+def _each(path: str | Path, segments: Sequence[Segment], inspect: Any) -> list[AudioFacts | Fault]:
     try:
         with recordings.opened(Path(path)) as file:
-            return list(_look_at_each(file, parts, look))
+            return list(_inspect_each(file, segments, inspect))
     except UnreadableAudio as error:
-        return [error.fault] * len(parts)
+        return [error.fault] * len(segments)
 
 
-def _look_at_each(file: Recording, parts: Sequence[Part], look: Any) -> Iterator[Look | Fault]:
-    for part in parts:
+def _inspect_each(file: Recording, segments: Sequence[Segment], inspect: Any) -> Iterator[AudioFacts | Fault]:
+    for segment in segments:
         try:
-            yield look(file, part)
+            yield inspect(file, segment)
         except UnreadableAudio as error:
             yield error.fault
 
 
-def _glance_part(file: Recording, part: Part) -> Look | Fault:
+def _inspect_segment_header(file: Recording, segment: Segment) -> AudioFacts | Fault:
     length_s = file.frames / file.samplerate
-    if part.start_s < 0:
-        return Fault("too-short", f"starts at {part.start_s} s")
-    duration_s = length_s - part.start_s if part.duration_s is None else part.duration_s
-    if part.start_s + duration_s > length_s + 0.1:  # times are published rounded
+    if segment.start_s < 0:
+        return Fault("too-short", f"starts at {segment.start_s} s")
+    duration_s = length_s - segment.start_s if segment.duration_s is None else segment.duration_s
+    if segment.start_s + duration_s > length_s + 0.1:  # times are published rounded
         return Fault("truncated", f"the file ends at {length_s:.2f} s")
-    return _checked(Look(duration_s, file.samplerate, file.channels, None))
+    return _checked(AudioFacts(duration_s, file.samplerate, file.channels, None))
 
 
-def _examine_part(file: Recording, part: Part) -> Look | Fault:
+def _inspect_segment_samples(file: Recording, segment: Segment) -> AudioFacts | Fault:
     stored = _STORED.get(file.subtype, "float32")
-    samples = recordings.read_part(file, part.start_s, part.duration_s, stored)
-    look = Look(len(samples) / file.samplerate, file.samplerate, file.channels, _hash(samples, stored))
-    return _fault_of(samples, stored) or _checked(look)
+    samples = recordings.read_segment(file, segment.start_s, segment.duration_s, stored)
+    facts = AudioFacts(len(samples) / file.samplerate, file.samplerate, file.channels, _hash(samples, stored))
+    return _fault_of(samples, stored) or _checked(facts)
 
 
 def _fault_of(samples: NDArray[Any], stored: str) -> Fault | None:
@@ -104,14 +104,14 @@ def _fault_of(samples: NDArray[Any], stored: str) -> Fault | None:
     return None
 
 
-def _checked(look: Look) -> Look | Fault:
-    if not MIN_RATE_HZ <= look.sample_rate_hz <= MAX_RATE_HZ:
-        return Fault("sample-rate", f"{look.sample_rate_hz} Hz")
-    if look.duration_s < MIN_DURATION_S:
-        return Fault("too-short", f"{look.duration_s:.3f} s")
-    if look.duration_s > MAX_DURATION_S:
-        return Fault("too-long", f"{look.duration_s:.1f} s")
-    return look
+def _checked(facts: AudioFacts) -> AudioFacts | Fault:
+    if not MIN_RATE_HZ <= facts.sample_rate_hz <= MAX_RATE_HZ:
+        return Fault("sample-rate", f"{facts.sample_rate_hz} Hz")
+    if facts.duration_s < MIN_DURATION_S:
+        return Fault("too-short", f"{facts.duration_s:.3f} s")
+    if facts.duration_s > MAX_DURATION_S:
+        return Fault("too-long", f"{facts.duration_s:.1f} s")
+    return facts
 
 
 def _hash(samples: NDArray[Any], stored: str) -> str:

@@ -21,12 +21,12 @@ from pipeline.corpora.params import Check
 from pipeline.corpora.transcript import has_words, normalise
 from pipeline.ingest import inspection
 from pipeline.ingest.coverage import Coverage
-from pipeline.ingest.inspection import Look, Part
+from pipeline.ingest.inspection import AudioFacts, Segment
 from pipeline.tables import emotions
 from pipeline.tables.quarantine import Fault
 
 CHUNK = 4096  # utterances
-_AT_ONCE = 256  # files that a process is given at once
+_FILES_PER_TASK = 256  # files that a process is given at once
 # English runs at 15 characters a second, and no one speaks at three times that
 MAX_CHARACTERS_PER_S = 50
 _ALWAYS_FITS = 20  # characters: a word or two may be cut close
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Intake:
+class CorpusRows:
     """One corpus on its way into the manifest, under `name`."""
 
     corpus: Corpus
@@ -52,10 +52,10 @@ class Intake:
         """Yield the rows of each chunk in the reader's order, refused ones with a `reason`."""
         with self._pool() as pool:
             # while the rows of a chunk are made, the audio of the next is looked at
-            chunks = (self._look_at(clips, pool) for clips in _chunks(self._clips()))
+            chunks = (self._inspect(clips, pool) for clips in _chunks(self._clips()))
             for (clips, found), _ in itertools.pairwise(itertools.chain(chunks, [([], ())])):
-                looks_by_clip = dict(found)
-                yield [self._row(clip, looks_by_clip[id(clip)]) for clip in clips]
+                facts_by_clip = dict(found)
+                yield [self._row(clip, facts_by_clip[id(clip)]) for clip in clips]
 
     def _pool(self) -> Executor:
         """Decoding leaves Python's lock, so that threads suffice; parsing a header does not."""
@@ -74,7 +74,9 @@ class Intake:
         emotions.check_labels(self.name, self.corpus.labels, _labels(read))
         return read
 
-    def _look_at(self, clips: list[Clip], pool: Executor) -> tuple[list[Clip], Iterable[tuple[int, Look | Fault]]]:
+    def _inspect(
+        self, clips: list[Clip], pool: Executor
+    ) -> tuple[list[Clip], Iterable[tuple[int, AudioFacts | Fault]]]:
         """Begin to look at a chunk; the second of the pair yields what is found of each clip, by its id()."""
         if not self.corpus.labels:
             emotions.check_labels(self.name, {}, _labels(clips))
@@ -82,14 +84,14 @@ class Intake:
         sound = [clip for clip in clips if faults[id(clip)] is None]
         files = _by_file(sound)
         paths = [self._path(file[0]) for file in files]
-        parts = [[Part(clip.start_s, clip.duration_s) for clip in file] for file in files]
-        look = inspection.examine if self.check == "samples" else inspection.glance
+        segments = [[Segment(clip.start_s, clip.duration_s) for clip in file] for file in files]
+        inspect = inspection.inspect_samples if self.check == "samples" else inspection.inspect_header
         # a process takes longer to start than a few headers to read
-        each = map if self.check == "headers" and len(files) < CHUNK else partial(pool.map, chunksize=_AT_ONCE)
-        found = itertools.chain.from_iterable(each(look, paths, parts))
-        looked_at = zip((id(clip) for file in files for clip in file), found, strict=True)
+        each = map if self.check == "headers" and len(files) < CHUNK else partial(pool.map, chunksize=_FILES_PER_TASK)
+        found = itertools.chain.from_iterable(each(inspect, paths, segments))
+        inspected = zip((id(clip) for file in files for clip in file), found, strict=True)
         refused = ((key, fault) for key, fault in faults.items() if fault is not None)
-        return clips, itertools.chain(refused, looked_at)
+        return clips, itertools.chain(refused, inspected)
 
     def _fault(self, clip: Clip) -> Fault | None:
         """Judge an utterance by all but its audio; that there is none comes before all that ingest finds by itself."""
@@ -112,30 +114,30 @@ class Intake:
         """Return where the audio lies; tables may name it absolutely. Joining strings is faster than joining paths."""
         return os.path.join(self.root, clip.audio)
 
-    def _row(self, clip: Clip, look: Look | Fault) -> Row:
+    def _row(self, clip: Clip, facts: AudioFacts | Fault) -> Row:
         """Make a row of an utterance; what it shares with those before it shows only here."""
-        fault = self._double_id(clip) or (look if isinstance(look, Fault) else self._fault_with(clip, look))
+        fault = self._double_id(clip) or (facts if isinstance(facts, Fault) else self._fault_with(clip, facts))
         self.coverage.add(clip, fault)
         row = {"id": f"{self.name}/{clip.utterance}", "corpus": self.name, "audio": clip.audio}
         if fault is not None:
             return row | {"reason": fault.reason, "detail": fault.detail}
-        assert isinstance(look, Look)
-        return row | self._published(clip) | {"start_s": clip.start_s, **look._asdict()}
+        assert isinstance(facts, AudioFacts)
+        return row | self._published(clip) | {"start_s": clip.start_s, **facts._asdict()}
 
     def _double_id(self, clip: Clip) -> Fault | None:
         known = hash(clip.utterance) in self.ids
         self.ids.add(hash(clip.utterance))
         return Fault("double-id") if known else None
 
-    def _fault_with(self, clip: Clip, look: Look) -> Fault | None:
-        if clip.text and len(clip.text) > max(_ALWAYS_FITS, MAX_CHARACTERS_PER_S * look.duration_s):
-            return Fault("too-much-text", f"{len(clip.text)} characters in {look.duration_s:.2f} s")
-        if look.content_hash is None:
+    def _fault_with(self, clip: Clip, facts: AudioFacts) -> Fault | None:
+        if clip.text and len(clip.text) > max(_ALWAYS_FITS, MAX_CHARACTERS_PER_S * facts.duration_s):
+            return Fault("too-much-text", f"{len(clip.text)} characters in {facts.duration_s:.2f} s")
+        if facts.content_hash is None:
             return None
-        known = hash(look.content_hash) in self.recordings
-        self.recordings.add(hash(look.content_hash))
+        known = hash(facts.content_hash) in self.recordings
+        self.recordings.add(hash(facts.content_hash))
         if known and clip.utterance not in self.corpus.doubles:
-            return Fault("double-audio", f"content hash {look.content_hash}")
+            return Fault("double-audio", f"content hash {facts.content_hash}")
         return None
 
     def _published(self, clip: Clip) -> Row:

@@ -17,13 +17,13 @@ import typer
 from pipeline import params
 from pipeline.corpora.params import read_roots
 from pipeline.leaks import near_duplicates
-from pipeline.params import ParamsFile, Section
-from pipeline.stage import UserError, run, say
+from pipeline.params import Alignment, ParamsFile, Section
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest, parquet
 from pipeline.terminal import lay_out
 
-Kind = Literal["speaker", "dialogue", "sentence", "audio", "near_audio"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+LeakKind = Literal["speaker", "dialogue", "sentence", "audio", "near_audio"]
+LEAK_KINDS: tuple[LeakKind, ...] = get_args(LeakKind)
 
 SCHEMA = pa.schema(
     [
@@ -49,21 +49,21 @@ _READ = pa.schema([manifest.SCHEMA.field(name) for name in _COLUMNS])
 class LeaksParams(Section):
     """What may be shared."""
 
-    forbid: list[Kind]
+    forbid: list[LeakKind]
     """Kinds on which the stage fails."""
-    allow: dict[str, list[Kind]]
+    allow: dict[str, list[LeakKind]]
     """Corpus of the test rows: kinds that pass for it all the same."""
-    near_audio_of: list[Literal["semantic", "emotion"]]
+    near_audio_of: list[Alignment]
     """Manifests whose clips are read for near-identical recordings."""
 
 
-def find(table: pa.Table, kind: Kind) -> pa.Table:
+def find(table: pa.Table, kind: LeakKind) -> pa.Table:
     """Tell what of a kind test shares with train and dev, by value and corpus of the test rows; sorted."""
     keyed = table.select(["id", "corpus", "split"]).append_column("value", keys(table, kind))
     return shared(keyed.filter(pc.is_valid(keyed["value"])), kind)
 
 
-def keys(table: pa.Table, kind: Kind) -> pa.ChunkedArray:
+def keys(table: pa.Table, kind: LeakKind) -> pa.ChunkedArray:
     """Return what of a kind each row has, null where nothing is known."""
     if kind == "speaker":  # corpus name, a slash, the published id; who is unknown may be anybody
         return pc.if_else(
@@ -84,12 +84,12 @@ def find_near(table: pa.Table, corpora: Mapping[str, Path]) -> pa.Table:
     return shared(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])), "near_audio")
 
 
-def shared(keyed: pa.Table, kind: Kind) -> pa.Table:
+def shared(keyed: pa.Table, kind: LeakKind) -> pa.Table:
     """Join the rows of train and dev with those of test that have the same value."""
     # train comes before dev in falling order
     keyed = keyed.sort_by([("split", "descending"), ("id", "ascending")])
-    for part in manifest.SPLITS:
-        keyed = keyed.append_column(f"{part}_rows", pc.equal(keyed["split"], part).cast(pa.int64()))
+    for split in manifest.SPLITS:
+        keyed = keyed.append_column(f"{split}_rows", pc.equal(keyed["split"], split).cast(pa.int64()))
     is_test = pc.equal(keyed["split"], "test")
     seen = keyed.filter(pc.invert(is_test)).group_by("value", use_threads=False)
     seen = seen.aggregate([("train_rows", "sum"), ("dev_rows", "sum"), ("id", "first")])
@@ -102,7 +102,7 @@ def shared(keyed: pa.Table, kind: Kind) -> pa.Table:
     return found.append_column("allowed", pa.nulls(found.num_rows, pa.string())).select(SCHEMA.names).cast(SCHEMA)
 
 
-def judge(found: pa.Table, options: LeaksParams) -> pa.Table:
+def mark_allowed(found: pa.Table, options: LeaksParams) -> pa.Table:
     """Fill in which parameter lets each leak pass."""
     reasons = []
     for kind, corpus in zip(found["kind"].to_pylist(), found["corpus"].to_pylist(), strict=True):
@@ -113,11 +113,11 @@ def judge(found: pa.Table, options: LeaksParams) -> pa.Table:
 
 def describe(found: pa.Table, compared: Mapping[str, set[str]]) -> str:
     """Lay out how many values of each kind each corpus of `compared` shares; blank where a kind is unknown."""
-    names = [kind.replace("_", " ") for kind in KINDS]
+    names = [kind.replace("_", " ") for kind in LEAK_KINDS]
     rows = [["corpus of test", *names]]
     for corpus, kinds in sorted(compared.items()):
         counts = Counter(found.filter(pc.equal(found["corpus"], corpus))["kind"].to_pylist())
-        rows.append([corpus, *(f"{counts[kind]:,}" if kind in kinds else "" for kind in KINDS)])
+        rows.append([corpus, *(f"{counts[kind]:,}" if kind in kinds else "" for kind in LEAK_KINDS)])
     passing = found.filter(pc.is_valid(found["allowed"])).group_by(["kind", "corpus", "allowed"]).aggregate([])
     notes = sorted("{allowed}: {kind} of {corpus}".format(**row) for row in passing.to_pylist())
     return "\n".join([lay_out(rows), *notes])
@@ -126,24 +126,26 @@ def describe(found: pa.Table, compared: Mapping[str, set[str]]) -> str:
 def check(found: pa.Table, output: Path) -> None:
     """Raise UserError, with the first pair of each kind, when something shared is not allowed."""
     forbidden = found.filter(pc.is_null(found["allowed"]))
-    told = []
+    found_kinds = []
     for kind in forbidden["kind"].unique().to_pylist():
         rows = forbidden.filter(pc.equal(forbidden["kind"], kind))
         first = rows.slice(0, 1).to_pylist()[0]
-        part = "train" if first["train_rows"] else "dev"
-        told.append(
-            f"{rows.num_rows:,} of kind {kind} (first {first['seen_id']} in {part}, {first['test_id']} in test)"
+        split = "train" if first["train_rows"] else "dev"
+        found_kinds.append(
+            f"{rows.num_rows:,} of kind {kind} (first {first['seen_id']} in {split}, {first['test_id']} in test)"
         )
-    if told:
-        raise UserError(f"leaks: expected test to share nothing forbidden, found {'; '.join(told)}; see {output}")
+    if found_kinds:
+        raise UserError(
+            f"leaks: expected test to share nothing forbidden, found {'; '.join(found_kinds)}; see {output}"
+        )
 
 
-def known_kinds(everything: pa.Table, heard: pa.Table) -> dict[str, set[str]]:
+def known_kinds(everything: pa.Table, compared_by_ear: pa.Table) -> dict[str, set[str]]:
     """Return of each corpus with test rows the kinds that anything is known of."""
     test = everything.filter(pc.equal(everything["split"], "test"))
     known: dict[str, set[str]] = {corpus: set() for corpus in test["corpus"].unique().to_pylist()}
-    for kind in KINDS:
-        rows = heard if kind == "near_audio" else test.filter(pc.is_valid(keys(test, kind)))
+    for kind in LEAK_KINDS:
+        rows = compared_by_ear if kind == "near_audio" else test.filter(pc.is_valid(keys(test, kind)))
         for corpus in rows["corpus"].unique().to_pylist():
             known.get(corpus, set()).add(kind)
     return known
@@ -168,12 +170,12 @@ def main(
     options = params.load(params_file, "leaks", LeaksParams)
     corpora = read_roots(params_file)
     manifests = {"semantic": parquet.read(semantic, _READ), "emotion": parquet.read(emotion, _READ)}
-    everything, heard = merge(manifests.values()), merge(manifests[name] for name in options.near_audio_of)
+    everything, compared_by_ear = merge(manifests.values()), merge(manifests[name] for name in options.near_audio_of)
     check_params(options, set(everything["corpus"].unique().to_pylist()), corpora)
-    kinds = [find(everything, kind) for kind in KINDS if kind != "near_audio"]
-    found = judge(pa.concat_tables([*kinds, find_near(heard, corpora)]), options)
+    kinds = [find(everything, kind) for kind in LEAK_KINDS if kind != "near_audio"]
+    found = mark_allowed(pa.concat_tables([*kinds, find_near(compared_by_ear, corpora)]), options)
     parquet.write(found, output)
-    say(describe(found, known_kinds(everything, heard)))
+    say(describe(found, known_kinds(everything, compared_by_ear)))
     check(found, output)
     say(f"leaks: {found.num_rows:,} shared values, none of them forbidden")
 
@@ -195,4 +197,4 @@ def check_params(options: LeaksParams, found: set[str], corpora: Mapping[str, Pa
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -7,7 +7,7 @@ changes on what emotions are tested; the KL is of the rows that have a continuat
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
@@ -16,9 +16,9 @@ from pydantic import Field
 from pipeline import params
 from pipeline.audio import mono_16k, recordings
 from pipeline.corpora.params import read_roots
-from pipeline.params import ParamsFile, Section
+from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.prompts import Prompt, Prompter
-from pipeline.stage import UserError, run, say
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, packed, parquet
 from pipeline.weights.source import Weights, fetch
 
@@ -72,11 +72,11 @@ def _samples(row: dict[str, Any], corpora: dict[str, Path]) -> Any:
         raise UserError(f"{path}: {error}; ingest {row['corpus']} again, with --check samples") from None
 
 
-def frame(prompt: Prompt, prompter: Prompter, kind: str) -> packed.Frame:
+def prompt_shell(prompt: Prompt, prompter: Prompter, kind: str) -> packed.PromptShell:
     """Return what all rows of a kind share."""
     speech = prompter.speech(prompt)
     text = prompter.text(prompt, "") if kind == "semantic" else None
-    return packed.Frame(
+    return packed.PromptShell(
         before_speech=list(speech.before),
         before_text=None if text is None else list(text.before),
         after=list(speech.after),
@@ -84,7 +84,7 @@ def frame(prompt: Prompt, prompter: Prompter, kind: str) -> packed.Frame:
 
 
 def main(
-    kind: Annotated[Literal["semantic", "emotion"], typer.Option(help="Which alignment the rows are for.")],
+    kind: Annotated[Alignment, typer.Option(help="Which alignment the rows are for.")],
     manifest_file: Annotated[Path, typer.Option("--manifest", help="The manifest of that kind.")],
     continuations_file: Annotated[Path, typer.Option("--continuations", help="The kept continuations.")],
     output: Annotated[Path, typer.Option(help="The packed folder to write.")],
@@ -103,7 +103,7 @@ def main(
         raise UserError(f"{manifest_file}: corpus {min(missing)} is not listed under ingest in {params_file}")
     prompter = Prompter.load(fetch(llm))
     schema = packed.SCHEMA if signals is None else packed.SCHEMA_WITH_SIGNALS
-    with packed.Writer(output, frame(prompt, prompter, kind), settings.rows_per_shard, schema) as writer:
+    with packed.Writer(output, prompt_shell(prompt, prompter, kind), settings.rows_per_shard, schema) as writer:
         counts = {
             part: writer.write(part, rows(utterances, kept, signals, part, corpora, prompter))
             for part in manifest.SPLITS
@@ -114,4 +114,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,9 +19,9 @@ from pydantic import Field
 from pipeline import params
 from pipeline.corpora import registry
 from pipeline.corpora.params import CorpusParams
-from pipeline.params import ParamsFile, Section
+from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.split import emobox_lists, speakers
-from pipeline.stage import UserError, run, say
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import emotions, manifest, parquet
 
 EXCLUDED_SCHEMA = manifest.SCHEMA.append(pa.field("reason", pa.string()))
@@ -63,27 +63,25 @@ def assign(table: pa.Table, corpus: str, options: SplitParams, folds: Mapping[st
     """
     chosen: set[str] = set()
     if corpus in options.lists:
-        table = speakers.with_parts(table, emobox_lists.match(table, corpus, Path(options.lists[corpus])))
+        table = speakers.with_splits(table, emobox_lists.match(table, corpus, Path(options.lists[corpus])))
     elif corpus in options.test_speakers:
         chosen = speakers.choose(table, corpus, options.test_speakers[corpus], "split.test_speakers")
     elif corpus in options.folds:
         name = options.folds[corpus]
         if name not in folds:
             raise UserError(f"split.folds: {corpus} has no fold {name}; expected one of {', '.join(folds) or 'none'}")
-        chosen = speakers.choose(table, corpus, folds[name], "split.folds", in_part=True)
+        chosen = speakers.choose(table, corpus, folds[name], "split.folds", allow_missing=True)
         if len(chosen) < len(folds[name]):
             say(f"split: {corpus}: {len(chosen)} of the {len(folds[name])} test speakers of {name} are there")
     fractions = {"dev_fraction": options.dev_fraction, "test_fraction": options.test_fraction}
-    return speakers.deal(table, corpus, chosen, seed=options.seed, **fractions)
+    return speakers.assign_speakers(table, corpus, chosen, seed=options.seed, **fractions)
 
 
-def divide(
-    table: pa.Table, kind: Literal["semantic", "emotion"], classes: Iterable[str], listed: Iterable[str]
-) -> Divided:
+def divide(table: pa.Table, kind: Alignment, classes: Iterable[str], listed: Iterable[str]) -> Divided:
     """Leave out the rows that the manifest of a kind cannot use; `listed` are the corpora whose parts are lists."""
-    no_part, no_text, emotion = pc.is_null(table["split"]), pc.is_null(table["text"]), table["emotion"]
+    no_split, no_text, emotion = pc.is_null(table["split"]), pc.is_null(table["text"]), table["emotion"]
     is_listed = pc.is_in(table["corpus"], pa.array(list(listed), pa.string()))
-    rules: list[tuple[Any, Any]] = [(pc.and_(no_part, is_listed), "in no list"), (no_part, "no official part")]
+    rules: list[tuple[Any, Any]] = [(pc.and_(no_split, is_listed), "in no list"), (no_split, "no official part")]
     if kind == "emotion":
         is_class = pc.is_in(emotion, pa.array(list(classes), pa.string()))
         rules.append((pc.is_null(emotion), "no emotion"))
@@ -160,9 +158,9 @@ def main(
 
 
 def _count(table: pa.Table) -> str:
-    parts = Counter(table["split"].to_pylist())
-    return "/".join(f"{parts[part]:,}" for part in manifest.SPLITS)
+    counts = Counter(table["split"].to_pylist())
+    return "/".join(f"{counts[split]:,}" for split in manifest.SPLITS)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.stage import UserError, say
 
 # part in the names of the lists: part in the manifest
-PARTS = {"train": "train", "valid": "dev", "test": "test"}
+SPLITS = {"train": "train", "valid": "dev", "test": "test"}
 
 Tail = tuple[str, ...]
 
@@ -27,7 +27,7 @@ Tail = tuple[str, ...]
 class FoldLists:
     """The clips of a fold."""
 
-    parts: Mapping[Tail, str]
+    splits: Mapping[Tail, str]
     """Tail of an audio path: its part in the manifest."""
     length: int
     """Names in each tail."""
@@ -35,13 +35,13 @@ class FoldLists:
 
 def read(folder: Path) -> FoldLists:
     """Read the lists of a fold; raises UserError when one is broken, train is missing or a clip is in two parts."""
-    part_of: dict[Tail, str] = {}
-    for name, part in PARTS.items():
+    split_of: dict[Tail, str] = {}
+    for name, split in SPLITS.items():
         for path in _entries(folder, name):
-            if part_of.setdefault(path, part) != part:
+            if split_of.setdefault(path, split) != split:
                 raise UserError(f"{folder}: expected each clip in one part, found {'/'.join(path)} in two")
-    length = next(n for n in itertools.count(1) if len({path[-n:] for path in part_of}) == len(part_of))
-    return FoldLists({path[-length:]: part for path, part in part_of.items()}, length)
+    length = next(n for n in itertools.count(1) if len({path[-n:] for path in split_of}) == len(split_of))
+    return FoldLists({path[-length:]: split for path, split in split_of.items()}, length)
 
 
 def match(table: pa.Table, corpus: str, folder: Path) -> pa.Array:
@@ -54,14 +54,14 @@ def match(table: pa.Table, corpus: str, folder: Path) -> pa.Array:
     tails = []
     for audio, key in zip(table["audio"].to_pylist(), table["id"].to_pylist(), strict=True):
         names = (_path(audio), tuple(key.split("/")[1:]))
-        tails.append(next((path[-lists.length :] for path in names if path[-lists.length :] in lists.parts), None))
+        tails.append(next((path[-lists.length :] for path in names if path[-lists.length :] in lists.splits), None))
     found = len({tail for tail in tails if tail})
     if not found:
         raise UserError(f"{folder}: names no clip of {corpus}; expected, for one, {table['audio'][0]}")
-    if found < len(lists.parts):
-        missing = len(lists.parts) - found
-        say(f"split: {corpus}: {missing:,} of the {len(lists.parts):,} clips that {folder} lists are not there")
-    return pa.array([tail and lists.parts[tail] for tail in tails], pa.string())
+    if found < len(lists.splits):
+        missing = len(lists.splits) - found
+        say(f"split: {corpus}: {missing:,} of the {len(lists.splits):,} clips that {folder} lists are not there")
+    return pa.array([tail and lists.splits[tail] for tail in tails], pa.string())
 
 
 def _entries(folder: Path, name: str) -> Iterator[Tail]:

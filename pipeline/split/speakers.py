@@ -17,7 +17,9 @@ from pipeline.stage import UserError
 from pipeline.tables import manifest
 
 
-def choose(table: pa.Table, corpus: str, published: Iterable[str], key: str, *, in_part: bool = False) -> set[str]:
+def choose(
+    table: pa.Table, corpus: str, published: Iterable[str], key: str, *, allow_missing: bool = False
+) -> set[str]:
     """Return the speakers that the parameter `key` names for the test part.
 
     Raises UserError when the corpus has a test part, or lacks a speaker; with `in_part` when it lacks them all.
@@ -27,12 +29,12 @@ def choose(table: pa.Table, corpus: str, published: Iterable[str], key: str, *, 
     speakers = set(table["speaker"].unique().to_pylist())
     named = {f"{corpus}/{speaker}" for speaker in published}
     unknown = sorted(named - speakers)
-    if unknown and not (in_part and named & speakers):
+    if unknown and not (allow_missing and named & speakers):
         raise UserError(f"{key}: no speaker {unknown[0]}; expected some of {', '.join(sorted(speakers))}")
     return named & speakers
 
 
-def deal(
+def assign_speakers(
     table: pa.Table, corpus: str, chosen: Collection[str], *, seed: int, dev_fraction: float, test_fraction: float
 ) -> pa.Table:
     """Give parts to the rows of a corpus, test to the speakers in `chosen`.
@@ -40,57 +42,57 @@ def deal(
     A row without a part, in a corpus that has them, stays without. Raises UserError where no speaker is left to
     train on.
     """
-    found = {part for part in table["split"].unique().to_pylist() if part}
+    found = {split for split in table["split"].unique().to_pylist() if split}
     is_chosen = pc.is_in(table["speaker"], pa.array(sorted(chosen), pa.string()))
     is_free = pc.equal(table["split"], "train") if found else pc.is_null(table["split"])
     is_free = pc.and_(pc.fill_null(is_free, False), pc.invert(is_chosen))
-    circles = _shuffled(_circles(table.filter(is_free)), seed)
-    num_free = sum(map(len, circles))
-    hands = iter(circles)
-    test = _take(hands, 0 if found or chosen else _share(test_fraction, num_free))
-    dev = _take(hands, 0 if "dev" in found else _share(dev_fraction, num_free))
-    train = [speaker for circle in hands for speaker in circle]
-    if circles and not train:
+    groups = _shuffled(_speaker_groups(table.filter(is_free)), seed)
+    num_free = sum(map(len, groups))
+    remaining = iter(groups)
+    test = _take(remaining, 0 if found or chosen else _share(test_fraction, num_free))
+    dev = _take(remaining, 0 if "dev" in found else _share(dev_fraction, num_free))
+    train = [speaker for group in remaining for speaker in group]
+    if groups and not train:
         raise UserError(
             f"split: {corpus}: expected speakers left for train, found {num_free}, of which test takes {len(test)} "
-            f"and dev {len(dev)}; speakers with common dialogues stay together, here {len(circles)} group(s)"
+            f"and dev {len(dev)}; speakers with common dialogues stay together, here {len(groups)} group(s)"
         )
-    parts = ["test"] * len(test) + ["dev"] * len(dev) + ["train"] * len(train)
+    splits = ["test"] * len(test) + ["dev"] * len(dev) + ["train"] * len(train)
     positions = pc.index_in(table["speaker"], pa.array([*test, *dev, *train], pa.string())).combine_chunks()
-    dealt = pa.array(parts, pa.string()).take(positions)
-    return with_parts(table, pc.if_else(is_chosen, "test", pc.if_else(is_free, dealt, table["split"])))
+    assigned = pa.array(splits, pa.string()).take(positions)
+    return with_splits(table, pc.if_else(is_chosen, "test", pc.if_else(is_free, assigned, table["split"])))
 
 
-def with_parts(table: pa.Table, parts: pa.Array) -> pa.Table:
+def with_splits(table: pa.Table, splits: pa.Array) -> pa.Table:
     """Put `parts` in the place of the column split."""
-    return table.set_column(manifest.SCHEMA.get_field_index("split"), manifest.SCHEMA.field("split"), parts)
+    return table.set_column(manifest.SCHEMA.get_field_index("split"), manifest.SCHEMA.field("split"), splits)
 
 
-def _circles(table: pa.Table) -> list[list[str]]:
+def _speaker_groups(table: pa.Table) -> list[list[str]]:
     """Group speakers so that those of one dialogue are in one group, each group sorted."""
-    circles = {speaker: [speaker] for speaker in table["speaker"].unique().to_pylist()}
+    groups = {speaker: [speaker] for speaker in table["speaker"].unique().to_pylist()}
     meetings = table.filter(pc.is_valid(table["dialogue"])).group_by("dialogue", use_threads=False)
     for speakers in meetings.aggregate([("speaker", "distinct")])["speaker_distinct"].to_pylist():
         for one, other in itertools.pairwise(speakers):
-            if circles[one] is not circles[other]:
-                circles[one] += circles[other]
-                circles.update(dict.fromkeys(circles[other], circles[one]))
-    return [sorted(circle) for circle in {id(circle): circle for circle in circles.values()}.values()]
+            if groups[one] is not groups[other]:
+                groups[one] += groups[other]
+                groups.update(dict.fromkeys(groups[other], groups[one]))
+    return [sorted(group) for group in {id(group): group for group in groups.values()}.values()]
 
 
-def _shuffled(circles: Iterable[list[str]], seed: int) -> list[list[str]]:
-    def key(circle: list[str]) -> tuple[str, str]:
-        published = circle[0].partition("/")[2]
-        return xxhash.xxh3_128_hexdigest(f"{seed}/{published}".encode()), circle[0]
+def _shuffled(groups: Iterable[list[str]], seed: int) -> list[list[str]]:
+    def key(group: list[str]) -> tuple[str, str]:
+        published = group[0].partition("/")[2]
+        return xxhash.xxh3_128_hexdigest(f"{seed}/{published}".encode()), group[0]
 
-    return sorted(circles, key=key)
+    return sorted(groups, key=key)
 
 
-def _take(circles: Iterator[list[str]], num_speakers: int) -> list[str]:
+def _take(groups: Iterator[list[str]], num_speakers: int) -> list[str]:
     """Take whole groups until there are at least so many speakers."""
     taken: list[str] = []
-    while len(taken) < num_speakers and (circle := next(circles, None)):
-        taken += circle
+    while len(taken) < num_speakers and (group := next(groups, None)):
+        taken += group
     return taken
 
 

@@ -22,7 +22,7 @@ from pipeline import params
 from pipeline.audio import mono_16k
 from pipeline.corpora.readers import cremad
 from pipeline.params import ParamsFile, Section
-from pipeline.stage import UserError, run, say
+from pipeline.stage import UserError, run_stage, say
 from pipeline.synthesise.espeak import Synthesiser, Voice, synthesiser
 from pipeline.synthesise.sentences import sentences
 
@@ -116,9 +116,9 @@ def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser
     num_test, num_dev = max(1, options.speakers // 5), max(1, options.speakers // 10)
     lines = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
     for i, speaker in enumerate(speakers(options.speakers, FIRST_READER, rng)):
-        part = "test" if i < num_test else "dev" if i < num_test + num_dev else "train"
+        split = "test" if i < num_test else "dev" if i < num_test + num_dev else "train"
         chapter = f"{i + 1}"
-        folder = root / f"{part}-synthetic" / speaker.id / chapter
+        folder = root / f"{split}-synthetic" / speaker.id / chapter
         folder.mkdir(parents=True)
         transcripts, length_s = [], 0.0
         for turn, text in enumerate(itertools.islice(texts, options.utterances_per_speaker)):
@@ -128,7 +128,7 @@ def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser
             transcripts.append(f"{name} {text[:-1].upper()}\n")
             length_s += len(mono_16k.decode(clip)) / mono_16k.SAMPLE_RATE_HZ
         (folder / f"{speaker.id}-{chapter}.trans.txt").write_text("".join(transcripts))
-        subset, sex = f"{part}-synthetic", speaker.gender[0].upper()
+        subset, sex = f"{split}-synthetic", speaker.gender[0].upper()
         lines.append(f"{speaker.id:<5}| {sex} | {subset:<17}| {length_s / 60:5.2f} | espeak-ng {speaker.voice.name}")
     (root / "SPEAKERS.TXT").write_text("\n".join(lines) + "\n")
 
@@ -177,4 +177,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -45,11 +45,11 @@ SCHEMA_WITH_SIGNALS = pa.schema(
 )
 """Of stage 1 where its continuations have teacher signals."""
 ROWS_PER_BATCH = 128  # small enough that a single row stays cheap to read
-FRAME_FILE = "frame.json"
+SHELL_FILE = "frame.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class PromptShell:
     """The token ids around what a row brings: before + speech or transcript + after + response."""
 
     before_speech: list[int]
@@ -61,10 +61,10 @@ class Frame:
 class Writer:
     """Write a packed folder beside `path` and put it in place when all is written."""
 
-    def __init__(self, path: Path, frame: Frame, rows_per_shard: int, schema: pa.Schema = SCHEMA) -> None:
+    def __init__(self, path: Path, shell: PromptShell, rows_per_shard: int, schema: pa.Schema = SCHEMA) -> None:
         self.path = path
         self.partial = path.with_name(f".{path.name}.partial")
-        self.frame = frame
+        self.shell = shell
         self.rows_per_shard = rows_per_shard
         self.schema = schema
         self.parts: list[str] = []
@@ -76,7 +76,7 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: TracebackType | None) -> None:
         if kind is None:
-            _dump(self.partial / FRAME_FILE, asdict(self.frame))
+            _dump(self.partial / SHELL_FILE, asdict(self.shell))
             _dump(self.partial / "dataset_dict.json", {"splits": self.parts})
             shutil.rmtree(self.path, ignore_errors=True)
             os.replace(self.partial, self.path)
@@ -117,11 +117,11 @@ def load(path: Path, part: str, *, allow_empty: bool = False) -> "datasets.Datas
     return dataset
 
 
-def load_frame(path: Path) -> Frame:
+def load_shell(path: Path) -> PromptShell:
     """Read the frame that all rows share."""
-    if not (path / FRAME_FILE).is_file():
-        raise UserError(f"{path}: no {FRAME_FILE}; run python -m pipeline.pack first")
-    return Frame(**json.loads((path / FRAME_FILE).read_text()))
+    if not (path / SHELL_FILE).is_file():
+        raise UserError(f"{path}: no {SHELL_FILE}; run python -m pipeline.pack first")
+    return PromptShell(**json.loads((path / SHELL_FILE).read_text()))
 
 
 def _describe(folder: Path, num_shards: int, schema: pa.Schema) -> None:

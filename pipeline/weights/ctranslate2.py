@@ -143,9 +143,9 @@ def _module(variables: "Variables", source: str, targets: tuple[str, ...]) -> "d
     state = {}
     leaves = ("gamma", "beta") if source.endswith("layer_norm") else ("weight", "bias")
     for leaf, published in zip(("weight", "bias"), leaves, strict=True):
-        parts = np.split(variables[f"{source}/{published}"], len(targets))
-        for target, part in zip(targets, parts, strict=True):
-            state[f"model.{target}.{leaf}"] = torch.tensor(part)
+        pieces = np.split(variables[f"{source}/{published}"], len(targets))
+        for target, piece in zip(targets, pieces, strict=True):
+            state[f"model.{target}.{leaf}"] = torch.tensor(piece)
     for target in targets:
         if target.endswith(".k_proj") and state.pop(f"model.{target}.bias").any():  # the format holds zeros there
             raise ValueError(f"a bias on the keys in {source}, which Whisper has not")

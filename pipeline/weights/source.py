@@ -184,15 +184,15 @@ def _weight_file(unpacked: Path) -> Path:
     return max(candidates, key=lambda path: path.stat().st_size)
 
 
-def _join(parts: list[Path], joined: Path, weights: Weights) -> Path:
+def _join(pieces: list[Path], joined: Path, weights: Weights) -> Path:
     digest = hashlib.sha256()
     with joined.open("wb") as target:
-        for part in parts:
-            with part.open("rb") as source:
+        for piece in pieces:
+            with piece.open("rb") as source:
                 while block := source.read(1 << 20):
                     digest.update(block)
                     target.write(block)
-            part.unlink()
+            piece.unlink()
     if digest.hexdigest() != weights.sha256:
         raise UserError(f"models: {weights.source}: found SHA-256 {digest.hexdigest()}, expected {weights.sha256}")
     return joined

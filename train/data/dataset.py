@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.audio import mono_16k
-from pipeline.tables.packed import Frame
+from pipeline.tables.packed import PromptShell
 from train.data.log_mel import LogMel, num_mel_frames
 from train.model import Batch, Sequences, TopKTeacher
 from train.model.adapter import num_speech_tokens
@@ -57,8 +57,8 @@ class Examples(Dataset[Example]):
 class Collator:
     """Turn examples into a batch; stage 1 has `with_teacher`, the text branch, or `with_signals` in its place."""
 
-    def __init__(self, frame: Frame, with_teacher: bool, with_signals: bool = False) -> None:
-        self.frame = frame
+    def __init__(self, shell: PromptShell, with_teacher: bool, with_signals: bool = False) -> None:
+        self.shell = shell
         self.with_teacher = with_teacher
         self.with_signals = with_signals
 
@@ -69,7 +69,7 @@ class Collator:
         return Batch(
             features=pad_features([example.features for example in examples]),
             num_frames=torch.tensor([example.num_frames for example in examples]),
-            student=sequences(self.frame.before_speech, speech, self.frame.after, responses),
+            student=sequences(self.shell.before_speech, speech, self.shell.after, responses),
             teacher=self._teacher(examples, responses) if self.with_teacher else None,
             signals=_signals(examples) if self.with_signals else None,
             response_ids=torch.tensor([token for response in responses for token in response]),
@@ -77,9 +77,9 @@ class Collator:
         )
 
     def _teacher(self, examples: Sequence[Example], responses: list[list[int]]) -> Sequences:
-        assert self.frame.before_text is not None
+        assert self.shell.before_text is not None
         texts = [example.text_ids for example in examples]
-        return sequences(self.frame.before_text, texts, self.frame.after, responses)
+        return sequences(self.shell.before_text, texts, self.shell.after, responses)
 
 
 def _signals(examples: Sequence[Example]) -> TopKTeacher:

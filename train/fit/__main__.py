@@ -1,20 +1,20 @@
 """Train a stage: semantic alignment from the base weights, or emotion alignment from stage 1."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pipeline import params
-from pipeline.params import ParamsFile
-from pipeline.stage import UserError, run
+from pipeline.params import Alignment, ParamsFile
+from pipeline.stage import UserError, run_stage
 from pipeline.tables.emotions import read_classes
 from pipeline.weights.source import ModelsParams
 from train.fit.params import EmotionFitParams, SemanticFitParams
 
 
 def main(
-    kind: Annotated[Literal["semantic", "emotion"], typer.Option(help="Which alignment to train.")],
+    kind: Annotated[Alignment, typer.Option(help="Which alignment to train.")],
     data: Annotated[Path, typer.Option(help="The packed folder of that kind.")],
     output: Annotated[Path, typer.Option(help="The model folder to write.")],
     init: Annotated[Path | None, typer.Option(help="The stage-1 model that emotion alignment starts from.")] = None,
@@ -38,4 +38,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

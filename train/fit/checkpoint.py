@@ -21,9 +21,9 @@ from pipeline.tables import parquet
 STATE_FILE = "state.pt"
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*values: Any) -> str:
     """Return a short name for everything that shapes a run, from values that JSON can hold."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def file_digest(file: Path) -> str:

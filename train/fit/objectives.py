@@ -40,7 +40,7 @@ class SemanticAlignment:
     A batch with teacher signals in place of the transcript gives its lower bound, at temperature 1.
     """
 
-    matrix: Tensor
+    output_embeddings: Tensor
     temperature: float
 
     @property
@@ -57,16 +57,18 @@ class SemanticAlignment:
         if batch.signals is not None:
             assert self.temperature == 1
             signals = batch.signals
-            return {"kl": stored_kl(outputs.student, signals.top_ids, signals.top_logprobs, self.matrix).sum()}
+            return {
+                "kl": stored_kl(outputs.student, signals.top_ids, signals.top_logprobs, self.output_embeddings).sum()
+            }
         assert outputs.teacher is not None
-        return {"kl": response_kl(outputs.student, outputs.teacher, self.matrix, self.temperature).sum()}
+        return {"kl": response_kl(outputs.student, outputs.teacher, self.output_embeddings, self.temperature).sum()}
 
 
 @dataclass(frozen=True, slots=True)
 class EmotionAlignment:
     """Stage 2: the response's cross-entropy and the emotion head's (paper Eq. 2 and 3)."""
 
-    matrix: Tensor
+    output_embeddings: Tensor
     emotion_weight: float
 
     @property
@@ -81,7 +83,7 @@ class EmotionAlignment:
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Return both cross-entropies summed, in nats."""
         return {
-            "ce": response_ce(outputs.student, batch.response_ids, self.matrix).sum(),
+            "ce": response_ce(outputs.student, batch.response_ids, self.output_embeddings).sum(),
             "emotion": functional.cross_entropy(
                 outputs.emotion.float(), batch.emotion, ignore_index=-1, reduction="sum"
             ),

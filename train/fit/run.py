@@ -137,14 +137,14 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
     if len(train_rows) == 0:
         raise UserError(f"{folder}: no train row has a continuation; expected at least one")
     stored = isinstance(settings, SemanticFitParams) and settings.teacher == "stored"
-    frame = packed.load_frame(folder)
+    shell = packed.load_shell(folder)
     dev_rows = with_response(packed.load(folder, "dev", allow_empty=True))
     return Data(
         train=Examples(train_rows, log_mel, config.emotions),
         train_lengths=train_rows["num_samples"][:],
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
-        collate=Collator(frame, with_teacher=with_teacher and not stored, with_signals=stored),
-        dev_collate=Collator(frame, with_teacher=with_teacher),
+        collate=Collator(shell, with_teacher=with_teacher and not stored, with_signals=stored),
+        dev_collate=Collator(shell, with_teacher=with_teacher),
         workers=settings.workers,
     )
 

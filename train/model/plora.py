@@ -22,13 +22,13 @@ ADAPTER_NAME = "default"
 
 
 @dataclass
-class SpeechPositions:
-    """Which positions hold speech, while the LLM runs inside `at`; none outside of it."""
+class SpeechMask:
+    """Which positions hold speech, while the LLM runs inside `applied`; none outside of it."""
 
     mask: Bool[Tensor, "b l"] | None = None
 
     @contextmanager
-    def at(self, mask: Bool[Tensor, "b l"]) -> Iterator[None]:
+    def applied(self, mask: Bool[Tensor, "b l"]) -> Iterator[None]:
         """Let P-LoRA act where `mask` is true."""
         self.mask = mask
         try:
@@ -36,7 +36,7 @@ class SpeechPositions:
         finally:
             self.mask = None
 
-    def limit(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def zero_elsewhere(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Zero the output of A (b x l x r) away from speech: a forward hook.
 
         While answering, the LLM takes one token at a time behind a prompt of another length: those
@@ -52,8 +52,8 @@ def lora_config(rank: int, alpha: int, dropout: float, targets: str | list[str])
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none")
 
 
-def add_plora(llm: nn.Module, config: LoraConfig, positions: SpeechPositions) -> None:
-    """Put LoRA layers into `llm` in place, limited to `positions`; B starts at zero.
+def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> None:
+    """Put LoRA layers into `llm` in place, limited to `speech_mask`; B starts at zero.
 
     They are held in float32 whatever the LLM is held in: in bfloat16, small updates would be rounded away.
     """
@@ -61,7 +61,7 @@ def add_plora(llm: nn.Module, config: LoraConfig, positions: SpeechPositions) ->
     inject_adapter_in_model(config, llm, ADAPTER_NAME)
     for module in llm.modules():
         if isinstance(module, LoraLayer):
-            module.lora_A[ADAPTER_NAME].register_forward_hook(positions.limit)
+            module.lora_A[ADAPTER_NAME].register_forward_hook(speech_mask.zero_elsewhere)
             module.lora_A[ADAPTER_NAME].float()
             module.lora_B[ADAPTER_NAME].float()
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)

@@ -12,7 +12,7 @@ from train.model.adapter import ConvAdapter
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Sequences
-from train.model.plora import SpeechPositions, add_plora
+from train.model.plora import SpeechMask, add_plora
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,12 @@ class SpeechLLM(nn.Module):
         self.adapter = ConvAdapter(encoder.width, width)
         self.llm = llm.requires_grad_(False)
         self.head = EmotionHead(width, num_emotions)
-        self.positions = SpeechPositions()
+        self.speech_mask = SpeechMask()
         self.plora: LoraConfig | None = None
 
     def add_plora(self, config: LoraConfig) -> None:
         """Add P-LoRA to the LLM (stage 2); until B is trained, no output changes."""
-        add_plora(self.llm, config, self.positions)
+        add_plora(self.llm, config, self.speech_mask)
         self.plora = config
 
     @property
@@ -63,9 +63,9 @@ class SpeechLLM(nn.Module):
     @property
     def output_embeddings(self) -> Float[Tensor, "v d"]:
         """The LLM's output matrix, which turns a final hidden state into logits."""
-        matrix = self.llm.get_output_embeddings()
-        assert isinstance(matrix, nn.Linear)
-        return matrix.weight
+        lm_head = self.llm.get_output_embeddings()
+        assert isinstance(lm_head, nn.Linear)
+        return lm_head.weight
 
     def encode_speech(self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]) -> Speech:
         """Turn log-mel into embeddings for the LLM."""
@@ -91,7 +91,7 @@ class SpeechLLM(nn.Module):
         shared = sequences.num_shared
         embeddings = self.embed(sequences, speech)
         start = self._start(embeddings[:1, :shared], len(embeddings)) if shared else None
-        with self.positions.at(sequences.speech[:, shared:]):
+        with self.speech_mask.applied(sequences.speech[:, shared:]):
             output = self.llm.base_model(
                 inputs_embeds=embeddings[:, shared:],
                 attention_mask=sequences.attended,

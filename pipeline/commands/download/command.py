@@ -17,7 +17,7 @@ import typer
 
 from pipeline.corpora import registry
 from pipeline.corpora.corpus import Archive
-from pipeline.stage import UserError, run, say
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import parquet
 
 _WIDTH = 80  # characters of a line of the list
@@ -140,4 +140,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -12,7 +12,7 @@ from pipeline.corpora.corpus import Clip, Corpus
 from pipeline.corpora.table_rows import lines
 from pipeline.stage import UserError
 
-PARTS = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test")
 GENDERS = {"female": "female", "female_feminine": "female", "male": "male", "male_masculine": "male"}
 ATTRIBUTES = ("age", "accent", "accents", "up_votes", "down_votes")
 
@@ -24,8 +24,8 @@ def read(root: Path) -> Iterator[Clip]:
     for folder in _languages(root):
         inner = folder.relative_to(root).as_posix()
         clips = "clips" if folder == root else f"{inner}/clips"
-        for part in PARTS:
-            for row in _rows(folder / f"{part}.tsv"):
+        for split in SPLITS:
+            for row in _rows(folder / f"{split}.tsv"):
                 name = row["path"].removesuffix(".mp3")
                 locale = row.get("locale") or folder.resolve().name
                 yield Clip(
@@ -35,14 +35,14 @@ def read(root: Path) -> Iterator[Clip]:
                     speaker=row["client_id"],
                     language=locale.partition("-")[0],
                     gender=GENDERS.get(row.get("gender", "")),
-                    split=part,
+                    split=split,
                     attributes={column: row[column] for column in ATTRIBUTES if row.get(column)} or None,
                 )
 
 
 def _languages(root: Path) -> list[Path]:
     for depth in ("", "*/", "*/*/"):
-        folders = {path.parent for part in PARTS for path in root.glob(f"{depth}{part}.tsv")}
+        folders = {path.parent for split in SPLITS for path in root.glob(f"{depth}{split}.tsv")}
         if folders:  # to look deeper would list the millions of files in clips/
             return sorted(folders)
     return []

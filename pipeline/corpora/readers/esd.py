@@ -16,7 +16,7 @@ from pipeline.tables.quarantine import Fault
 LABELS = {"Neutral": "neutral", "Angry": "angry", "Happy": "happy", "Sad": "sad", "Surprise": "surprise"}
 MALE = {4, 5, 6, 8, 10, 11, 12, 13, 14, 20}
 
-_PARTS = {"train": "train", "evaluation": "dev", "test": "test"}
+_SPLITS = {"train": "train", "evaluation": "dev", "test": "test"}
 _NAME = re.compile(r"(\d{4})_(\d{6})")
 _LABEL = "|".join([*LABELS, "中立", "生气", "快乐", "伤心", "惊喜"])
 _LINE = re.compile(rf"(\d{{4}}_\d{{6}})\s+(.*?)(?:\s+(?:{_LABEL}))?")
@@ -42,11 +42,11 @@ def read(root: Path) -> Iterator[Clip]:
                 language="zh" if speaker <= 10 else "en",
                 gender="male" if speaker in MALE else "female",
                 emotion=path.relative_to(folder).parts[0],
-                split=_PARTS.get(path.parent.name) or _part(int(match[2])),
+                split=_SPLITS.get(path.parent.name) or _split_of(int(match[2])),
             )
 
 
-def _part(number: int) -> str:
+def _split_of(number: int) -> str:
     position = (number - 1) % 350
     return "dev" if position < 20 else "test" if position < 50 else "train"
 

@@ -22,7 +22,7 @@ _FORM = "aid, path, source and segments with sid, begin_time, end_time, text_tts
 _BLOCK = 65_536  # bytes: bounds a line
 
 
-def read(root: Path, part: str | None = None) -> Iterator[Clip]:
+def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
     """Yield the segments of all subsets or one, those of a recording in time order."""
     path = root / "GigaSpeech.json"
     if not path.is_file():
@@ -36,7 +36,7 @@ def read(root: Path, part: str | None = None) -> Iterator[Clip]:
             while text := file.readline(_BLOCK):
                 parser.send(text)
                 for audio in audios:
-                    yield from _read_audio(audio, part)
+                    yield from _read_audio(audio, subset)
                 audios.clear()
                 line += text.endswith(b"\n")
         parser.close()
@@ -46,11 +46,11 @@ def read(root: Path, part: str | None = None) -> Iterator[Clip]:
         raise UserError(f"{path}: line {line}: expected {_FORM} in what ends here, found {error!r}") from None
 
 
-def _read_audio(audio: dict[str, Any], part: str | None) -> Iterator[Clip]:
+def _read_audio(audio: dict[str, Any], subset: str | None) -> Iterator[Clip]:
     for segment in sorted(audio["segments"], key=lambda segment: float(segment["begin_time"])):
         text = tagged = segment["text_tts" if "text_tts" in segment else "text_tn"].strip()  # named so in the releases
         subsets = segment["subsets"]
-        if part is not None and f"{{{part}}}" not in subsets:
+        if subset is not None and f"{{{subset}}}" not in subsets:
             continue
         for tag, mark in (MARKS | NOT_SPEECH).items():
             text = text.replace(f" {tag}", mark).replace(tag, mark)
@@ -76,5 +76,5 @@ CORPUS = Corpus(
     language="en",
     read=read,
     headers_suffice=True,  # 10,000 h of Opus take 29 hours of a core to decode
-    parts=("XS", "S", "M", "L", "XL", "DEV", "TEST"),  # a train subset holds the ones before it
+    subsets=("XS", "S", "M", "L", "XL", "DEV", "TEST"),  # a train subset holds the ones before it
 )

@@ -24,13 +24,13 @@ SUBSETS = {  # utterances, and the MD5 of URL/md5sum.txt
 }
 
 
-def read(root: Path, part: str | None = None) -> Iterator[Clip]:
+def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
     """Yield the utterances of all subsets or one, in `root` or in its folder LibriSpeech, as unpacking leaves it."""
     base = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
     speakers = [[field.strip() for field in line.split("|")] for line in _lines(base / "SPEAKERS.TXT")]
     genders = {fields[0]: {"F": "female", "M": "male"}.get(fields[1]) for fields in speakers if len(fields) > 1}
-    for subset in [part] if part else ["dev-*", "test-*", "train-*"]:
-        for chapter in sorted(base.glob(f"{subset}/*/*/")):
+    for pattern in [subset] if subset else ["dev-*", "test-*", "train-*"]:
+        for chapter in sorted(base.glob(f"{pattern}/*/*/")):
             yield from _read_chapter(chapter, chapter.relative_to(root).as_posix(), genders)
 
 
@@ -70,7 +70,7 @@ CORPUS = Corpus(
     archives={name: Archive(url=f"{URL}/{name}.tar.gz", md5=md5) for name, (_, md5) in SUBSETS.items()},
     language="en",
     read=read,
-    parts=tuple(SUBSETS),
+    subsets=tuple(SUBSETS),
     counts={"clips": 292_367, "speakers": 2_484} | {name: utterances for name, (utterances, _) in SUBSETS.items()},
     headers_suffice=True,
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.corpora.corpus import Archive, Clip, Corpus, read_csv
 from pipeline.stage import UserError
 
-PARTS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
+SPLITS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
 GENDERS = dict.fromkeys(("Chandler", "Joey", "Ross"), "male") | dict.fromkeys(("Monica", "Phoebe", "Rachel"), "female")
 _MEDIA = "https://huggingface.co/datasets/declare-lab/MELD/resolve/main/MELD.Raw.tar.gz"
 _TABLES = "https://raw.githubusercontent.com/declare-lab/MELD/master/data/MELD"
@@ -19,13 +19,13 @@ _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utte
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the utterances of the tables, whether their media are there or not."""
-    for part, folder in PARTS.items():
-        for table in _find(root, f"{part}_sent_emo.csv")[:1]:
+    for split, folder in SPLITS.items():
+        for table in _find(root, f"{split}_sent_emo.csv")[:1]:
             media = next(iter(_find(root, folder)), table.parent / folder)
-            yield from _read_part(root, part, table, media)
+            yield from _read_split(root, split, table, media)
 
 
-def _read_part(root: Path, part: str, table: Path, media: Path) -> Iterator[Clip]:
+def _read_split(root: Path, split: str, table: Path, media: Path) -> Iterator[Clip]:
     # the archives hold more: other cuts named final_videos_testdia0_utt0.mp4, and files such as ._dia0_utt0.mp4
     files = {path.name for path in media.iterdir()} if media.is_dir() else set()
     for line, row in enumerate(read_csv(table, _COLUMNS), start=2):
@@ -35,15 +35,15 @@ def _read_part(root: Path, part: str, table: Path, media: Path) -> Iterator[Clip
         name = f"dia{dialogue}_utt{turn}"
         file = next((name + suffix for suffix in (".mp4", ".flac", ".wav") if name + suffix in files), f"{name}.mp4")
         yield Clip(
-            utterance=f"{part}/{name}",
+            utterance=f"{split}/{name}",
             audio=(media / file).relative_to(root).as_posix(),
             text=row["Utterance"],
             speaker=row["Speaker"],
             gender=GENDERS.get(row["Speaker"]),
-            dialogue=f"{part}/dia{dialogue}",
+            dialogue=f"{split}/dia{dialogue}",
             turn=int(turn),
             emotion=row["Emotion"],
-            split=part,
+            split=split,
             attributes={column: row[column] for column in ("Season", "Episode", "Sentiment")},
         )
 
@@ -60,7 +60,7 @@ CORPUS = Corpus(
     source="https://affective-meld.github.io",
     # with the media come older tables, which have control characters for quotation marks
     archives={"media": Archive(url=_MEDIA, md5=None)}
-    | {f"{part}-table": Archive(url=f"{_TABLES}/{part}_sent_emo.csv", md5=None) for part in PARTS},
+    | {f"{split}-table": Archive(url=f"{_TABLES}/{split}_sent_emo.csv", md5=None) for split in SPLITS},
     language="en",
     read=read,
     labels={"neutral": "neutral", "joy": "happy", "sadness": "sad", "anger": "angry"}

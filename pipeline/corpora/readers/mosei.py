@@ -32,7 +32,7 @@ _LINE = re.compile(rf"(.+?)___(\d+)___{_TIME}___{_TIME}___(.*)")  # ids may end 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the sentences of all transcripts; `root` is Raw, the folder that holds it, or the archive's."""
     raw = next((root / name for name in ("", "Raw", "CMU_MOSEI/Raw") if (root / name / _TRANSCRIPTS).is_dir()), root)
-    parts, ratings = _parts(root / FOLDS), _ratings(raw / "Labels")
+    splits, ratings = _splits(root / FOLDS), _ratings(raw / "Labels")
     for path in sorted((raw / _TRANSCRIPTS).glob("*.txt")):
         lines = enumerate(read_text(path).split("\n"), start=1)
         for number, line in ((number, line) for number, line in lines if line.strip()):
@@ -53,7 +53,7 @@ def read(root: Path) -> Iterator[Clip]:
                 turn=int(clip),
                 emotion=emotion,
                 votes_both=votes,
-                split=parts.get(video),
+                split=splits.get(video),
                 fault=Fault("too-short", f"from {start} s to {end} s") if end_s <= start_s else None,
             )
 
@@ -91,17 +91,17 @@ def _ratings(folder: Path) -> dict[tuple[str, str], list[list[int]]]:
     return ratings
 
 
-def _parts(path: Path) -> dict[str, str]:
+def _splits(path: Path) -> dict[str, str]:
     """Read the part of each video from three lists in Python."""
     if not path.is_file():
         return {}
-    parts: dict[str, str] = {}
-    for name, part in {"train": "train", "valid": "dev", "test": "test"}.items():
+    splits: dict[str, str] = {}
+    for name, split in {"train": "train", "valid": "dev", "test": "test"}.items():
         videos = re.search(rf"standard_{name}_fold\s*=\s*\[([^]]*)\]", read_text(path))
         if videos is None:
             raise UserError(f"{path}: expected the list standard_{name}_fold, found none that is whole")
-        parts |= dict.fromkeys(re.findall(r"'([^']+)'", videos[1]), part)
-    return parts
+        splits |= dict.fromkeys(re.findall(r"'([^']+)'", videos[1]), split)
+    return splits
 
 
 CORPUS = Corpus(

@@ -191,7 +191,7 @@ def _votes(record: Record, columns: Mapping[str, str]) -> dict[str, float] | Non
 
 
 def _tell(mistake: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in mistake["loc"] if part != "[key]")
+    where = ".".join(str(key) for key in mistake["loc"] if key != "[key]")
     if mistake["type"] == "missing":
         return f"{where}: missing"
     if mistake["type"] == "extra_forbidden":
