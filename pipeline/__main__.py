@@ -36,7 +36,6 @@ COMMANDS = {
 }
 ELSEWHERE = {
     "import": "pipeline.commands.import_",
-    "leaks": "pipeline.leaks.__main__",
     "download": "pipeline.commands.download.command",
 }
 """The modules of commands that are not pipeline.commands.NAME."""

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.commands import diff
 from pipeline.commands.diff import Rows, Totals
+from pipeline.commands.text_tables import WIDTH
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet, quarantine
-from pipeline.terminal import WIDTH
 
 
 def clip(i: int, **values: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.commands import quarantine as refusals
+from pipeline.commands.text_tables import WIDTH
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet, quarantine
 from pipeline.tables.quarantine import REASONS, Fault
-from pipeline.terminal import WIDTH
 
 
 def refusal(i: int, reason: str, corpus: str = "acting", detail: str = "") -> dict[str, str]:

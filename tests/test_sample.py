@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.commands import sample as samples
+from pipeline.commands.text_tables import WIDTH
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet, quarantine
-from pipeline.terminal import WIDTH
 
 
 def clip(i: int, **values: Any) -> dict[str, Any]:

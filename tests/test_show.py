@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import STAGES, app
 from pipeline.commands.show import main as show
+from pipeline.commands.text_tables import WIDTH
 from pipeline.leaks import __main__ as leaks
 from pipeline.stage import UserError
 from pipeline.tables import continuations, manifest, parquet, quarantine
-from pipeline.terminal import WIDTH
 
 COMMANDS = (
     "show", "sample", "diff", "quarantine", "dropped", "generate", "export", "import", "compare", "history", "leaks",

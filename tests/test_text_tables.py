@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.terminal import TIE, WIDTH, lay_out, lay_out_record, shorten, signed
+from pipeline.commands.text_tables import TIE, WIDTH, lay_out, lay_out_record, shorten, signed
 
 
 def test_numbers_stand_to_the_right_and_words_to_the_left() -> None:

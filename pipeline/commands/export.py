@@ -1,7 +1,8 @@
-"""Files of OpenAI's batch format: prompts for a service that answers them all in its own time, and its answers.
+"""Batch files in OpenAI's format: prompts for a service that answers them later, and the service's answers.
 
-A line's custom_id is the recipe and the key of the answer, and the seed where it is not the recipe's, so that no answer
-to another prompt, of another model or with other sampling passes for one. https://developers.openai.com/api/docs/guides/batch
+The custom_id of a line holds the signature, the key of the answer, and the seed if it differs from the signature's. So
+an answer to another prompt, of another model or with other sampling is not taken for this one.
+https://developers.openai.com/api/docs/guides/batch
 """
 
 import json
@@ -16,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.commands import selection
 from pipeline.commands.options import Ids, KindArgument, Reason, Where
-from pipeline.generate import plan, run
 from pipeline.generate.engines import interface
+from pipeline.generate.engines.interface import Request
 from pipeline.generate.engines.openai_protocol import NoAnswerError, first_choice, sampling, vllm_fields
-from pipeline.generate.plan import Work
-from pipeline.generate.run import Job, Request
+from pipeline.generate.plan import Plan, make_plan
+from pipeline.generate.run import Run, keys_of, open_run
 from pipeline.params import ParamsFile
 from pipeline.prompts import TEMPLATE_SWITCHES, as_messages
 from pipeline.stage import say
@@ -29,17 +30,16 @@ from pipeline.weights.source import PYPI
 
 NOT_JSON = "not JSON"
 NO_OUTPUT = "no batch output"
-"""JSON, but no line of an output file, or of one that was not written here."""
+"""JSON, but not a line of an output file, or an answer to a batch that export has not written."""
 FAILED = "failed"
-"""The service says so."""
+"""The service reports an error."""
 NO_ANSWER = "no answer"
-
 
 _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class NotTakenError(Exception):
-    """Why a line is not taken: a reason, and what was found."""
+    """A line that is not imported: the reason, and what was found."""
 
 
 class _Response(BaseModel):
@@ -48,7 +48,7 @@ class _Response(BaseModel):
 
 
 class _Line(BaseModel):
-    """A line of an output file, or of the error file beside it."""
+    """A line of an output file or of its error file."""
 
     custom_id: str
     response: _Response | None = None
@@ -56,7 +56,7 @@ class _Line(BaseModel):
 
 
 class _Ids(BaseModel):
-    """What vLLM adds to a completion and to its choices."""
+    """The fields that vLLM adds to a completion and to its choices."""
 
     model_config = ConfigDict(strict=True)
 
@@ -66,16 +66,16 @@ class _Ids(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a line says."""
+    """The content of a line."""
 
-    recipe: str
+    signature: str
     key: bytes
     seed: int | None
-    """None for the recipe's."""
+    """None for the seed of the signature."""
     line: _Line
 
     def completion(self) -> Completion | ChatCompletion:
-        """Return the answer; raises NotTakenError where there is none."""
+        """Return the answer; raises NotTakenError if there is none."""
         response = self.line.response
         if response is None and not self.line.error:
             raise NotTakenError(NO_OUTPUT, "neither a response nor an error")
@@ -99,11 +99,11 @@ class Output:
 
 
 def parse(line: bytes) -> Output:
-    """Read a line; raises NotTakenError where it is none of an output file."""
+    """Read a line; raises NotTakenError if it is not a line of an output file."""
     try:
         read = _Line.model_validate_json(line.strip())
-        recipe, key, *seed = read.custom_id.split("-", 2)
-        return Output(recipe, bytes.fromhex(key), int(seed[0]) if seed else None, read)
+        signature, key, *seed = read.custom_id.split("-", 2)
+        return Output(signature, bytes.fromhex(key), int(seed[0]) if seed else None, read)
     except ValidationError as error:
         mistake = error.errors()[0]
         if mistake["type"] == "json_invalid":
@@ -115,60 +115,60 @@ def parse(line: bytes) -> Output:
         raise NotTakenError(NO_OUTPUT, f"custom_id {read.custom_id}") from None
 
 
-def write(work: Work, model: str, output: Path, *, chat: bool, plain: bool) -> None:
-    """Write the requests, as token ids or, for `chat`, as messages; `plain` leaves out what vLLM alone has."""
-    job, settings = work.job, work.job.settings
-    more = {} if plain else vllm_fields(end_ids(job)) | ({"chat_template_kwargs": TEMPLATE_SWITCHES} if chat else {})
+def write(plan: Plan, model: str, output: Path, *, chat: bool, plain: bool) -> None:
+    """Write the requests as token ids, or as messages with `chat`; `plain` leaves out the fields of vLLM."""
+    run = plan.run
+    more = {} if plain else vllm_fields(end_ids(run)) | ({"chat_template_kwargs": TEMPLATE_SWITCHES} if chat else {})
     with parquet.whole(output) as partial, partial.open("w", encoding="utf-8") as file:
-        for request in work.requests:
-            drawn = {"seed": request.seed} if request.seed != job.recipe.seed else {}
-            body = {"model": model, **_ask(request, job, chat=chat), **sampling(settings), **drawn, **more}
+        for request in plan.requests:
+            own_seed = [] if request.seed == run.signature.seed else [request.seed]
+            body = {"model": model, **_ask(request, run, chat=chat), **sampling(run.settings, request.seed), **more}
             url = "/v1/chat/completions" if chat else "/v1/completions"
-            custom_id = "-".join(map(str, [job.recipe.name, request.key.hex(), *drawn.values()]))
+            custom_id = "-".join(map(str, [run.signature.name, request.key.hex(), *own_seed]))
             line = {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def command(job: Job, model: str, batch: Path) -> str:
-    """Return the command by which vLLM answers a batch as the parameters say."""
-    settings = job.settings
+def command(run: Run, model: str, batch: Path) -> str:
+    """Return the command by which vLLM answers a batch with these parameters."""
+    settings = run.settings
     options = f"--dtype {settings.dtype} --max-model-len {settings.max_model_len} --generation-config vllm"
     return f"vllm run-batch -i {batch} -o answers.jsonl --model {model} {options}"
 
 
-def model_name(job: Job) -> str:
-    """Return what a service calls the LLM where nothing else is said: its hub id, or its folder."""
-    return str(job.model) if job.llm.source.startswith(PYPI) else job.llm.source
+def model_name(run: Run) -> str:
+    """Return the name that a service gives the LLM by default: its hub id, or its folder."""
+    return str(run.model) if run.llm.source.startswith(PYPI) else run.llm.source
 
 
-def end_ids(job: Job) -> list[int]:
+def end_ids(run: Run) -> list[int]:
     """Return the tokens that end an answer."""
-    return interface.find_end_ids(job.model, job.prompter.end_id)
+    return interface.find_end_ids(run.model, run.prompter.end_id)
 
 
-def count_retokenised(work: Work) -> int:
-    """Count the prompts that are other token ids as messages."""
-    return sum(chat_ids(request, work.job) != request.prompt_ids for request in work.requests)
+def count_retokenized(plan: Plan) -> int:
+    """Count the prompts that have other token ids when they are sent as messages."""
+    return sum(chat_ids(request, plan.run) != request.prompt_ids for request in plan.requests)
 
 
-def chat_ids(request: Request, job: Job) -> tuple[int, ...]:
-    """Return the token ids of a prompt as messages: a service tokenises it as one piece, so they may be others."""
-    return job.prompter.message_ids(_messages(request, job))
+def chat_ids(request: Request, run: Run) -> tuple[int, ...]:
+    """Return the token ids of a prompt as messages: a service tokenizes it in one piece, so the ids may differ."""
+    return run.prompter.message_ids(_messages(request, run))
 
 
-def _messages(request: Request, job: Job) -> list[dict[str, str]]:
-    return as_messages(job.prompt, request.transcript, emotion=request.emotion)
+def _messages(request: Request, run: Run) -> list[dict[str, str]]:
+    return as_messages(run.prompt, request.transcript, emotion=request.emotion)
 
 
-def _ask(request: Request, job: Job, *, chat: bool) -> dict[str, Any]:
-    num_top = job.settings.store_logprobs
+def _ask(request: Request, run: Run, *, chat: bool) -> dict[str, Any]:
+    num_top = run.settings.store_logprobs
     if chat:
-        return {"messages": _messages(request, job), "logprobs": True, "top_logprobs": num_top}
+        return {"messages": _messages(request, run), "logprobs": True, "top_logprobs": num_top}
     return {"prompt": request.prompt_ids, "logprobs": num_top}
 
 
 def _message(error: Any) -> str:
-    """Return what an error says, however deep it lies."""
+    """Return the message of an error, which may be nested."""
     while isinstance(error, dict):
         error = error.get("error") or error.get("message") or error.get("code") or json.dumps(error)
     return str(error)
@@ -180,18 +180,20 @@ def main(
     where: Where = None,
     ids: Ids = None,
     reason: Reason = None,
-    force: Annotated[bool, typer.Option("--force", help="What the store answers, too.")] = False,
-    chat: Annotated[bool, typer.Option("--chat", help="As messages; without, as token ids.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Without the fields that vLLM alone has.")] = False,
-    model: Annotated[str | None, typer.Option(help="What the service calls the LLM, if not by its source.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Include prompts that have an answer in the store.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Send prompts as messages instead of token ids.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Leave out the fields that only vLLM knows.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="The service's name for the LLM, if it differs from the source.")
+    ] = None,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Write the prompts that lack an answer to a batch file.
 
-    In OpenAI's format, for services that answer in their own time, and for machines that are not connected.
-    /v1/completions takes the prompts as the other engines do. vllm run-batch and some services take messages
-    alone; they tokenise a prompt as one piece, and how many are other token ids then is told. OpenAI wants
-    --plain and takes 50,000 lines a file.
+    The file has OpenAI's format. It serves services that answer later, and machines without a network.
+    By default the prompts are token ids for /v1/completions, the same ids that other engines get. vllm run-batch
+    and some services take only messages (--chat). They tokenize a prompt in one piece; the command tells how many
+    prompts get other token ids that way. OpenAI needs --plain and takes 50,000 lines in a file.
 
     \b
     python -m pipeline export emotion --output batch.jsonl --chat
@@ -199,15 +201,15 @@ def main(
     python -m pipeline import emotion answers.jsonl --hardware "one H100"
     """
     selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
-    opened = run.open_job(kind, params_file)
-    work = plan.make(selected, run.keys_of(selected, opened), opened, anew=force)
-    if not work.requests:
-        return say(f"export {kind}: nothing to answer, no file written; --force takes what the store answers, too")
-    name = model or model_name(opened)
-    write(work, name, output, chat=chat, plain=plain)
-    left_out = f", {work.plan.left_out:,} rows left out" if work.plan.left_out else ""
-    others = count_retokenised(work) if chat else 0
-    retokenised = f"; {others:,} are other token ids as messages" if others else ""
-    say(f"export {kind}: wrote {len(work.requests):,} prompts for {name} to {output}{left_out}{retokenised}")
+    run = open_run(kind, params_file)
+    plan = make_plan(selected, keys_of(selected, run), run, anew=force)
+    if not plan.requests:
+        return say(f"export {kind}: nothing to answer, no file written; --force includes prompts with a stored answer")
+    name = model or model_name(run)
+    write(plan, name, output, chat=chat, plain=plain)
+    left_out = f", {plan.counts.left_out:,} rows left out" if plan.counts.left_out else ""
+    others = count_retokenized(plan) if chat else 0
+    retokenized = f"; {others:,} have other token ids as messages" if others else ""
+    say(f"export {kind}: wrote {len(plan.requests):,} prompts for {name} to {output}{left_out}{retokenized}")
     if chat and not plain:
-        say(command(opened, name, output))
+        say(command(run, name, output))

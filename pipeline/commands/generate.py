@@ -1,35 +1,33 @@
-"""Answers asked for by hand: a look at some, and answers given anew.
+"""Answer rows by hand: preview some answers, or answer rows again.
 
-What is done here goes to the store and to manifests/choices.csv; `dvc repro` takes it from there.
+Answers go to the store, and choices to manifests/choices.csv. The next `dvc repro` uses both.
 """
 
-import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow as pa
 import typer
 
 from pipeline.commands import selection
 from pipeline.commands.options import Ids, Json, KindArgument, Reason, Where
-from pipeline.generate import answers, choices, plan, run
-from pipeline.generate.engines import choose
-from pipeline.generate.engines.interface import Answer, Engine
-from pipeline.generate.plan import Work
-from pipeline.generate.run import Job, Request
-from pipeline.generate.store import KEY, Shelf
+from pipeline.commands.text_tables import lay_out_record
+from pipeline.generate import choices
+from pipeline.generate.answers import answer_requests, carry_out
+from pipeline.generate.plan import Plan, make_plan
+from pipeline.generate.run import Run, keys_of, open_run
+from pipeline.generate.store import KEY, AnswerStore, StoredAnswer
 from pipeline.params import ParamsFile
 from pipeline.stage import say
-from pipeline.terminal import lay_out_record
 
 
 @dataclass(frozen=True, slots=True)
-class Previewed:
-    """A prompt with its answer, which nothing keeps."""
+class Preview:
+    """A prompt and its answer, which is not stored."""
 
     transcript: str
     prompt: str
@@ -39,95 +37,90 @@ class Previewed:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a run by hand has written."""
+    """The number of written answers."""
 
     written: int
     unchanged: int
-    """Of these, answers given anew that are the ones in use before, which stay in use."""
+    """Written answers that equal the ones in use, which stay in use."""
 
 
-def answer_some(work: Work, number: int) -> list[Previewed]:
-    """Answer the first requests without writing anything."""
-    prompter, answers = work.job.prompter, dict[bytes, Answer]()
-
-    def answer(requests: list[Request], llm: Engine) -> None:
-        given = llm.generate(request.prompt_ids for request in requests)
-        answers.update((requests[position].key, each) for position, each in given)
-
-    requests = work.requests[:number]
-    _for_each_seed(work.job, requests, answer)
+def answer_some(plan: Plan, number: int) -> list[Preview]:
+    """Answer the first requests of a plan without writing anything."""
+    prompter, requests = plan.run.prompter, plan.requests[:number]
+    if not requests:
+        return []
+    given = dict(plan.run.start_engine().generate(requests))
     return [
-        Previewed(
+        Preview(
             request.transcript,
             str(prompter.tokenizer.decode(list(request.prompt_ids))),
-            prompter.decode(answers[request.key].token_ids),
-            answers[request.key].finish_reason,
+            prompter.decode(given[position].token_ids),
+            given[position].finish_reason,
         )
-        for request in requests
+        for position, request in enumerate(requests)
     ]
 
 
-def describe_preview(previewed: Sequence[Previewed]) -> str:
+def carry_out_anew(plan: Plan, choices_file: Path) -> Written:
+    """Answer all requests of a plan. Each new answer is chosen, shard by shard, if it differs from the one in use."""
+    run = plan.run
+    chosen = choices.read(choices_file, run.signature.name)
+    keys = [request.key for request in plan.requests]
+    store = AnswerStore(run.signature)  # answers with any number of likeliest tokens
+    lacking = store.lacking(chosen)
+    stored = {key: attempt for key, attempt in chosen.items() if key not in lacking}
+    before = store.read(pa.array(keys, KEY), stored, ["token_ids"])["token_ids"].to_pylist()
+    in_use = dict(zip(keys, before, strict=True))
+    done = Counter[str]()
+
+    def choose_changed(answers: Sequence[StoredAnswer]) -> None:
+        changed = [answer.key for answer in answers if list(answer.token_ids) != in_use[answer.key]]
+        done.update(written=len(answers), unchanged=len(answers) - len(changed))
+        if changed:
+            choose_newest(run, changed, choices_file)
+
+    answer_requests(plan.requests, run, run.start_engine(), anew=True, on_shard=choose_changed)
+    return Written(done["written"], done["unchanged"])
+
+
+def choose_newest(run: Run, keys: Sequence[bytes], choices_file: Path) -> None:
+    """Choose the newest attempt of each key."""
+    choices.add(choices_file, run.signature.name, dict(zip(keys, run.store.newest(keys), strict=True)))
+
+
+def describe_plan(plan: Plan) -> str:
+    """Lay out a plan as plain text."""
+    counts = plan.counts
+    facts = {
+        "rows": f"{counts.rows:,}" + (f", {counts.left_out:,} of them cannot be answered" if counts.left_out else ""),
+        "prompts": f"{counts.prompts:,} distinct, {counts.stored:,} have an answer in the store",
+        "to answer": f"{len(plan.requests):,}: {counts.prompt_tokens:,} tokens, at most {counts.new_tokens:,} new ones",
+        "time": "unknown before the first answers" if counts.minutes is None else f"at most {counts.minutes:.1f} min",
+        "store": str(plan.run.store.folder),
+    }
+    return lay_out_record(f"generate {plan.run.kind}", facts)
+
+
+def describe_previews(previews: Sequence[Preview]) -> str:
     """Lay out prompts and answers as plain text."""
-    if not previewed:
-        return "nothing to answer; --force previews answers that the store has"
+    if not previews:
+        return "nothing to answer; --force also previews prompts that have an answer in the store"
     records = []
-    for each in previewed:
+    for each in previews:
         facts = {"prompt": json.dumps(each.prompt, ensure_ascii=False), "answer": each.answer}
         records.append(lay_out_record(each.transcript, {**facts, "ended": each.finish_reason}))
     return "\n\n".join(records)
 
 
-def carry_out(work: Work) -> Written:
-    """Answer what the store lacks."""
-    return Written(answers.carry_out(work, work.job.start_engine).total(), 0)
-
-
-def carry_out_anew(work: Work, choices_file: Path) -> Written:
-    """Answer all anew; each answer is chosen in place of the one in use, part by part, where it is another one."""
-    recipe = work.job.recipe
-    chosen = choices.read(choices_file, recipe.name)
-    keys = [request.key for request in work.requests]
-    shelf = Shelf(recipe)  # of answers with any number of likeliest tokens
-    lacking = shelf.lacking(chosen)
-    there = {key: generation for key, generation in chosen.items() if key not in lacking}
-    before = shelf.read(pa.array(keys, KEY), there, ["token_ids"])["token_ids"].to_pylist()
-    in_use = dict(zip(keys, before, strict=True))
-    done = Counter[str]()
-
-    def choose(rows: Sequence[Mapping[str, Any]]) -> None:
-        changed = [row["key"] for row in rows if list(row["token_ids"]) != in_use[row["key"]]]
-        done.update(written=len(rows), unchanged=len(rows) - len(changed))
-        if changed:
-            choose_newest(work.job, changed, choices_file)
-
-    def answer(requests: list[Request], llm: Engine) -> None:
-        answers.answer(requests, work.job, llm, anew=True, on_part=choose)
-
-    _for_each_seed(work.job, work.requests, answer)
-    return Written(done["written"], done["unchanged"])
-
-
-def describe(done: Written, job: Job) -> str:
-    """Say what was written."""
-    line = f"generate: {done.written:,} answers written; dvc repro takes them over"
+def describe_written(done: Written, run: Run) -> str:
+    """Tell how many answers were written."""
+    line = f"generate: {done.written:,} answers written; the next dvc repro uses them"
     if done.unchanged:
-        why = " (temperature 0 draws nothing: another prompt or temperature does)" if job.recipe.seed is None else ""
-        line += f"; {done.unchanged:,} came out as they were and change nothing{why}"
+        why = (
+            " (temperature 0 draws nothing; change the prompt or the temperature)" if run.signature.seed is None else ""
+        )
+        line += f"; {done.unchanged:,} are the same as before and change nothing{why}"
     return line
-
-
-def _for_each_seed(job: Job, requests: Sequence[Request], do: Callable[[list[Request], Engine], None]) -> None:
-    """Do something with the requests of each seed and an engine that draws with it, one engine after the other."""
-    ordered = sorted(requests, key=lambda request: request.seed or 0)
-    for seed, same in itertools.groupby(ordered, lambda request: request.seed):
-        do(list(same), job.start_engine(seed))
-        choose.release(job.settings)
-
-
-def choose_newest(job: Job, keys: Sequence[bytes], choices_file: Path) -> None:
-    """Choose the newest generation of each key."""
-    choices.add(choices_file, job.recipe.name, dict(zip(keys, job.shelf.newest(keys), strict=True)))
 
 
 def main(
@@ -136,14 +129,14 @@ def main(
     ids: Ids = None,
     reason: Reason = None,
     preview: Annotated[int, typer.Option(help="Show so many prompts with their answers; write nothing.", min=0)] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Answer what is answered, too, and take the new one.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Answer all rows again, and choose the new answers.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Let the LLM answer rows: what is missing, or all anew.
+    """Let the LLM answer rows: the missing ones, or all again.
 
-    Shows the plan first. Answers go to the store, which keeps the ones before; dvc repro takes them over.
+    Shows the plan first. Answers go to the store, which keeps earlier answers. The next dvc repro uses the new ones.
 
     \b
     python -m pipeline generate emotion --where "corpus == 'meld'" --preview 5
@@ -152,23 +145,23 @@ def main(
     \b
     JSON: rows, left_out, prompts, stored, prompt_tokens, new_tokens, minutes;
     previews: with --preview a list of transcript, prompt, answer, finish_reason;
-    written, unchanged (came out as they were, stay in use): unless --dry-run.
+    written, unchanged (equal to the answers in use): unless --dry-run.
     """
     selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
-    opened = run.open_job(kind, params_file)
-    work = plan.make(selected, run.keys_of(selected, opened), opened, anew=force)
-    told = asdict(work.plan)
+    run = open_run(kind, params_file)
+    plan = make_plan(selected, keys_of(selected, run), run, anew=force)
+    result = asdict(plan.counts)
     if not as_json:
-        say(plan.describe(work))
+        say(describe_plan(plan))
     if preview:
-        previewed = answer_some(work, preview)
-        told["previews"] = [asdict(each) for each in previewed]
+        previews = answer_some(plan, preview)
+        result["previews"] = [asdict(each) for each in previews]
         if not as_json:
-            say(f"\n{describe_preview(previewed)}")
-    elif not dry_run and work.requests:
-        done = carry_out_anew(work, choices.FILE) if force else carry_out(work)
-        told |= asdict(done)
+            say(f"\n{describe_previews(previews)}")
+    elif not dry_run and plan.requests:
+        done = carry_out_anew(plan, choices.FILE) if force else Written(carry_out(plan, run.start_engine).total(), 0)
+        result |= asdict(done)
         if not as_json:
-            say(describe(done, opened))
+            say(describe_written(done, run))
     if as_json:
-        say(json.dumps(told, indent=2, ensure_ascii=False))
+        say(json.dumps(result, indent=2, ensure_ascii=False))

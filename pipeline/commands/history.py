@@ -1,4 +1,4 @@
-"""All answers that the store has to an utterance, of every prompt and model, and the choice among them."""
+"""Print all stored answers to an utterance, of every prompt and model, and choose one of them."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,29 +9,29 @@ import typer
 
 from pipeline.commands import selection
 from pipeline.commands.options import Json
-from pipeline.generate import choices, run, store
-from pipeline.generate.run import Job
+from pipeline.commands.text_tables import lay_out_record
+from pipeline.generate import choices, store
+from pipeline.generate.run import Run, open_run
 from pipeline.params import Alignment, ParamsFile
 from pipeline.stage import UserError, say
-from pipeline.terminal import lay_out_record
 
-_SHOWN = ("generation", "continuation", "finish_reason", "seed", "logprob", "engine", "hardware")
+_SHOWN = ("continuation", "finish_reason", "seed", "logprob", "engine", "hardware")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An answer that the store has to a row's transcript and emotion."""
+    """A stored answer to the transcript and emotion of a row."""
 
-    recipe: str
+    signature: str
     is_current: bool
-    """Whether the recipe is the one of the parameters."""
+    """Whether the signature is that of the parameters."""
     is_used: bool
-    """Whether the graph takes this answer."""
-    generation: int
+    """Whether the graph uses this answer."""
+    attempt: int
     continuation: str
     finish_reason: str
     seed: int | None
-    """None where decoding was greedy."""
+    """None if decoding was greedy."""
     logprob: float | None
     engine: str
     hardware: str
@@ -41,24 +41,25 @@ class Entry:
     text: str
 
 
-def read(utterance: dict[str, str | None], work: Job, choices_file: Path) -> list[Entry]:
-    """Return all answers to an utterance, of all recipes; those of the current one come last."""
+def read(utterance: dict[str, str | None], run: Run, choices_file: Path) -> list[Entry]:
+    """Return all answers to an utterance, of all signatures; those of the parameters come last."""
     entries = []
-    shelves = [shelf for shelf in store.shelves() if shelf.recipe != work.recipe]
-    for shelf in (*shelves, work.shelf):
-        recipe = shelf.recipe
-        key = recipe.key(utterance["text"] or "", utterance["emotion"])
-        used = choices.read(choices_file, recipe.name).get(key, shelf.first(key))
-        is_current = shelf is work.shelf
-        for row in shelf.history(key):
+    others = [each for each in store.open_all() if each.signature != run.signature]
+    for answers in (*others, run.store):
+        signature = answers.signature
+        key = signature.key(utterance["text"] or "", utterance["emotion"])
+        used = choices.read(choices_file, signature.name).get(key, answers.first(key))
+        is_current = answers is run.store
+        for row in answers.history(key):
             entry = Entry(
-                recipe=recipe.name,
+                signature=signature.name,
                 is_current=is_current,
                 is_used=is_current and row["generation"] == used,
+                attempt=row["generation"],
                 written_at=f"{row['written_at']:%Y-%m-%d %H:%M} UTC",
-                model=recipe.model,
-                system=recipe.system,
-                text=recipe.text,
+                model=signature.model,
+                system=signature.system,
+                text=signature.text,
                 **{name: row[name] for name in _SHOWN},
             )
             entries.append(entry)
@@ -82,40 +83,40 @@ def describe(key: str, entries: list[Entry]) -> str:
             "model": entry.model,
             "by": f"{entry.engine} on {entry.hardware}, {entry.written_at}",
         }
-        records.append(lay_out_record(f"generation {entry.generation}, {use}", facts))
+        records.append(lay_out_record(f"attempt {entry.attempt}, {use}", facts))
     return "\n\n".join([key, *records])
 
 
-def choose(utterance: dict[str, str | None], work: Job, generation: int, choices_file: Path) -> None:
-    """Choose a generation of an utterance's answer; raises UserError where there is none of that number."""
-    key = work.recipe.key(utterance["text"] or "", utterance["emotion"])
-    found = [row["generation"] for row in work.shelf.history(key)]
-    if generation not in found:
-        expected = ", ".join(map(str, found)) or "none, for the store has no answer"
-        raise UserError(f"--use: found {generation}, expected one of {expected}")
-    choices.add(choices_file, work.recipe.name, {key: generation})
+def choose(utterance: dict[str, str | None], run: Run, attempt: int, choices_file: Path) -> None:
+    """Choose an attempt at an utterance's answer; raises UserError if it does not exist."""
+    key = run.signature.key(utterance["text"] or "", utterance["emotion"])
+    found = [row["generation"] for row in run.store.history(key)]
+    if attempt not in found:
+        expected = ", ".join(map(str, found)) or "none, because the store has no answer"
+        raise UserError(f"--use: found {attempt}, expected one of {expected}")
+    choices.add(choices_file, run.signature.name, {key: attempt})
 
 
 def main(
     key: Annotated[str, typer.Argument(metavar="ID", help="The row's id.", show_default=False)],
-    kind: Annotated[Alignment | None, typer.Option(help="Which one, where both manifests have the row.")] = None,
-    use: Annotated[int | None, typer.Option(help="Take this generation from now on.")] = None,
+    kind: Annotated[Alignment | None, typer.Option(help="The manifest, if both have the row.")] = None,
+    use: Annotated[int | None, typer.Option(help="Use this attempt from now on.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Print all answers that a row ever had, and choose one.
+    """Print all stored answers to a row, and choose one.
 
-    Every generation, of other prompts and models, too.
+    Every attempt is shown, those of other prompts and models too.
 
     \b
-    JSON: a list of recipe, is_current, is_used, generation, continuation, finish_reason,
-    seed (null where greedy), logprob, engine, hardware, written_at, model, system, text.
+    JSON: a list of signature, is_current, is_used, attempt, continuation, finish_reason,
+    seed (null if greedy), logprob, engine, hardware, written_at, model, system, text.
     """
     found = selection.find(key, [kind] if kind else ["semantic", "emotion"])
-    work = run.open_job(found.kind, params_file)
+    run = open_run(found.kind, params_file)
     if use is not None:
-        choose(found.utterance, work, use, choices.FILE)
-    entries = read(found.utterance, work, choices.FILE)
+        choose(found.utterance, run, use, choices.FILE)
+    entries = read(found.utterance, run, choices.FILE)
     if as_json:
         say(json.dumps([asdict(entry) for entry in entries], indent=2, ensure_ascii=False))
     else:

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.companions import describe_quarantined
+from pipeline.commands.ingest_summary import describe_quarantined
 from pipeline.commands.options import Json, print_found
+from pipeline.commands.text_tables import lay_out, lay_out_record
 from pipeline.stage import UserError
 from pipeline.tables import parquet, quarantine
 from pipeline.tables.quarantine import REASONS
-from pipeline.terminal import lay_out, lay_out_record
 
 Row = Mapping[str, str | None]
 

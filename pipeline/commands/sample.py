@@ -16,11 +16,11 @@ import typer
 
 from pipeline.audio import mono_16k, recordings
 from pipeline.commands.options import Json, Table, Where, print_found
+from pipeline.commands.text_tables import TIE, lay_out_record
 from pipeline.corpora.params import read_roots
 from pipeline.params import ParamsFile
 from pipeline.stage import UserError, say
 from pipeline.tables import manifest, parquet
-from pipeline.terminal import TIE, lay_out_record
 
 INDEX_COLUMNS = ("file", "id", "corpus", "split", "speaker", "emotion", "duration_s", "text")
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.commands import sample
-from pipeline.generate import run
+from pipeline.generate.run import READ
 from pipeline.params import Alignment
 from pipeline.stage import UserError
 from pipeline.tables import continuations, parquet
@@ -29,7 +29,7 @@ def find(key: str, kinds: Sequence[Alignment]) -> Found:
         Found(kind, row)
         for kind, file in files.items()
         if file.exists()
-        for row in _only(parquet.read(file, run.READ), [key]).to_pylist()
+        for row in _only(parquet.read(file, READ), [key]).to_pylist()
     ]
     if len(found) > 1:
         raise UserError(f"{key}: found in {' and '.join(map(str, files.values()))}; say which with --kind")
@@ -53,7 +53,7 @@ def select(manifest_file: Path, where: str | None, ids: Sequence[str], reason: s
 
     `reason` is one of those in the table `dropped`, which filter has written.
     """
-    utterances = parquet.read(manifest_file, run.READ)
+    utterances = parquet.read(manifest_file, READ)
     utterances = utterances.take(pa.array(sample.fitting(manifest_file, where), pa.int64())).sort_by("id")
     if ids:
         utterances = _only(utterances, ids)

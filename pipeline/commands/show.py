@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.commands import companions
+from pipeline.commands import ingest_summary
 from pipeline.commands.options import Json, Table, print_found
+from pipeline.commands.text_tables import lay_out
 from pipeline.tables import manifest, parquet
 from pipeline.tables.emotions import EMOTIONS
-from pipeline.terminal import lay_out
 
 NO_EMOTION = "none"
 
@@ -43,7 +43,7 @@ class Contents:
     groups: list[Group] = field(default_factory=list)
     quarantined: dict[str, dict[str, int]] = field(default_factory=dict)
     """Corpus: utterances that ingest refused, by reason."""
-    coverage: dict[str, companions.Coverage] = field(default_factory=dict)
+    coverage: dict[str, ingest_summary.Coverage] = field(default_factory=dict)
     reason_column: str | None = None
     reasons: dict[str, int] = field(default_factory=dict)
     """Rows by the value of that column, the most frequent first."""
@@ -60,7 +60,9 @@ def summarise(path: Path) -> Contents:
     if column is not None:
         return Contents(str(path), groups, reason_column=column, reasons=reasons)
     corpora = sorted({group.corpus for group in groups})
-    return Contents(str(path), groups, companions.quarantined(path, corpora), companions.coverage(path, corpora))
+    return Contents(
+        str(path), groups, ingest_summary.quarantined(path, corpora), ingest_summary.coverage(path, corpora)
+    )
 
 
 def describe(contents: Contents) -> str:
@@ -69,9 +71,9 @@ def describe(contents: Contents) -> str:
     if contents.groups:
         blocks = [_describe_sizes(contents.groups), _describe_emotions(contents.groups)]
     if contents.coverage:
-        blocks.append(companions.describe_coverage(contents.coverage))
+        blocks.append(ingest_summary.describe_coverage(contents.coverage))
     if contents.quarantined:
-        blocks.append(companions.describe_quarantined(contents.quarantined))
+        blocks.append(ingest_summary.describe_quarantined(contents.quarantined))
     if contents.reason_column is not None:
         rows = [[reason, f"{count:,}"] for reason, count in contents.reasons.items()]
         header = [contents.reason_column.replace("_", " "), "rows"]

@@ -1,7 +1,7 @@
-"""The backbone LLM answers each transcript of a manifest: the targets that the model of speech is to give.
+"""Generate: the LLM continues each transcript of a manifest. The speech model learns to give the same continuations.
 
-An answer is written once, into the store (pipeline/generate/store.py). Only what is missing there goes to the engine,
-which is not even loaded when nothing is. The output is what the store holds for the manifest, ordered by id.
+Every answer is kept in the store (pipeline/generate/store.py). Only missing answers are generated; without any, the
+engine does not start. The output holds the manifest's continuations from the store, ordered by id.
 """
 
 from collections import Counter
@@ -12,42 +12,54 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from pipeline.generate import agreement, choices, plan
-from pipeline.generate.answers import carry_out, project
-from pipeline.generate.run import keys_of, open_job, read_utterances
+from pipeline import params
+from pipeline.generate import choices
+from pipeline.generate.agreement import score_agreement
+from pipeline.generate.answers import carry_out, read_continuations
+from pipeline.generate.plan import Counts, make_plan
+from pipeline.generate.run import keys_of, open_run, read_utterances
 from pipeline.params import Alignment, ParamsFile
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, parquet
 
 
 def main(
-    kind: Annotated[Alignment, typer.Option(help="Which prompt: for stage 1 or for stage 2.")],
-    manifest_file: Annotated[Path, typer.Option("--manifest", help="Utterances to continue.")],
-    output: Annotated[Path, typer.Option(help="Where the continuations go.")],
+    kind: Annotated[Alignment, typer.Option(help="Which prompt: semantic for stage 1, emotion for stage 2.")],
+    manifest_file: Annotated[Path, typer.Option("--manifest", help="The utterances to continue.")],
+    output: Annotated[Path, typer.Option(help="The table of continuations to write.")],
     choices_file: Annotated[
-        Path, typer.Option("--choices", help="Generations that count in place of the first; may be missing.")
+        Path, typer.Option("--choices", help="Attempts that count instead of the first ones; the file may be missing.")
     ] = choices.FILE,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Write a continuation for each utterance of a manifest; only those that the store lacks are generated."""
-    work = open_job(kind, params_file)
+    """Write a continuation for each utterance of a manifest. Only missing ones are generated."""
+    run = open_run(kind, params_file)
     utterances = read_utterances(manifest_file)
-    keys = keys_of(utterances, work)
-    choices.check(choices_file, work.shelf, keys)
-    todo = plan.make(utterances, keys, work)
-    if todo.requests:
-        say(plan.describe(todo))
-    start = cache(work.start_engine)
-    generated = carry_out(todo, start)
-    answers = project(utterances, keys, work, choices.read(choices_file, work.recipe.name))
-    if kind == "emotion" and work.settings.agreement is not None:
-        answers = agreement.judge(utterances, answers, work, work.settings.agreement, start)
+    keys = keys_of(utterances, run)
+    choices.check(choices_file, run.store, keys)
+    plan = make_plan(utterances, keys, run)
+    if plan.requests:
+        say(f"generate {kind}: {_describe_plan(plan.counts, len(plan.requests))}")
+    start = cache(run.start_engine)
+    generated = carry_out(plan, start)
+    answers = read_continuations(utterances, keys, run, choices.read(choices_file, run.signature.name))
+    has_limit = params.load(params_file, f"filter.{kind}.min_agreement", object) is not None
+    if kind == "emotion" and run.settings.agreement is not None and has_limit:  # otherwise nothing needs the scores
+        answers = score_agreement(utterances, answers, run, run.settings.agreement, start)
     reasons = Counter(answers["finish_reason"].to_pylist())
     if not reasons[continuations.STOP] + reasons[continuations.LENGTH]:
         found = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         raise UserError(f"{manifest_file}: no utterance to answer; expected at least one, found {found}")
     parquet.write(answers, output)
     say(f"generate {kind}: {_describe(keys, generated, reasons)}")
+
+
+def _describe_plan(counts: Counts, num_requests: int) -> str:
+    time = "an unknown time (nothing was generated yet)" if counts.minutes is None else f"{counts.minutes:.0f} min"
+    return (
+        f"{num_requests:,} prompts to answer ({counts.stored:,} are in the store), {counts.prompt_tokens:,} prompt "
+        f"tokens, at most {counts.new_tokens:,} new tokens and {time}"
+    )
 
 
 def _describe(keys: pa.Array, generated: Counter[str], reasons: Counter[str]) -> str:
@@ -58,7 +70,7 @@ def _describe(keys: pa.Array, generated: Counter[str], reasons: Counter[str]) ->
     )
     for reason in (continuations.PROMPT_TOO_LONG, continuations.NO_TRANSCRIPT, continuations.NO_EMOTION):
         if reasons[reason]:
-            line += f", {reasons[reason]:,} left out, {reason}"
+            line += f", {reasons[reason]:,} left out ({reason})"
     return line
 
 

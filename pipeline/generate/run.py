@@ -1,4 +1,4 @@
-"""What a run of generate has to answer: the utterances of a manifest, as prompts for the LLM of the parameters."""
+"""A run of generate: its parameters, its store, and the requests that the utterances of a manifest give."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import params
-from pipeline.generate import signature
 from pipeline.generate.engines import choose
-from pipeline.generate.engines.interface import Engine
+from pipeline.generate.engines.interface import Engine, Request
 from pipeline.generate.params import GenerateParams
-from pipeline.generate.signature import Recipe
-from pipeline.generate.store import KEY, Shelf
+from pipeline.generate.signature import Signature, make_signature
+from pipeline.generate.store import KEY, AnswerStore
 from pipeline.params import Alignment
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
@@ -23,27 +22,27 @@ from pipeline.tables import emotions, manifest, parquet
 from pipeline.weights.source import Weights, fetch
 
 StartEngine = Callable[[], Engine]
-PART_S = 60.0  # after which what a slow engine gives is written, however little
+SHARD_S = 60.0  # longest time between two shards: a slow engine writes small ones
 READ = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "text", "emotion")])
 
 
 @dataclass(frozen=True, slots=True)
-class JobParams:
-    """What the parameters say of a run."""
+class RunParams:
+    """The parameters of a run."""
 
     settings: GenerateParams
     prompt: Prompt
     llm: Weights
-    """What writes."""
+    """The LLM that writes."""
     backbone: Weights | None
-    """The LLM that is trained, where it is another one."""
+    """The LLM that is trained, if it is another one."""
     classes: frozenset[str]
     """Emotions that a prompt may name."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run, and the shelf of its answers."""
+class Run:
+    """A run and its store."""
 
     kind: Alignment
     settings: GenerateParams
@@ -54,48 +53,34 @@ class Job:
     model: Path
     """Folder of the LLM."""
     backbone: Path | None
-    """Folder of the LLM that is trained, where it is another one."""
-    shelf: Shelf
+    """Folder of the LLM that is trained, if it is another one."""
+    store: AnswerStore
 
     @property
-    def recipe(self) -> Recipe:
-        """What the answers depend on, beside the utterance."""
-        return self.shelf.recipe
+    def signature(self) -> Signature:
+        """Everything that the answers depend on, except the utterance."""
+        return self.store.signature
 
     @cached_property
     def prompter(self) -> Prompter:
-        """The LLM's tokenizer, loaded when it is first asked for."""
+        """The LLM's tokenizer; it is loaded at the first use."""
         choose.prepare(self.settings)
         return Prompter.load(self.model)
 
-    def start_engine(self, seed: int | None = None) -> Engine:
-        """Load the LLM, to draw with another seed than the parameters' where one is given."""
-        settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
-        return choose.start(settings, self.llm, self.model, self.prompter.end_id)
+    def start_engine(self) -> Engine:
+        """Load the LLM."""
+        return choose.start(self.settings, self.llm, self.model, self.prompter)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt that waits for its answer."""
-
-    key: bytes
-    transcript: str
-    emotion: str | None
-    """None where the prompt does not name it."""
-    prompt_ids: tuple[int, ...]
-    seed: int | None
-    """None where decoding is greedy."""
+def open_run(kind: Alignment, params_file: Path) -> Run:
+    """Read the parameters and open the store; the LLM is fetched, but not loaded."""
+    return open_run_with(kind, read_params(kind, params_file))
 
 
-def open_job(kind: Alignment, params_file: Path) -> Job:
-    """Read the parameters and open the shelf; the LLM is fetched, but not loaded."""
-    return open_with(kind, read_params(kind, params_file))
+def read_params(kind: Alignment, params_file: Path) -> RunParams:
+    """Read the parameters of a run.
 
-
-def read_params(kind: Alignment, params_file: Path) -> JobParams:
-    """Read what a parameter file says of a run.
-
-    Raises UserError where the LLM is not the one that is trained, and the file does not allow that.
+    Raises UserError if another LLM than the trained one would write, and the file does not allow that.
     """
     settings = params.load(params_file, "generate", GenerateParams)
     if kind != "semantic":  # stage 2 has no teacher
@@ -104,15 +89,15 @@ def read_params(kind: Alignment, params_file: Path) -> JobParams:
     llm = settings.generator or trained
     if llm != trained and not settings.allow_foreign_generator:
         raise UserError(
-            f"generate.generator: found {llm.source}, expected {trained.source}, the model that is trained to continue "
-            "as it does itself; set generate.allow_foreign_generator to true to let another one write"
+            f"generate.generator: found {llm.source}, expected {trained.source}: the trained LLM learns to continue "
+            "speech as it continues text itself; set generate.allow_foreign_generator to true to use another LLM"
         )
     if llm != trained and settings.store_logprobs:
         raise UserError(
             f"generate.store_logprobs: found {settings.store_logprobs}, expected 0: the likeliest tokens of "
-            f"{llm.source} teach another model nothing"
+            f"{llm.source} cannot teach {trained.source}"
         )
-    return JobParams(
+    return RunParams(
         settings=settings,
         prompt=params.load(params_file, f"prompts.{kind}", Prompt),
         llm=llm,
@@ -121,49 +106,52 @@ def read_params(kind: Alignment, params_file: Path) -> JobParams:
     )
 
 
-def open_with(kind: Alignment, given: JobParams) -> Job:
-    """Open the shelf of a run with these parameters; the LLM is fetched, but not loaded."""
+def open_run_with(kind: Alignment, given: RunParams) -> Run:
+    """Open the store of a run with these parameters; the LLM is fetched, but not loaded."""
     model = fetch(given.llm)
-    shelf = Shelf(signature.make(given.settings, given.prompt, given.llm, model), num_top=given.settings.store_logprobs)
+    signature = make_signature(given.settings, given.prompt, given.llm, model)
+    store = AnswerStore(signature, num_top=given.settings.store_logprobs)
     backbone = None if given.backbone is None else fetch(given.backbone)
-    return Job(kind, given.settings, given.prompt, given.classes, given.llm, model, backbone, shelf)
+    return Run(kind, given.settings, given.prompt, given.classes, given.llm, model, backbone, store)
 
 
 def read_utterances(path: Path) -> pa.Table:
-    """Read what generate needs of a manifest, ordered by id."""
+    """Read the columns of a manifest that generate needs, ordered by id."""
     return parquet.read(path, READ).sort_by("id")
 
 
-def keys_of(utterances: pa.Table, job: Job) -> pa.Array:
-    """Return the key of each utterance's answer; null for one that no prompt can be made of.
+def keys_of(utterances: pa.Table, run: Run) -> pa.Array:
+    """Return the key of each utterance's answer; null for an utterance without a possible prompt.
 
-    That is one without a transcript and, where the prompt names the emotion, one without a label or with another label
-    than the run's classes.
+    A prompt needs a transcript. A prompt that names the emotion also needs a label among the run's classes.
     """
-    key, texts = job.recipe.key, utterances["text"].to_pylist()
-    if not job.recipe.names_emotion:
+    key, texts = run.signature.key, utterances["text"].to_pylist()
+    if not run.signature.names_emotion:
         return pa.array([key(text, None) if text else None for text in texts], KEY)
     pairs = zip(texts, utterances["emotion"].to_pylist(), strict=True)
-    return pa.array([key(text, emotion) if text and emotion in job.classes else None for text, emotion in pairs], KEY)
+    return pa.array([key(text, emotion) if text and emotion in run.classes else None for text, emotion in pairs], KEY)
 
 
-def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, job: Job) -> list[Request]:
-    """Make a request of each of the `wanted` among the utterances' keys."""
+def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, run: Run) -> list[Request]:
+    """Make a request for each of the `wanted` keys; `keys` are those of the utterances."""
     rows = utterances.take(pc.index_in(wanted, value_set=keys)).to_pylist()
-    return [make_request(key, row, job) for key, row in zip(wanted.to_pylist(), rows, strict=True)]
+    return [make_request(key, row, run) for key, row in zip(wanted.to_pylist(), rows, strict=True)]
 
 
-def make_request(key: bytes, utterance: Mapping[str, Any], job: Job) -> Request:
-    """Make the request of an utterance's key."""
-    text, emotion = utterance["text"], utterance["emotion"] if job.recipe.names_emotion else None
-    ids = job.prompter.text(job.prompt, text, emotion=emotion).ids
-    return Request(key, text, emotion, ids, job.recipe.seed)
+def make_request(key: bytes, utterance: Mapping[str, Any], run: Run) -> Request:
+    """Make the request for an utterance's key."""
+    text, emotion = utterance["text"], utterance["emotion"] if run.signature.names_emotion else None
+    ids = run.prompter.text(run.prompt, text, emotion=emotion).ids
+    return Request(key, text, emotion, ids, run.signature.seed)
 
 
-def seed_anew(requests: Sequence[Request], job: Job) -> list[Request]:
-    """Return requests for further generations: drawing, each has the seed of its number, counted from the recipe's."""
-    if job.recipe.seed is None:
+def seed_attempts(requests: Sequence[Request], run: Run) -> list[Request]:
+    """Give each request the seed of its next attempt: the signature's seed plus the number of attempts so far.
+
+    Greedy requests stay as they are.
+    """
+    if run.signature.seed is None:
         return list(requests)
-    newest = job.shelf.newest([request.key for request in requests])
-    seeds = [job.recipe.seed + generations for generations in newest]
+    newest = run.store.newest([request.key for request in requests])
+    seeds = [run.signature.seed + attempts for attempts in newest]
     return [replace(request, seed=seed) for request, seed in zip(requests, seeds, strict=True)]

@@ -1,4 +1,4 @@
-"""What a continuation depends on besides transcript and emotion: the model, its tokenizer, the prompt, the sampling."""
+"""The signature of answers: everything that they depend on besides transcript and emotion."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from pipeline.generate.params import GenerateParams
 from pipeline.prompts import Prompt
 from pipeline.weights.source import Weights, digest_files, name_weights
 
-_LAYOUT = 1  # of keys; another one makes other recipes
+_LAYOUT = 1  # of keys; another number gives every signature another name
 _TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
     "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",
@@ -19,26 +19,26 @@ _TOKENIZER_FILES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Equal recipes give equal answers, as far as an engine does."""
+class Signature:
+    """Model, tokenizer, prompt and sampling. Equal signatures give equal answers if the engine is deterministic."""
 
     model: str
-    """Source and revision, or a hash of the weights."""
+    """Source and revision of the weights, or a hash of them."""
     tokenizer: str
-    """Hash of the tokenizer with its chat template and the tokens that end an answer."""
+    """Hash of the tokenizer, its chat template and the tokens that end an answer."""
     system: str
     text: str
-    """What stands before the transcript, with {emotion} where the emotion stands."""
+    """Text before the transcript, with {emotion} in the place of the emotion."""
     dtype: str
     max_new_tokens: int
     temperature: float
     top_p: float
     seed: int | None
-    """None where decoding is greedy, which draws nothing."""
+    """None if decoding is greedy."""
 
     @property
     def name(self) -> str:
-        """A hash of it all, 32 hexadecimal digits."""
+        """A hash of all fields, 32 hexadecimal digits."""
         content = json.dumps([_LAYOUT, asdict(self)], sort_keys=True, ensure_ascii=False)
         return xxhash.xxh3_128_hexdigest(content.encode())
 
@@ -52,11 +52,11 @@ class Recipe:
         return xxhash.xxh3_128_digest(f"{emotion if self.names_emotion else ''}\n{transcript}".encode())
 
 
-def make(settings: GenerateParams, prompt: Prompt, llm: Weights, folder: Path) -> Recipe:
-    """Return the recipe of a run whose LLM lies in `folder`."""
+def make_signature(settings: GenerateParams, prompt: Prompt, llm: Weights, folder: Path) -> Signature:
+    """Return the signature of a run whose LLM is in `folder`."""
     greedy = settings.temperature == 0
-    return Recipe(
-        model=name_weights(llm, folder),
+    return Signature(
+        model="echo" if settings.engine == "echo" else name_weights(llm, folder),
         tokenizer=digest_files(folder / name for name in _TOKENIZER_FILES),
         system=prompt.system,
         text=prompt.text,

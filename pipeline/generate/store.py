@@ -1,12 +1,12 @@
-"""The store: every answer that an LLM ever wrote, kept by what it answers, outside any workspace.
+"""The store: all answers that an LLM has written. It lies outside every checkout.
 
-A shelf holds the answers to one recipe. Its parts are Parquet files that are written whole and never changed, so a
-crash costs what no part holds yet, and any number of processes may write at once: they add parts one at a time, under
-a lock, and leave out what another has written meanwhile. A further answer to the same key is its next generation;
-none is ever deleted.
+An AnswerStore holds the answers of one signature. Its shards are Parquet files. Each is written whole and never
+changed, so a crash loses only the answers that are not yet in a shard. Any number of processes may write at once: they
+add shards one at a time, under a lock, and leave out answers that another process has added meanwhile. A further answer
+to a key is its next attempt; the column `generation` counts attempts from 1. No answer is ever deleted.
 
-    $BLSP_STORE/continuations/RECIPE/recipe.json    the recipe in words
-    $BLSP_STORE/continuations/RECIPE/parts/*.parquet
+    $BLSP_STORE/continuations/SIGNATURE/recipe.json    the fields of the signature
+    $BLSP_STORE/continuations/SIGNATURE/parts/*.parquet    the shards
 """
 
 import fcntl
@@ -16,7 +16,8 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.generate.signature import Recipe
+from pipeline.generate.signature import Signature
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 
@@ -34,16 +35,16 @@ KEY = pa.binary(16)
 SCHEMA = pa.schema(
     [
         ("key", KEY),
-        ("generation", pa.int32()),
+        ("generation", pa.int32()),  # number of the attempt, from 1
         ("transcript", pa.string()),
-        ("emotion", pa.string()),  # null where the prompt does not name it
+        ("emotion", pa.string()),
         ("prompt_token_ids", pa.list_(pa.int32())),
         ("continuation", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),  # without the end token
+        ("token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
-        ("seed", pa.int64()),  # of this generation; null where decoding is greedy
-        ("logprob", pa.float64()),  # of the answer and its end token, in nats
-        ("top_ids", pa.list_(pa.list_(pa.int32()))),  # at each position, the end token's too, likeliest first
+        ("seed", pa.int64()),
+        ("logprob", pa.float64()),
+        ("top_ids", pa.list_(pa.list_(pa.int32()))),
         ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
         ("engine", pa.string()),
         ("hardware", pa.string()),
@@ -54,147 +55,183 @@ SCHEMA = pa.schema(
 _INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation"), ("num_top", pa.int32())])
 _STORED_INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation")])
 _SPEED = b"tokens_per_s"
-_NUM_TOP = b"num_top"  # likeliest tokens that all answers of a part have at each position
+_NUM_TOP = b"num_top"  # number of likeliest tokens that every answer of a shard has at each position
 
 
-def place() -> Path:
-    """Return where the store lies: $BLSP_STORE, or a folder of the user's cache."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAnswer:
+    """An answer for the store: all columns of SCHEMA except the number of the attempt."""
+
+    key: bytes
+    transcript: str
+    emotion: str | None
+    """None if the prompt does not name the emotion."""
+    prompt_token_ids: Sequence[int]
+    continuation: str
+    token_ids: Sequence[int]
+    """Without the end token."""
+    finish_reason: str
+    seed: int | None
+    """Seed of this attempt; None if decoding is greedy."""
+    logprob: float | None
+    """Log-probability of the answer and its end token, in nats."""
+    top_ids: Sequence[Sequence[int]] | None
+    """Tokens at each position, the likeliest first; the end token's position is included."""
+    top_logprobs: Sequence[Sequence[float]] | None
+    engine: str
+    hardware: str
+    written_at: datetime
+
+
+_FIELDS = tuple(field.name for field in fields(StoredAnswer))
+
+
+def store_folder() -> Path:
+    """Return the folder of the store: $BLSP_STORE, or a folder in the user's cache."""
     return Path(os.environ.get("BLSP_STORE") or "~/.cache/blsp-emo/store").expanduser()
 
 
-def shelves() -> Iterator["Shelf"]:
-    """Open the shelf of each recipe in the store; those that another version of this code wrote are named."""
-    for note in sorted(place().glob("continuations/*/recipe.json")):
+def open_all() -> Iterator["AnswerStore"]:
+    """Open the answers of each signature in the store; print a line for those that another version has written."""
+    for note in sorted(store_folder().glob("continuations/*/recipe.json")):
         try:
-            recipe = Recipe(**json.loads(note.read_bytes()))
+            signature = Signature(**json.loads(note.read_bytes()))
         except (ValueError, TypeError):
-            print(f"{note}: not a recipe of this version; its answers are left out", file=sys.stderr)
+            print(f"{note}: not a signature of this version; its answers are left out", file=sys.stderr)
         else:
-            yield Shelf(recipe)
+            yield AnswerStore(signature)
 
 
-class Shelf:
-    """The answers to one recipe; of each part, keys and generations are read once, the rest when it is asked for.
+class AnswerStore:
+    """The answers of one signature. Keys and attempts are read at the start, other columns when they are needed.
 
-    An answer that was kept with fewer than `num_top` likeliest tokens at a position counts as missing.
+    An answer that was stored with fewer than `num_top` likeliest tokens at a position counts as missing.
     """
 
-    def __init__(self, recipe: Recipe, root: Path | None = None, *, num_top: int = 0) -> None:
-        """Open the shelf, which may be empty."""
-        self.recipe = recipe
+    def __init__(self, signature: Signature, root: Path | None = None, *, num_top: int = 0) -> None:
+        """Open the folder of the signature below `root`, by default the store; it may be empty."""
+        self.signature = signature
         self.num_top = num_top
-        self.folder = (root or place()) / "continuations" / recipe.name
-        self._parts: list[Path] = []
+        self.folder = (root or store_folder()) / "continuations" / signature.name
+        self._shards: list[Path] = []
         self._indices = [_INDEX.empty_table()]
         self.refresh()
 
     def refresh(self) -> bool:
-        """Take note of the parts that other processes have written since; return whether there are any."""
-        known = set(self._parts)
-        for part in sorted((self.folder / "parts").glob("[0-9]*.parquet")):
-            if part not in known:
-                self._add(part, _read(part, _STORED_INDEX), int(_note(part, _NUM_TOP)))
-        return len(self._parts) > len(known)
+        """Read the index of shards that other processes have written since; return whether there are any."""
+        known = set(self._shards)
+        for shard in sorted((self.folder / "parts").glob("[0-9]*.parquet")):
+            if shard not in known:
+                self._add(shard, _read(shard, _STORED_INDEX), int(_note(shard, _NUM_TOP)))
+        return len(self._shards) > len(known)
 
     def known(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Return those of `keys` that have an answer."""
+        """Return the keys that have an answer."""
         wanted = pa.array(keys, KEY)
         return set(wanted.to_pylist()) - set(self.missing(wanted).to_pylist())
 
     def missing(self, keys: pa.Array) -> pa.Array:
-        """Return those of `keys` that have no answer."""
+        """Return the keys that have no answer."""
         index = self._index()
         answered = index["key"].filter(pc.greater_equal(index["num_top"], self.num_top))
         return keys.filter(pc.invert(pc.is_in(keys, value_set=answered.combine_chunks())))
 
     def read(self, keys: pa.Array, chosen: Mapping[bytes, int], columns: Sequence[str]) -> pa.Table:
-        """Return the answer to each of `keys`, in their order, of the generation `chosen` for it or of the first.
+        """Return the answer to each key, in the order of the keys: the `chosen` attempt, or else the first one.
 
-        A key without an answer, or a null, has a row of nulls. Raises UserError where a chosen generation is not there,
-        or has too few likeliest tokens.
+        A key without an answer gives a row of nulls, and so does a null. Raises UserError if a chosen attempt is
+        missing, or has too few likeliest tokens.
         """
         return self._take(self._find(keys, chosen), columns)
 
     def first(self, key: bytes) -> int | None:
-        """Return the generation that counts where none is chosen; None without an answer."""
+        """Return the attempt that counts if none is chosen; None without an answer."""
         return self.read(pa.array([key], KEY), {}, ["generation"])["generation"][0].as_py()  # type: ignore[no-any-return]
 
     def _find(self, keys: pa.Array, chosen: Mapping[bytes, int]) -> NDArray[np.int64]:
-        """Return the number in the index of the row that `read` takes for each of `keys`; -1 where there is none."""
+        """Return the row of the index that `read` takes for each key; -1 if there is none."""
         index = self._index()
         stored, enough = index["generation"].to_numpy(), index["num_top"].to_numpy() >= self.num_top
         wanted = np.array([chosen.get(key, 0) for key in keys.to_pylist()] if chosen else [0] * len(keys))
         rows = np.full(len(keys), -1)
-        for generation in np.unique(stored).tolist():
-            candidates = np.flatnonzero(stored == generation)
+        for attempt in np.unique(stored).tolist():
+            candidates = np.flatnonzero(stored == attempt)
             their_keys = index["key"].combine_chunks().take(pa.array(candidates))
-            at = pc.fill_null(pc.index_in(keys, value_set=their_keys, skip_nulls=True), -1).to_numpy()
-            counts = np.where(wanted == 0, (rows < 0) & enough[candidates[at]], wanted == generation)
-            here = counts & (at >= 0)
-            rows[here] = candidates[at[here]]
+            found = pc.fill_null(pc.index_in(keys, value_set=their_keys, skip_nulls=True), -1).to_numpy()
+            counts = np.where(wanted == 0, (rows < 0) & enough[candidates[found]], wanted == attempt)
+            here = counts & (found >= 0)
+            rows[here] = candidates[found[here]]
+        self._check(keys, wanted, rows, enough)
+        return rows
+
+    def _check(
+        self, keys: pa.Array, wanted: NDArray[np.int64], rows: NDArray[np.int64], enough: NDArray[np.bool_]
+    ) -> None:
+        """Raise UserError if a wanted attempt is missing, or has too few likeliest tokens."""
         for i in np.flatnonzero((rows < 0) & (wanted != 0))[:1].tolist():
-            raise UserError(f"{self.folder}: no generation {wanted[i]} of {keys[i].as_py().hex()}")
+            raise UserError(f"{self.folder}: no attempt {wanted[i]} of {keys[i].as_py().hex()}")
         found = np.flatnonzero(rows >= 0)
         for i in found[~enough[rows[found]]][:1].tolist():
             raise UserError(
-                f"{self.folder}: generation {wanted[i]} of {keys[i].as_py().hex()}, the chosen one, lacks its "
-                f"{self.num_top} likeliest tokens; choose another with --use, or generate with --force"
+                f"{self.folder}: the chosen attempt {wanted[i]} of {keys[i].as_py().hex()} lacks its {self.num_top} "
+                "likeliest tokens; choose another attempt with --use, or generate with --force"
             )
-        return rows
 
-    def append(self, rows: Sequence[Mapping[str, Any]], *, anew: bool = False, tokens_per_s: float = 0.0) -> int:
-        """Write answers, all columns but `generation`, as a part; return how many.
+    def append(self, answers: Sequence[StoredAnswer], *, anew: bool = False, tokens_per_s: float = 0.0) -> int:
+        """Write answers as a shard, each as the next attempt of its key; return their number.
 
-        Those that another process has written meanwhile are left out; with `anew` all are written. Each is the next
-        generation of its key.
+        Answers that another process has written meanwhile are left out; with `anew` all are written.
         """
         with self._locked():
             self.refresh()
-            there = set() if anew else self.known(row["key"] for row in rows)
-            rows = [row for row in rows if row["key"] not in there]
-            if not rows:
+            known = set() if anew else self.known(answer.key for answer in answers)
+            answers = [answer for answer in answers if answer.key not in known]
+            if not answers:
                 return 0
-            newest = self.newest([row["key"] for row in rows])
-            rows = [{**row, "generation": last + 1} for row, last in zip(rows, newest, strict=True)]
-            num_top = min(len(step) for row in rows for step in row["top_ids"] or [()])
+            newest = self.newest([answer.key for answer in answers])
+            rows = [
+                {name: getattr(answer, name) for name in _FIELDS} | {"generation": last + 1}
+                for answer, last in zip(answers, newest, strict=True)
+            ]
+            num_top = min(len(step) for answer in answers for step in answer.top_ids or [()])
             table = parquet.from_rows(rows, SCHEMA)
-            # numbered, so that every reader has the rows in the same order
-            part = self.folder / "parts" / f"{len(self._parts):08}-{uuid.uuid4().hex[:8]}.parquet"
+            # the number gives every reader the same order of rows
+            shard = self.folder / "parts" / f"{len(self._shards):08}-{uuid.uuid4().hex[:8]}.parquet"
             notes = {_SPEED: f"{tokens_per_s:.1f}", _NUM_TOP: str(num_top)}
-            parquet.write(table.replace_schema_metadata(notes), part)
-            self._add(part, table.select(_STORED_INDEX.names), num_top)
-        return len(rows)
+            parquet.write(table.replace_schema_metadata(notes), shard)
+            self._add(shard, table.select(_STORED_INDEX.names), num_top)
+        return len(answers)
 
     def newest(self, keys: Sequence[bytes]) -> list[int]:
-        """Return the newest generation of each key, 0 where there is none."""
+        """Return the number of each key's newest attempt; 0 if there is none."""
         index = self._index()
         rows = index.filter(pc.is_in(index["key"], value_set=pa.array(keys, KEY)))
         newest: dict[bytes, int] = {}
-        for key, generation in zip(rows["key"].to_pylist(), rows["generation"].to_pylist(), strict=True):
-            newest[key] = max(generation, newest.get(key, 0))
+        for key, attempt in zip(rows["key"].to_pylist(), rows["generation"].to_pylist(), strict=True):
+            newest[key] = max(attempt, newest.get(key, 0))
         return [newest.get(key, 0) for key in keys]
 
     def lacking(self, chosen: Mapping[bytes, int]) -> set[bytes]:
-        """Return the keys whose chosen generation is not there."""
+        """Return the keys whose chosen attempt is missing."""
         index = self._index()
         rows = index.filter(pc.is_in(index["key"], value_set=pa.array(chosen, KEY)))
-        there = set(zip(rows["key"].to_pylist(), rows["generation"].to_pylist(), strict=True))
-        return {key for key, generation in chosen.items() if (key, generation) not in there}
+        stored = set(zip(rows["key"].to_pylist(), rows["generation"].to_pylist(), strict=True))
+        return {key for key, attempt in chosen.items() if (key, attempt) not in stored}
 
     def history(self, key: bytes) -> list[dict[str, Any]]:
-        """Return all generations of an answer, the first one first."""
+        """Return all attempts of an answer, the first one first."""
         rows = np.flatnonzero(pc.equal(self._index()["key"], pa.scalar(key, KEY)).to_numpy())
         found: list[dict[str, Any]] = self._take(rows, SCHEMA.names).to_pylist()
         return sorted(found, key=lambda row: row["generation"])
 
     def tokens_per_s(self) -> float | None:
-        """Return how fast the newest part was generated; None where nothing was."""
-        if not self._parts:
+        """Return the rate at which the newest shard was generated; None if there is no shard."""
+        if not self._shards:
             return None
-        return float(_note(self._parts[-1], _SPEED)) or None
+        return float(_note(self._shards[-1], _SPEED)) or None
 
-    def _add(self, part: Path, index: pa.Table, num_top: int) -> None:
-        self._parts.append(part)
+    def _add(self, shard: Path, index: pa.Table, num_top: int) -> None:
+        self._shards.append(shard)
         column = pa.array(np.full(len(index), num_top), pa.int32())
         self._indices.append(index.append_column(_INDEX.field("num_top"), column))
 
@@ -202,21 +239,21 @@ class Shelf:
         return pa.concat_tables(self._indices)
 
     def _take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """Read rows by their number in the index, from the parts that hold some of them; -1 gives nulls."""
+        """Read rows of the index by their number from the shards that hold them; -1 gives nulls."""
         schema = pa.schema([SCHEMA.field(name) for name in columns])
-        first = np.cumsum([len(index) for index in self._indices])  # number of each part's first row
-        part_of = np.searchsorted(first, rows, side="right") - 1
+        first = np.cumsum([len(index) for index in self._indices])  # number of each shard's first row
+        shard_of = np.searchsorted(first, rows, side="right") - 1
         tables_read, moved_to, count = [schema.empty_table()], np.zeros_like(first), 0
-        for part in np.unique(part_of[rows >= 0]).tolist():
-            moved_to[part] = count - first[part]
-            tables_read.append(_read(self._parts[part], schema))
+        for shard in np.unique(shard_of[rows >= 0]).tolist():
+            moved_to[shard] = count - first[shard]
+            tables_read.append(_read(self._shards[shard], schema))
             count += len(tables_read[-1])
-        positions = np.where(rows >= 0, rows + moved_to[part_of], 0)
+        positions = np.where(rows >= 0, rows + moved_to[shard_of], 0)
         return pa.concat_tables(tables_read).take(pa.array(positions, mask=rows < 0))
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
-        """Tell, while it lasts, whether no other process is writing answers to this shelf."""
+        """Yield whether this process is the only one that writes answers of this signature."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "writing").open("w") as lock:
             try:
@@ -228,26 +265,26 @@ class Shelf:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other writers out; what a killed one left half written goes."""
-        parts = self.folder / "parts"
-        parts.mkdir(parents=True, exist_ok=True)
+        """Keep other writers out, and remove the unfinished file of a writer that was killed."""
+        shards = self.folder / "parts"
+        shards.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for partial in parts.glob(".*.partial"):
+            for partial in shards.glob(".*.partial"):
                 partial.unlink()
             if not (note := self.folder / "recipe.json").exists():
                 with parquet.whole(note) as partial:
-                    partial.write_text(json.dumps(asdict(self.recipe), indent=2, ensure_ascii=False) + "\n")
+                    partial.write_text(json.dumps(asdict(self.signature), indent=2, ensure_ascii=False) + "\n")
             yield
 
 
-def _read(part: Path, schema: pa.Schema) -> pa.Table:
+def _read(shard: Path, schema: pa.Schema) -> pa.Table:
     try:
-        return pq.read_table(part, columns=schema.names).select(schema.names).cast(schema)
+        return pq.read_table(shard, columns=schema.names).select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise UserError(f"{part}: not readable ({error}); delete it, and its rows are generated again") from None
+        raise UserError(f"{shard}: not readable ({error}); delete it, and generate writes its answers again") from None
 
 
-def _note(part: Path, name: bytes) -> bytes:
-    """Return what a part says of itself, 0 where it does not."""
-    return (pq.read_schema(part).metadata or {}).get(name, b"0")  # type: ignore[no-any-return]
+def _note(shard: Path, name: bytes) -> bytes:
+    """Return a note in a shard's metadata; 0 if there is none."""
+    return (pq.read_schema(shard).metadata or {}).get(name, b"0")  # type: ignore[no-any-return]

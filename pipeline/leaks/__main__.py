@@ -5,8 +5,8 @@ recordings (equal fingerprint). Acted corpora share sentences by design, officia
 `allow` say what a run takes. An unknown speaker, dialogue or transcript is shared with nobody.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -20,7 +20,6 @@ from pipeline.leaks import near_duplicates
 from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest, parquet
-from pipeline.terminal import lay_out
 
 LeakKind = Literal["speaker", "dialogue", "sentence", "audio", "near_audio"]
 LEAK_KINDS: tuple[LeakKind, ...] = get_args(LeakKind)
@@ -39,7 +38,11 @@ SCHEMA = pa.schema(
     ]
 )
 
-_FOLDER = Path("manifests")
+FOLDER = Path("manifests")
+SemanticManifest = Annotated[Path, typer.Option(help="Manifest of speech with transcripts.")]
+EmotionManifest = Annotated[Path, typer.Option(help="Manifest of emotional speech.")]
+Output = Annotated[Path, typer.Option(help="Table of the leaks to write.")]
+
 _COLUMNS = (
     "id", "corpus", "audio", "start_s", "duration_s", "text", "speaker", "dialogue", "split", "content_hash",
 )  # fmt: skip
@@ -55,6 +58,16 @@ class LeaksParams(Section):
     """Corpus of the test rows: kinds that pass for it all the same."""
     near_audio_of: list[Alignment]
     """Manifests whose clips are read for near-identical recordings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaks:
+    """The leaks of a run."""
+
+    table: pa.Table
+    """Rows of SCHEMA."""
+    known: Mapping[str, set[LeakKind]]
+    """Corpus with test rows: the kinds that its metadata or audio can show."""
 
 
 def find(table: pa.Table, kind: LeakKind) -> pa.Table:
@@ -111,18 +124,6 @@ def mark_allowed(found: pa.Table, options: LeaksParams) -> pa.Table:
     return found.set_column(SCHEMA.get_field_index("allowed"), "allowed", pa.array(reasons, pa.string()))
 
 
-def describe(found: pa.Table, compared: Mapping[str, set[str]]) -> str:
-    """Lay out how many values of each kind each corpus of `compared` shares; blank where a kind is unknown."""
-    names = [kind.replace("_", " ") for kind in LEAK_KINDS]
-    rows = [["corpus of test", *names]]
-    for corpus, kinds in sorted(compared.items()):
-        counts = Counter(found.filter(pc.equal(found["corpus"], corpus))["kind"].to_pylist())
-        rows.append([corpus, *(f"{counts[kind]:,}" if kind in kinds else "" for kind in LEAK_KINDS)])
-    passing = found.filter(pc.is_valid(found["allowed"])).group_by(["kind", "corpus", "allowed"]).aggregate([])
-    notes = sorted("{allowed}: {kind} of {corpus}".format(**row) for row in passing.to_pylist())
-    return "\n".join([lay_out(rows), *notes])
-
-
 def check(found: pa.Table, output: Path) -> None:
     """Raise UserError, with the first pair of each kind, when something shared is not allowed."""
     forbidden = found.filter(pc.is_null(found["allowed"]))
@@ -140,12 +141,12 @@ def check(found: pa.Table, output: Path) -> None:
         )
 
 
-def known_kinds(everything: pa.Table, compared_by_ear: pa.Table) -> dict[str, set[str]]:
+def known_kinds(everything: pa.Table, compared: pa.Table) -> dict[str, set[LeakKind]]:
     """Return of each corpus with test rows the kinds that anything is known of."""
     test = everything.filter(pc.equal(everything["split"], "test"))
-    known: dict[str, set[str]] = {corpus: set() for corpus in test["corpus"].unique().to_pylist()}
+    known: dict[str, set[LeakKind]] = {corpus: set() for corpus in test["corpus"].unique().to_pylist()}
     for kind in LEAK_KINDS:
-        rows = compared_by_ear if kind == "near_audio" else test.filter(pc.is_valid(keys(test, kind)))
+        rows = compared if kind == "near_audio" else test.filter(pc.is_valid(keys(test, kind)))
         for corpus in rows["corpus"].unique().to_pylist():
             known.get(corpus, set()).add(kind)
     return known
@@ -160,24 +161,29 @@ def merge(manifests: Iterable[pa.Table]) -> pa.Table:
     return merged
 
 
-def main(
-    semantic: Annotated[Path, typer.Option(help="Manifest of speech with transcripts.")] = _FOLDER / "semantic.parquet",
-    emotion: Annotated[Path, typer.Option(help="Manifest of emotional speech.")] = _FOLDER / "emotion.parquet",
-    output: Annotated[Path, typer.Option(help="Table of what is shared, to write.")] = _FOLDER / "leaks.parquet",
-    params_file: ParamsFile = Path("params.yaml"),
-) -> None:
-    """Report what train and dev share with test; fails, with the report written, on what is forbidden."""
+def find_all(semantic: Path, emotion: Path, params_file: Path) -> Leaks:
+    """Find all leaks of two manifests; raises UserError if the parameters do not fit the manifests."""
     options = params.load(params_file, "leaks", LeaksParams)
     corpora = read_roots(params_file)
     manifests = {"semantic": parquet.read(semantic, _READ), "emotion": parquet.read(emotion, _READ)}
-    everything, compared_by_ear = merge(manifests.values()), merge(manifests[name] for name in options.near_audio_of)
+    everything, compared = merge(manifests.values()), merge(manifests[name] for name in options.near_audio_of)
     check_params(options, set(everything["corpus"].unique().to_pylist()), corpora)
-    kinds = [find(everything, kind) for kind in LEAK_KINDS if kind != "near_audio"]
-    found = mark_allowed(pa.concat_tables([*kinds, find_near(compared_by_ear, corpora)]), options)
+    tables = [find(everything, kind) for kind in LEAK_KINDS if kind != "near_audio"]
+    found = mark_allowed(pa.concat_tables([*tables, find_near(compared, corpora)]), options)
+    return Leaks(found, known_kinds(everything, compared))
+
+
+def main(
+    semantic: SemanticManifest = FOLDER / "semantic.parquet",
+    emotion: EmotionManifest = FOLDER / "emotion.parquet",
+    output: Output = FOLDER / "leaks.parquet",
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Find what test shares with train and dev. Writes all of it, and fails if something is forbidden."""
+    found = find_all(semantic, emotion, params_file).table
     parquet.write(found, output)
-    say(describe(found, known_kinds(everything, compared_by_ear)))
     check(found, output)
-    say(f"leaks: {found.num_rows:,} shared values, none of them forbidden")
+    say(f"leaks: test shares {found.num_rows:,} values with train or dev; none of them is forbidden")
 
 
 def check_params(options: LeaksParams, found: set[str], corpora: Mapping[str, Path]) -> None:

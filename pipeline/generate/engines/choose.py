@@ -1,15 +1,16 @@
-"""The engine that the parameters name: made ready, started, and given back."""
+"""Prepare, start and release the engine that the parameters name."""
 
 import gc
 from pathlib import Path
 
 from pipeline.generate.engines.interface import Engine, find_end_ids
 from pipeline.generate.params import GenerateParams
+from pipeline.prompts import Prompter
 from pipeline.weights.source import Weights
 
 
 def prepare(params: GenerateParams) -> None:
-    """Check that the engine is installed and set up the process for it, before anything imports torch."""
+    """Check that the engine is installed, and set up the process for it. Call this before anything imports torch."""
     if params.engine == "vllm":
         from pipeline.generate.engines import vllm_engine
 
@@ -21,7 +22,7 @@ def prepare(params: GenerateParams) -> None:
 
 
 def release(params: GenerateParams) -> None:
-    """Give back what an engine held that nothing refers to any more, so that another one has room."""
+    """Free the memory of an engine that is no longer used, so that another one has room."""
     gc.collect()
     if params.engine == "vllm":
         from pipeline.generate.engines import vllm_engine
@@ -29,9 +30,13 @@ def release(params: GenerateParams) -> None:
         vllm_engine.release()
 
 
-def start(params: GenerateParams, llm: Weights, model: Path, end_id: int) -> Engine:
-    """Start the engine that `params` name on `llm`, which lies in the folder `model`; `end_id` ends a turn."""
-    end_ids = find_end_ids(model, end_id)
+def start(params: GenerateParams, llm: Weights, model: Path, prompter: Prompter) -> Engine:
+    """Start the engine that `params` name on `llm`, whose folder is `model` and whose tokenizer is in `prompter`."""
+    if params.engine == "echo":
+        from pipeline.generate.engines.echo_engine import EchoEngine
+
+        return EchoEngine(prompter.content_ids, params.max_new_tokens)
+    end_ids = find_end_ids(model, prompter.end_id)
     if params.server is not None:
         from pipeline.generate.engines.server_engine import ServerEngine
 

@@ -1,6 +1,6 @@
-"""What writes continuations, behind one small interface: vLLM, a server, transformers, or vLLM on many machines by Ray.
+"""The interface of an engine: what it is asked and what it answers.
 
-All end an answer at the same tokens, so in float32 and decoding greedily they agree but for ties.
+All engines end an answer at the same tokens. So their greedy answers in float32 agree, except where two tokens tie.
 """
 
 import json
@@ -12,22 +12,39 @@ from typing import Protocol
 
 from pipeline.tables.continuations import LENGTH, STOP
 
+PromptAndAnswer = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt, and of the answer that is scored after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt to answer."""
+
+    key: bytes
+    """Key of the answer in the store, 16 bytes."""
+    transcript: str
+    emotion: str | None
+    """None if the prompt does not name the emotion."""
+    prompt_ids: tuple[int, ...]
+    seed: int | None
+    """Seed of the sampling; None if decoding is greedy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an engine gives for a prompt."""
+    """An engine's answer to a prompt."""
 
     token_ids: tuple[int, ...]
     """Without the end token."""
     finish_reason: str
     logprob: float | None = None
-    """Of the answer and its end token, in nats."""
+    """Log-probability of the answer and its end token, in nats."""
     top: Sequence[Mapping[int, float]] = ()
-    """At each position, the end token's too, the likeliest tokens and their log-probabilities."""
+    """The likeliest tokens at each position and their log-probabilities; the end token's position is included."""
 
 
 class Engine(Protocol):
-    """What generate asks of an engine."""
+    """An LLM that answers prompts and scores answers."""
 
     @property
     def name(self) -> str:
@@ -35,23 +52,20 @@ class Engine(Protocol):
 
     @property
     def hardware(self) -> str:
-        """What it runs on."""
+        """The GPU or processor that the engine runs on."""
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        """Answer prompts, each with its position among them, as the answers are ready.
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yield each request's position and answer as soon as the answer is ready.
 
-        Prompts are taken as there is room for them, so that their number may be any.
+        The engine takes a request when it has room for it, so there may be any number of requests.
         """
 
-    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
-        """Find how likely given answers are: yield log P(answer | prompt) in nats of each pair of prompt and answer.
-
-        Each comes with its position among the pairs, as it is ready.
-        """
+    def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
+        """Yield each pair's position and log P(answer | prompt) in nats as soon as it is ready."""
 
 
 def cut(token_ids: Sequence[int], end_ids: set[int]) -> tuple[tuple[int, ...], str]:
-    """Return the ids before the first end token, and why the answer ended there."""
+    """Return the ids before the first end token, and the finish reason."""
     for i, token in enumerate(token_ids):
         if token in end_ids:
             return tuple(token_ids[:i]), STOP
@@ -59,7 +73,7 @@ def cut(token_ids: Sequence[int], end_ids: set[int]) -> tuple[tuple[int, ...], s
 
 
 def describe_hardware() -> str:
-    """Name the GPU, or else the processor and how many of its cores this process may use."""
+    """Name the GPU; without one, the processor and the number of cores that this process may use."""
     import torch
 
     if torch.cuda.is_available():
@@ -71,7 +85,7 @@ def describe_hardware() -> str:
 
 
 def find_end_ids(model: Path, end_id: int) -> list[int]:
-    """Return the tokens that end an answer: the end of a turn and what the model's generation config adds."""
+    """Return the tokens that end an answer: the end of a turn, and those of the model's generation config."""
     config = model / "generation_config.json"
     more = json.loads(config.read_text()).get("eos_token_id") if config.is_file() else None
     return list(dict.fromkeys([end_id, *(more if isinstance(more, list) else [] if more is None else [more])]))

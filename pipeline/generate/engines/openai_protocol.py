@@ -1,4 +1,4 @@
-"""What generate asks in OpenAI's protocol and how it reads the answer; a server and batch files have it in common."""
+"""OpenAI's protocol: the fields of a request, and the reading of an answer. Server and batch files share it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,19 @@ _AS_ID = "token_id:"  # before the number of a token among log-probabilities
 
 
 class NoAnswerError(Exception):
-    """Why a completion holds no whole answer."""
+    """A completion without a whole answer; the message says why."""
 
 
-def sampling(params: GenerateParams) -> dict[str, Any]:
-    """Return what every service has."""
-    return {
-        "max_tokens": params.max_new_tokens,
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "seed": params.seed,
-    }
+def sampling(params: GenerateParams, seed: int | None) -> dict[str, Any]:
+    """Return the fields of sampling that every service knows; without `seed` if it is None."""
+    fields = {"max_tokens": params.max_new_tokens, "temperature": params.temperature, "top_p": params.top_p}
+    return fields if seed is None else {**fields, "seed": seed}
 
 
 def vllm_fields(end_ids: Sequence[int]) -> dict[str, Any]:
-    """Return what vLLM alone has: answers as token ids, ended where the other engines end them.
+    """Return the fields that only vLLM knows: answers as token ids, and the tokens that end an answer.
 
-    Sampling that is not in the parameters is turned off: a server takes it from the model's generation_config.json.
+    They also turn off sampling that the parameters do not name: a server would read it from generation_config.json.
     """
     return {
         "top_k": 0,
@@ -46,9 +42,9 @@ def vllm_fields(end_ids: Sequence[int]) -> dict[str, Any]:
 
 
 def first_choice(completion: Any) -> Any:
-    """Return the choice that holds the answer; raises NoAnswerError where there is none, or one that was broken off.
+    """Return the choice that holds the answer; raises NoAnswerError if there is none, or if the answer is not whole.
 
-    vLLM hands in what it has, ended by "abort", when it is shut down.
+    A vLLM server that shuts down sends unfinished answers with the finish reason "abort".
     """
     choices = getattr(completion, "choices", None)
     if not choices:
@@ -60,22 +56,22 @@ def first_choice(completion: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads answers; a service that tells no token ids has its text taken, without log-probabilities."""
+    """Reads answers. If a service sends no token ids, its text is tokenized, and log-probabilities are left out."""
 
     encode: Callable[[str], list[int]]
     end_ids: frozenset[int]
     num_top: int
-    """Likeliest tokens to keep at each position."""
+    """Number of likeliest tokens to keep at each position."""
 
     def completion(self, choice: "CompletionChoice") -> Answer:
-        """Read the answer to a prompt of token ids."""
+        """Read the answer to a prompt that was sent as token ids."""
         given = choice.logprobs
         if given is None or given.token_logprobs is None:
             return self._read(choice, choice.text, None, [])
         return self._read(choice, choice.text, sum(given.token_logprobs), given.top_logprobs or [])
 
     def chat(self, choice: "Choice") -> Answer:
-        """Read the answer to messages."""
+        """Read the answer to a prompt that was sent as messages."""
         text = choice.message.content or ""
         if choice.logprobs is None or choice.logprobs.content is None:
             return self._read(choice, text, None, [])
@@ -88,7 +84,7 @@ class Reader:
         if ids is None:
             return Answer(tuple(self.encode(text)), choice.finish_reason)
         token_ids, finish_reason = cut(ids, set(self.end_ids))
-        if choice.finish_reason == STOP:  # the service may leave the end token out
+        if choice.finish_reason == STOP:  # a service may omit the end token
             finish_reason = STOP
         named = all(name.startswith(_AS_ID) for step in top for name in step)
         return Answer(

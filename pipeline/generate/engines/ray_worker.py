@@ -1,4 +1,4 @@
-"""A worker of the engine ray: vLLM in a process of its own, on whatever machine Ray starts it."""
+"""A worker of the engine ray: vLLM in its own process, on a machine that Ray chooses."""
 
 import socket
 import time
@@ -12,24 +12,26 @@ from pipeline.stage import UserError
 from pipeline.weights import source
 from pipeline.weights.source import Weights, name_weights
 
-ROUND_S = 1.0  # after which it hands in what it has answered
+ROUND_S = 1.0  # a worker returns its finished answers after this time
 
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """A prompt and where it stands among those of its run."""
+    """A prompt and its position among the prompts of its run."""
 
     number: int
-    """Unlike that of any other prompt that the engine ever had."""
+    """Unique among all prompts that the engine has had."""
     position: int
     ids: Sequence[int]
     answer: Sequence[int]
-    """To be scored; none asks for one."""
+    """The answer to score; empty if the worker has to write one."""
+    seed: int | None
+    """Seed of the sampling; None if decoding is greedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a worker tells of itself."""
+    """A worker that has loaded the LLM."""
 
     engine: str
     hardware: str
@@ -37,10 +39,10 @@ class Loaded:
 
 
 class Worker:
-    """An actor: vLLM in a process of its own."""
+    """A Ray actor that runs vLLM."""
 
     def load(self, params: GenerateParams, llm: Weights, name: str, end_ids: Sequence[int]) -> Loaded:
-        """Fetch and load the LLM; raises UserError where it has other weights than those of this `name`."""
+        """Fetch and load the LLM; raises UserError if its weights have another name than `name`."""
         host = socket.gethostname()
         try:
             vllm_engine.prepare()
@@ -54,11 +56,11 @@ class Worker:
         return Loaded(self._llm.name, self._llm.hardware, host)
 
     def exchange(self, prompts: Sequence[Numbered], dropped: Sequence[int]) -> list[tuple[int, Answer | float]]:
-        """Take prompts and drop others; return what the next second gives, by the numbers of the prompts."""
+        """Take new prompts and drop others; return the answers of the next second with the numbers of their prompts."""
         if dropped:
             self._drop(set(dropped))
         for prompt in prompts:
-            self._running[self._llm.add(prompt.ids, prompt.answer)] = prompt.number
+            self._running[self._llm.add(prompt.ids, prompt.answer, prompt.seed)] = prompt.number
         answers, end = list[tuple[int, Answer | float]](), time.monotonic() + ROUND_S
         while self._running and time.monotonic() < end:
             answers += [(self._running.pop(number), answer) for number, answer in self._llm.step()]

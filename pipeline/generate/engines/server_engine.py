@@ -1,8 +1,8 @@
 """A server that speaks OpenAI's protocol, such as `vllm serve`, on this machine or another.
 
-Prompts go there as token ids, so many at a time. A request that fails for a reason that may pass (no connection, 408,
-409, 429, 5xx, an answer that is broken off) is repeated with growing pauses, so that a server may be restarted under a
-run; one that fails to the end stops the run, and what was answered before is in the store.
+Prompts are sent as token ids. `generate.server.concurrency` requests run at a time. A request is repeated with growing
+pauses after a failure that may pass: no connection, status 408, 409, 429 or 5xx, an unfinished answer. So a server may
+be restarted during a run. A request that fails after all repetitions stops the run. Earlier answers are in the store.
 """
 
 import itertools
@@ -18,7 +18,7 @@ import openai
 from openai.types import Model
 from pydantic import ValidationError
 
-from pipeline.generate.engines.interface import Answer
+from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
 from pipeline.generate.engines.openai_protocol import NoAnswerError, Reader, first_choice, sampling, vllm_fields
 from pipeline.generate.params import GenerateParams, ServerParams
 from pipeline.stage import UserError
@@ -30,16 +30,16 @@ Question = TypeVar("Question")
 Reply = TypeVar("Reply")
 
 _TIMEOUT_S = 600.0  # of one answer
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 8.0  # as the client's own
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 8.0  # as in OpenAI's client
 _MAX_SAID = 200  # characters of a server's message
-_GO_ON = "what was answered is in the store, run again to go on"
+_GO_ON = "the answers so far are in the store; run again to go on"
 
 
 class ServerEngine:
-    """Keeps as many requests under way as the parameters say."""
+    """Keeps `concurrency` requests running."""
 
     def __init__(self, params: GenerateParams, server: ServerParams, model: Path, source: str, end_ids: Sequence[int]):
-        """Find the model on the server; raises UserError where it serves another."""
+        """Find the model on the server; raises UserError if the server has another model."""
         from transformers import AutoTokenizer
 
         self._params, self._server, self._end_ids = params, server, list(end_ids)
@@ -55,16 +55,16 @@ class ServerEngine:
         self.name = f"server {self._version()}"
         self.hardware = server.url
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        """Answer prompts as Engine says."""
-        return self._ask(self._answer, prompts)
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        """Answer requests as Engine says."""
+        return self._ask(self._answer, requests)
 
-    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
+    def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
         """Score answers as Engine says."""
-        return self._ask(self._score, answers)
+        return self._ask(self._score, pairs)
 
     def _ask(self, ask: Callable[[Question], Reply], questions: Iterable[Question]) -> Iterator[tuple[int, Reply]]:
-        """Ask so many questions at a time; yield replies with the positions of their questions."""
+        """Ask several questions at a time; yield each question's position with its reply."""
         waiting, running = enumerate(questions), dict[Future[Reply], int]()
         failure: BaseException | None = None
         with ThreadPoolExecutor(self._server.concurrency) as pool:
@@ -77,13 +77,13 @@ class ServerEngine:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     position = running.pop(future)
                     if error := future.exception():
-                        failure = failure or error  # what is under way may still be answered
+                        failure = failure or error  # running requests may still succeed
                     else:
                         yield position, future.result()
         if failure is not None:
             raise failure
 
-    def _score(self, pair: tuple[Sequence[int], Sequence[int]]) -> float:
+    def _score(self, pair: PromptAndAnswer) -> float:
         prompt, answer = pair
         given = self._complete(prompt=[*prompt, *answer], max_tokens=1, temperature=0.0, logprobs=0, echo=True).logprobs
         if given is None or len(given.token_logprobs or []) < len(prompt) + len(answer):
@@ -94,17 +94,17 @@ class ServerEngine:
         assert given.token_logprobs is not None
         return sum(given.token_logprobs[len(prompt) : len(prompt) + len(answer)])
 
-    def _answer(self, prompt: Sequence[int]) -> Answer:
+    def _answer(self, request: Request) -> Answer:
         choice = self._complete(
-            prompt=list(prompt),
+            prompt=list(request.prompt_ids),
             logprobs=self._params.store_logprobs,
-            **sampling(self._params),
+            **sampling(self._params, request.seed),
             extra_body=vllm_fields(self._end_ids),
         )
         return self._reader.completion(choice)
 
     def _complete(self, **request: Any) -> "CompletionChoice":
-        """Ask for a completion; a reply without a whole answer counts as a request that failed for now."""
+        """Ask for a completion; a reply without a whole answer counts as a failure that may pass."""
         for number in range(self._server.retries + 1):
             if number:
                 time.sleep(min(_FIRST_PAUSE_S * 2 ** (number - 1), _MAX_PAUSE_S))
@@ -123,14 +123,16 @@ class ServerEngine:
         return ids
 
     def _find_model(self, source: str, folder: Path) -> str:
-        """Return the name under which the server has the LLM."""
+        """Return the server's name for the LLM."""
         try:
             reply = self._client.get("/models", cast_to=object)
             served = [Model.model_validate(each) for each in reply["data"]]  # type: ignore[index]
         except openai.OpenAIError as error:
             raise self._error(self._describe(error), "expected a server of OpenAI's protocol") from None
         except (TypeError, KeyError, ValidationError):
-            raise self._error("no list of models", "expected where OpenAI's protocol begins, mostly /v1") from None
+            raise self._error(
+                "no list of models", "expected the address of an OpenAI server, which mostly ends in /v1"
+            ) from None
         for model in served:
             if {model.id, getattr(model, "root", None)} & {source, str(folder), str(folder.resolve())}:
                 return model.id
@@ -138,7 +140,7 @@ class ServerEngine:
         raise UserError(f"generate.server.url: {self._server.url} serves {found}; expected {source} or {folder}")
 
     def _version(self) -> str:
-        """Return what the server says of its version; only vLLM does."""
+        """Return the server's version; only vLLM has an address that tells it."""
         try:
             answer = httpx.get(httpx.URL(self._server.url).copy_with(path="/version"), timeout=10)
             return f"vllm {answer.json()['version']}"
@@ -146,7 +148,7 @@ class ServerEngine:
             return "of unknown version"
 
     def _describe(self, error: openai.OpenAIError) -> str:
-        """Say what a request came to, and how often it was repeated."""
+        """Describe an error, and how often the request was repeated."""
         retried = f" after {self._server.retries} retries"
         if isinstance(error, openai.APIConnectionError):
             return f"no connection{retried}"

@@ -1,18 +1,18 @@
-"""transformers' own generation in padded batches, for machines where vLLM does not install."""
+"""Generation by transformers in padded batches, for machines on which vLLM does not install."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.generate.engines.interface import Answer, cut, describe_hardware
+from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request, cut, describe_hardware
 from pipeline.generate.params import GenerateParams
 from pipeline.weights.source import loading
 
 Item = TypeVar("Item")
 
-BATCH_SIZE = 32  # prompts that are answered at a time
-POOL = 32 * BATCH_SIZE  # prompts from which those of similar length are put together
+BATCH_SIZE = 32  # prompts in a batch
+POOL = 32 * BATCH_SIZE  # prompts that are sorted by length before they are cut into batches
 
 
 class TransformersEngine:
@@ -26,7 +26,7 @@ class TransformersEngine:
         self.name = f"transformers {transformers.__version__}"
         self.hardware = describe_hardware()
         self._end_ids = list(end_ids)
-        self._seed, self._num_top = params.seed, params.store_logprobs
+        self._num_top = params.store_logprobs
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape, as in train/precision.py
         dtype = getattr(torch, params.dtype)
@@ -45,19 +45,19 @@ class TransformersEngine:
             **(sampling if params.temperature else {}),
         )
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        """Answer prompts as Engine says."""
-        for numbered in _batches(prompts, key=len):
-            answers = self._generate_batch([prompt for _, prompt in numbered])
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        """Answer requests as Engine says; the requests of a batch have one seed."""
+        for numbered in _batches(requests, length=lambda each: len(each.prompt_ids), group=lambda each: each.seed or 0):
+            answers = self._generate_batch([request.prompt_ids for _, request in numbered], numbered[0][1].seed)
             yield from zip((position for position, _ in numbered), answers, strict=True)
 
-    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
+    def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
         """Score answers as Engine says."""
-        for numbered in _batches(answers, key=lambda pair: len(pair[0]) + len(pair[1])):
+        for numbered in _batches(pairs, length=lambda pair: len(pair[0]) + len(pair[1])):
             scores = self._score_batch([pair for _, pair in numbered])
             yield from zip((position for position, _ in numbered), scores, strict=True)
 
-    def _score_batch(self, pairs: list[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    def _score_batch(self, pairs: Sequence[PromptAndAnswer]) -> list[float]:
         import torch
 
         ids, mask = self._padded([[*prompt, *answer] for prompt, answer in pairs])
@@ -71,10 +71,10 @@ class TransformersEngine:
         own_BT = logprobs_BTV.gather(-1, ids[:, -longest:, None])[..., 0]
         return [float(own[-len(answer) :].sum()) for own, (_, answer) in zip(own_BT, pairs, strict=True)]
 
-    def _generate_batch(self, prompts: list[Sequence[int]]) -> list[Answer]:
+    def _generate_batch(self, prompts: Sequence[Sequence[int]], seed: int | None) -> list[Answer]:
         import torch
 
-        torch.manual_seed(self._seed)
+        torch.manual_seed(seed or 0)
         ids, mask = self._padded(prompts)
         with torch.inference_mode():
             output = self._llm.generate(input_ids=ids, attention_mask=mask)
@@ -83,7 +83,7 @@ class TransformersEngine:
         return [self._answer(*row) for row in zip(new_BT, logprobs_BTV, strict=True)]
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-        """Return ids and mask of prompts, padded on the left."""
+        """Return the ids and the mask of prompts, padded on the left."""
         import torch
 
         width = max(map(len, prompts))
@@ -93,17 +93,21 @@ class TransformersEngine:
 
     def _answer(self, new_T: Any, logprobs_TV: Any) -> Answer:
         token_ids, finish_reason = cut(new_T.tolist(), set(self._end_ids))
-        num_steps = min(len(token_ids) + 1, len(new_T))  # with the end token, where there is one
+        num_steps = min(len(token_ids) + 1, len(new_T))  # with the end token, if there is one
         own = logprobs_TV[:num_steps].gather(1, new_T[:num_steps, None])
         values, ids = logprobs_TV[:num_steps].topk(self._num_top)
         top = [dict(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)]
         return Answer(token_ids, finish_reason, float(own.sum()), top if self._num_top else ())
 
 
-def _batches(items: Iterable[Item], key: Callable[[Item], int]) -> Iterator[list[tuple[int, Item]]]:
-    """Yield items with their positions, those of similar length together."""
+def _batches(
+    items: Iterable[Item], length: Callable[[Item], int], group: Callable[[Item], int] = lambda _: 0
+) -> Iterator[list[tuple[int, Item]]]:
+    """Yield batches of items with their positions: items of one group, sorted by length."""
     waiting = enumerate(items)
     while pool := list(itertools.islice(waiting, POOL)):
-        pool.sort(key=lambda numbered: key(numbered[1]))
-        for first in range(0, len(pool), BATCH_SIZE):
-            yield pool[first : first + BATCH_SIZE]
+        pool.sort(key=lambda numbered: (group(numbered[1]), length(numbered[1])))
+        for _, same in itertools.groupby(pool, lambda numbered: group(numbered[1])):
+            members = list(same)
+            for first in range(0, len(members), BATCH_SIZE):
+                yield members[first : first + BATCH_SIZE]

