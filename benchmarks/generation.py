@@ -9,7 +9,6 @@ the planning of 500,000 rows, 480,000 of them in the store, in a process of its 
 import multiprocessing
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_file import median_and_runs, recorded
 from pipeline.generate import answers
 from pipeline.generate.run import Job, Request, open_job
 from pipeline.generate.store import Shelf
@@ -106,8 +106,8 @@ def timed(do: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def generation() -> None:
-    """Print tokens a second of the three ways, and the ratios."""
+def generation() -> dict[str, Any]:
+    """Print tokens a second of the three ways, and the ratios; return them with the seconds of each round."""
     work = open_job("semantic", PARAMS)
     requests = make_requests(work)
     ours: Any = work.start_engine()
@@ -143,16 +143,21 @@ def generation() -> None:
                 times[name].append(timed(way))
     calls.send(False)
     assert counts["ours"] == len(requests)
-    seconds = {name: statistics.median(each) for name, each in times.items()}
-    rates = {name: counts["official" if name == "official" else "tokens"] / each for name, each in seconds.items()}
+    figures: dict[str, Any] = {"engine": ours.name, "dtype": work.settings.dtype, "num_prompts": len(requests)}
+    rates = {}
+    for name, each in times.items():
+        num_tokens = counts["official" if name == "official" else "tokens"]
+        figures[name] = {"num_tokens": num_tokens, **median_and_runs("time_s", each)}
+        rates[name] = figures[name]["tokens_per_s"] = num_tokens / figures[name]["time_s"]
     print(f"{ours.name}, {work.settings.dtype}, {len(requests)} prompts, {counts['tokens']} tokens")
     print(", ".join(f"{name} {rate:.0f} tok/s" for name, rate in rates.items()))
     print(f"stage / bare LLM.generate            x{rates['stage'] / rates['bare']:.3f}")
     print(f"stage / transformers in batches of 4 x{rates['stage'] / rates['official']:.2f}")
+    return figures
 
 
-def planning() -> None:
-    """Print how long a run takes to know what is missing, and its memory."""
+def planning() -> dict[str, Any]:
+    """Print and return the seconds that a run takes to know what is missing, and its memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BLSP_STORE"] = f"{folder}/store"
         texts = [f"{i} and that is what the farmer said to the old man by the river" for i in range(NUM_ROWS)]
@@ -166,12 +171,13 @@ def planning() -> None:
         fill(open_job("semantic", PARAMS).shelf, texts[:NUM_STORED])
         command = [sys.executable, "-c", PLANNING, str(utterances), str(PARAMS)]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(ROUNDS)]
-    figures = [run.split()[-3:] for run in runs]
-    missing = {int(count) for count, _, _ in figures}
+    told = [run.split()[-3:] for run in runs]
+    missing = {int(count) for count, _, _ in told}
     assert missing == {NUM_ROWS - NUM_STORED}, missing
-    seconds = statistics.median(float(seconds) for _, seconds, _ in figures)
-    memory = max(int(kib) for _, _, kib in figures) * 1024 / 1e9
-    print(f"planning {NUM_ROWS:,} rows, {NUM_STORED:,} of them stored: {seconds:.1f} s, {memory:.2f} GB")
+    times = median_and_runs("time_s", [float(seconds) for _, seconds, _ in told])
+    memory = max(int(kib) for _, _, kib in told) * 1024 / 1e9
+    print(f"planning {NUM_ROWS:,} rows, {NUM_STORED:,} of them stored: {times['time_s']:.1f} s, {memory:.2f} GB")
+    return {"num_rows": NUM_ROWS, "num_stored": NUM_STORED, **times, "peak_gb": memory}
 
 
 def fill(shelf: Shelf, texts: Sequence[str]) -> None:
@@ -189,5 +195,6 @@ def fill(shelf: Shelf, texts: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    planning()
-    generation()
+    with recorded("generation") as figures:
+        figures["planning"] = planning()
+        figures["generation"] = generation()
