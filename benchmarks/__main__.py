@@ -4,10 +4,10 @@ The sizes are the demo's (whisper-tiny, SmolLM2-135M), the batch is 16 clips of 
 depend on the machine and on what else it does; the ratios are the result.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from benchmarks.results_file import median_and_runs, recorded
 from train.losses import response_kl
 from train.model import SpeechLLM
 from train.model.encoder import SpeechEncoder
@@ -33,12 +34,15 @@ SMOLLM2_135M = LlamaConfig(
 )
 
 
-def ratio(name: str, ours: Callable[[], object], plain: Callable[[], object]) -> None:
-    """Time both in turn and print how many times as long the plain way takes."""
+def ratio(name: str, ours: Callable[[], object], plain: Callable[[], object]) -> dict[str, Any]:
+    """Time both in turn; print and return their seconds and how many times as long the plain way takes."""
     ours(), plain()  # the first run of each pays for memory and compiled kernels
     times = [(_timed(ours), _timed(plain)) for _ in range(ROUNDS)]
-    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
-    print(f"{name:<58} {mine * 1000:7.0f} ms {other * 1000:7.0f} ms   x{other / mine:.2f}", flush=True)
+    mine, other = zip(*times, strict=True)
+    figures = median_and_runs("ours_s", mine) | median_and_runs("plain_s", other)
+    ours_s, plain_s = figures["ours_s"], figures["plain_s"]
+    print(f"{name:<58} {ours_s * 1000:7.0f} ms {plain_s * 1000:7.0f} ms   x{plain_s / ours_s:.2f}", flush=True)
+    return figures | {"plain_over_ours": plain_s / ours_s}
 
 
 def _timed(run: Callable[[], object]) -> float:
@@ -54,8 +58,8 @@ def plain_kl(student: Tensor, teacher: Tensor, matrix: Tensor, temperature: floa
     return functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
 
 
-def main() -> None:
-    """Run all benchmarks."""
+def measure(figures: dict[str, Any]) -> None:
+    """Put all ratios into `figures`."""
     torch.manual_seed(0)
     whisper = WhisperEncoder(WHISPER_TINY).eval()
     model = SpeechLLM(SpeechEncoder(whisper, pad_to_30s=False), LlamaForCausalLM(SMOLLM2_135M).eval(), 5)
@@ -63,8 +67,9 @@ def main() -> None:
     padded = functional.pad(features, (0, 3000 - FRAMES))
     published = SpeechEncoder(whisper, pad_to_30s=True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; ours, plain, plain / ours")
+    figures["threads"] = torch.get_num_threads()
     with torch.no_grad():
-        ratio(
+        figures["encode"] = ratio(
             "encode clips at their true length / padded to 30 s",
             lambda: model.encoder(features, num_frames),
             lambda: published(padded, num_frames),
@@ -76,7 +81,9 @@ def main() -> None:
     def loss(way: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
         way(torch.randn(rows, 576, requires_grad=True), teacher, matrix, 2.0).mean().backward()
 
-    ratio("KL with its gradient in closed form / by autograd", lambda: loss(response_kl), lambda: loss(plain_kl))
+    figures["kl"] = ratio(
+        "KL with its gradient in closed form / by autograd", lambda: loss(response_kl), lambda: loss(plain_kl)
+    )
 
     speech = model.encode_speech(features, num_frames)
     places: list[list[int | None]] = [[None] * int(n) for n in speech.valid.sum(1)]
@@ -86,11 +93,17 @@ def main() -> None:
         heard = model.encode_speech(features, num_frames)
         model.response_states(replace(asked, num_shared=num_shared), heard).sum().backward()
 
-    ratio(
+    figures["student_step"] = ratio(
         "student step, what rows start with computed once / each time",
         lambda: student(asked.num_shared),
         lambda: student(0),
     )
+
+
+def main() -> None:
+    """Run all benchmarks."""
+    with recorded("training") as figures:
+        measure(figures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ and on two cores against one. lhotse is needed for the first: pip install lhotse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,16 +15,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
+from benchmarks.results_file import median_and_runs, recorded
 from pipeline.audio import mono_16k, recordings
 
 ROUNDS = 9
 SUBSETS = {"train-clean-100": 28_539, "train-clean-360": 104_014, "train-other-500": 148_688}
 PER_CHAPTER = 50
+NUM_SEGMENTS = 1_000_000
 _MD5 = slice(26, 42)  # of the samples, in a FLAC file
 
 LHOTSE = """
@@ -51,8 +53,8 @@ def librispeech_tree(root: Path) -> None:
             (folder / f"{speaker}-{chapter}.trans.txt").write_text(lines)
 
 
-def gigaspeech_tree(root: Path, num_segments: int = 1_000_000, per_file: int = 500) -> None:
-    """Write an index of a million segments in long files, which are all one silent Opus file."""
+def gigaspeech_tree(root: Path, num_segments: int, per_file: int = 500) -> None:
+    """Write an index of segments in long files, which are all one silent Opus file."""
     (root / "audio").mkdir(parents=True)
     silence = root / "audio" / "silence.opus"
     soundfile.write(silence, np.zeros(per_file * 4 * 16_000, np.int16), 16_000, format="OGG", subtype="OPUS")
@@ -109,28 +111,44 @@ def ingest(corpus: str, root: Path, output: Path) -> tuple[float, float]:
     return timed(command)
 
 
-def librispeech(folder: Path) -> None:
-    """Ours and lhotse's manifest of the same tree, once each after one look at it."""
+def librispeech(folder: Path) -> dict[str, Any]:
+    """Time our manifest of a tree twice, since the first run fills the page cache, and then lhotse's of the same tree.
+
+    Return seconds, GB, and how many times as long lhotse takes as our faster run.
+    """
     root = folder / "LibriSpeech"
     if not root.exists():
         librispeech_tree(root)
-    ours, memory = min(ingest("librispeech", root, folder / "librispeech.parquet") for _ in range(2))
+    runs = [ingest("librispeech", root, folder / "librispeech.parquet") for _ in range(2)]
+    ours, memory = min(runs)
     with tempfile.TemporaryDirectory(dir=folder) as manifests:  # lhotse leaves out what it finds written
         plain, _ = timed([sys.executable, "-c", LHOTSE, str(root), manifests, ",".join(SUBSETS)])
     print(f"LibriSpeech's train part: {ours:.1f} s, {memory:.2f} GB; lhotse {plain:.1f} s   x{plain / ours:.1f}")
+    return {
+        "num_clips": sum(SUBSETS.values()),
+        "ours_s": ours,
+        "ours_s_runs": [seconds for seconds, _ in runs],
+        "ours_peak_gb": memory,
+        "lhotse_s": plain,
+        "lhotse_over_ours": plain / ours,
+    }
 
 
-def gigaspeech(folder: Path) -> None:
-    """Memory and time of an index of a million segments."""
+def gigaspeech(folder: Path) -> dict[str, Any]:
+    """Return seconds and GB of ingesting an index of a million segments."""
     root = folder / "GigaSpeech"
     if not root.exists():
-        gigaspeech_tree(root)
+        gigaspeech_tree(root, NUM_SEGMENTS)
     seconds, memory = ingest("gigaspeech", root, folder / "gigaspeech.parquet")
-    print(f"GigaSpeech, 1,000,000 segments: {seconds:.0f} s, {memory:.2f} GB at most in this run")
+    print(f"GigaSpeech, {NUM_SEGMENTS:,} segments: {seconds:.0f} s, {memory:.2f} GB at most in this run")
+    return {"num_segments": NUM_SEGMENTS, "ours_s": seconds, "ours_peak_gb": memory}
 
 
-def reading(folder: Path, rate_hz: int, suffix: str) -> None:
-    """recordings.read against bare soundfile and soxr, and both on two cores: ours in threads, bare in processes."""
+def reading(folder: Path, rate_hz: int, suffix: str) -> dict[str, Any]:
+    """Compare recordings.read with bare soundfile and soxr, and both on two cores: ours in threads, bare in processes.
+
+    Return bare over ours, and one thread or process over two, as ratios of seconds.
+    """
     generator = np.random.default_rng(0)
     files = [folder / f"{rate_hz}-{i}{suffix}" for i in range(40)]
     for file in files:
@@ -141,13 +159,20 @@ def reading(folder: Path, rate_hz: int, suffix: str) -> None:
         ProcessPoolExecutor(1) as one_process,
         ProcessPoolExecutor(2) as two_processes,
     ):
-        share = median_ratio(lambda: each(one, bare, files), lambda: each(one, read, files))
-        scale = median_ratio(lambda: each(one, read, files), lambda: each(two, read, files))
-        most = median_ratio(lambda: each(one_process, bare, files), lambda: each(two_processes, bare, files))
-    print(
-        f"{rate_hz} Hz {suffix}: {share:.2f} of bare soundfile + soxr; "
-        f"two threads x{scale:.2f}, where two processes of bare soundfile + soxr reach x{most:.2f}"
+        share = ratios(lambda: each(one, bare, files), lambda: each(one, read, files))
+        scale = ratios(lambda: each(one, read, files), lambda: each(two, read, files))
+        most = ratios(lambda: each(one_process, bare, files), lambda: each(two_processes, bare, files))
+    figures = (
+        median_and_runs("bare_over_ours", share)
+        | median_and_runs("one_thread_over_two", scale)
+        | median_and_runs("one_bare_process_over_two", most)
     )
+    print(
+        f"{rate_hz} Hz {suffix}: {figures['bare_over_ours']:.2f} of bare soundfile + soxr; "
+        f"two threads x{figures['one_thread_over_two']:.2f}, "
+        f"where two processes of bare soundfile + soxr reach x{figures['one_bare_process_over_two']:.2f}"
+    )
+    return figures
 
 
 # what is read is let go at once, for to hold it costs memory
@@ -168,16 +193,16 @@ def each(pool: Executor, do: Callable[[Path], None], files: Sequence[Path]) -> N
     list(pool.map(do, [file for _ in range(5) for file in files], chunksize=5))
 
 
-def median_ratio(first: Callable[[], None], second: Callable[[], None]) -> float:
-    """Time both in turn; return the median of first / second."""
-    ratios = []
+def ratios(first: Callable[[], None], second: Callable[[], None]) -> list[float]:
+    """Time both in turn; return the seconds of the first over those of the second, round by round."""
+    found = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         first()
         middle = time.perf_counter()
         second()
-        ratios.append((middle - start) / (time.perf_counter() - middle))
-    return statistics.median(ratios)
+        found.append((middle - start) / (time.perf_counter() - middle))
+    return found
 
 
 if __name__ == "__main__":
@@ -185,7 +210,8 @@ if __name__ == "__main__":
         raise SystemExit("usage: python -m benchmarks.corpora DIR")
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for rate, suffix in ((16_000, ".flac"), (48_000, ".wav")):
-        reading(folder, rate, suffix)
-    gigaspeech(folder)
-    librispeech(folder)
+    with recorded("corpora") as figures:
+        for rate, suffix in ((16_000, ".flac"), (48_000, ".wav")):
+            figures[f"reading_{rate}_hz_{suffix[1:]}"] = reading(folder, rate, suffix)
+        figures["gigaspeech"] = gigaspeech(folder)
+        figures["librispeech"] = librispeech(folder)

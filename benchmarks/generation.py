@@ -9,7 +9,6 @@ the planning of 500,000 rows, 480,000 of them in the store, in a process of its 
 import multiprocessing
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,40 +18,42 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_file import median_and_runs, recorded
 from pipeline.generate import answers
-from pipeline.generate.run import Job, Request, open_job
-from pipeline.generate.store import Shelf
+from pipeline.generate.engines.interface import Request
+from pipeline.generate.run import Run, open_run
+from pipeline.generate.store import AnswerStore, StoredAnswer
 from pipeline.synthesise.sentences import sentences
 from pipeline.tables import manifest, parquet
 
 ROUNDS = 5
 NUM_PROMPTS = 64
 OFFICIAL_BATCH = 4
-NUM_ROWS, NUM_STORED, PART = 500_000, 480_000, 2_000
+NUM_ROWS, NUM_STORED, SHARD = 500_000, 480_000, 2_000
 PARAMS = Path("params.yaml")
 
 PLANNING = """
 import sys, time
 from pathlib import Path
 started = time.perf_counter()
-from pipeline.generate.run import keys_of, open_job, read_utterances
-work = open_job("semantic", Path(sys.argv[2]))
+from pipeline.generate.run import keys_of, open_run, read_utterances
+run = open_run("semantic", Path(sys.argv[2]))
 utterances = read_utterances(Path(sys.argv[1]))
-missing = work.shelf.missing(keys_of(utterances, work).unique())
+missing = run.store.missing(keys_of(utterances, run).unique())
 seconds = time.perf_counter() - started
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(f"{len(missing)} {seconds:.2f} {status['VmHWM'].split()[0]}")
 """
 
 
-def make_requests(work: Job) -> list[Request]:
+def make_requests(run: Run) -> list[Request]:
     """Return the prompts of as many transcripts as the benchmark takes."""
     texts = sentences(random.Random(1))
     requests = []
     for _ in range(NUM_PROMPTS):
         text = next(texts)
-        ids = work.prompter.text(work.prompt, text).ids
-        requests.append(Request(work.recipe.key(text, None), text, None, ids, work.recipe.seed))
+        ids = run.prompter.text(run.prompt, text).ids
+        requests.append(Request(run.signature.key(text, None), text, None, ids, run.signature.seed))
     return requests
 
 
@@ -91,10 +92,10 @@ def generate_padded(llm: Any, prompts: Sequence[Sequence[int]], end_id: int, max
     return count
 
 
-def open_fresh(store: str) -> Job:
+def open_fresh(store: str) -> Run:
     """Open a run on an empty store, its tokenizer loaded as vLLM's is."""
     os.environ["BLSP_STORE"] = store
-    opened = open_job("semantic", PARAMS)
+    opened = open_run("semantic", PARAMS)
     assert opened.prompter.end_id is not None
     return opened
 
@@ -106,16 +107,16 @@ def timed(do: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def generation() -> None:
-    """Print tokens a second of the three ways, and the ratios."""
-    work = open_job("semantic", PARAMS)
-    requests = make_requests(work)
-    ours: Any = work.start_engine()
+def generation() -> dict[str, Any]:
+    """Print tokens a second of the three ways, and the ratios; return them with the seconds of each round."""
+    run = open_run("semantic", PARAMS)
+    requests = make_requests(run)
+    ours: Any = run.start_engine()
     from vllm import TokensPrompt
 
     prompts = [request.prompt_ids for request in requests]
     calls, theirs = multiprocessing.get_context("spawn").Pipe()
-    arguments = (theirs, work.model, work.settings.dtype, prompts, work.prompter.end_id, work.settings.max_new_tokens)
+    arguments = (theirs, run.model, run.settings.dtype, prompts, run.prompter.end_id, run.settings.max_new_tokens)
     plain = multiprocessing.get_context("spawn").Process(target=official, args=arguments, daemon=True)
     plain.start()
     calls.recv()  # the model is loaded
@@ -123,10 +124,10 @@ def generation() -> None:
     counts: dict[str, int] = {}
 
     def stage() -> None:
-        counts["ours"] = answers.answer(requests, fresh.pop(), ours)
+        counts["ours"] = answers.answer_requests(requests, fresh.pop(), ours)
 
     def bare() -> None:
-        outputs = ours._llm.generate(bare_prompts, ours._sampling, use_tqdm=False)
+        outputs = ours._llm.generate(bare_prompts, ours._sampling(None), use_tqdm=False)
         counts["tokens"] = sum(len(output.outputs[0].token_ids) for output in outputs)
 
     def padded() -> None:
@@ -143,16 +144,21 @@ def generation() -> None:
                 times[name].append(timed(way))
     calls.send(False)
     assert counts["ours"] == len(requests)
-    seconds = {name: statistics.median(each) for name, each in times.items()}
-    rates = {name: counts["official" if name == "official" else "tokens"] / each for name, each in seconds.items()}
-    print(f"{ours.name}, {work.settings.dtype}, {len(requests)} prompts, {counts['tokens']} tokens")
+    figures: dict[str, Any] = {"engine": ours.name, "dtype": run.settings.dtype, "num_prompts": len(requests)}
+    rates = {}
+    for name, each in times.items():
+        num_tokens = counts["official" if name == "official" else "tokens"]
+        figures[name] = {"num_tokens": num_tokens, **median_and_runs("time_s", each)}
+        rates[name] = figures[name]["tokens_per_s"] = num_tokens / figures[name]["time_s"]
+    print(f"{ours.name}, {run.settings.dtype}, {len(requests)} prompts, {counts['tokens']} tokens")
     print(", ".join(f"{name} {rate:.0f} tok/s" for name, rate in rates.items()))
     print(f"stage / bare LLM.generate            x{rates['stage'] / rates['bare']:.3f}")
     print(f"stage / transformers in batches of 4 x{rates['stage'] / rates['official']:.2f}")
+    return figures
 
 
-def planning() -> None:
-    """Print how long a run takes to know what is missing, and its memory."""
+def planning() -> dict[str, Any]:
+    """Print and return the seconds that a run takes to know what is missing, and its memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BLSP_STORE"] = f"{folder}/store"
         texts = [f"{i} and that is what the farmer said to the old man by the river" for i in range(NUM_ROWS)]
@@ -163,31 +169,34 @@ def planning() -> None:
                 numbers = range(first, first + 10_000)
                 table.write({**empty, "id": f"corpus/{i:07}", "corpus": "corpus", "text": texts[i]} for i in numbers)
             table.commit()
-        fill(open_job("semantic", PARAMS).shelf, texts[:NUM_STORED])
+        fill(open_run("semantic", PARAMS).store, texts[:NUM_STORED])
         command = [sys.executable, "-c", PLANNING, str(utterances), str(PARAMS)]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(ROUNDS)]
-    figures = [run.split()[-3:] for run in runs]
-    missing = {int(count) for count, _, _ in figures}
+    told = [run.split()[-3:] for run in runs]
+    missing = {int(count) for count, _, _ in told}
     assert missing == {NUM_ROWS - NUM_STORED}, missing
-    seconds = statistics.median(float(seconds) for _, seconds, _ in figures)
-    memory = max(int(kib) for _, _, kib in figures) * 1024 / 1e9
-    print(f"planning {NUM_ROWS:,} rows, {NUM_STORED:,} of them stored: {seconds:.1f} s, {memory:.2f} GB")
+    times = median_and_runs("time_s", [float(seconds) for _, seconds, _ in told])
+    memory = max(int(kib) for _, _, kib in told) * 1024 / 1e9
+    print(f"planning {NUM_ROWS:,} rows, {NUM_STORED:,} of them stored: {times['time_s']:.1f} s, {memory:.2f} GB")
+    return {"num_rows": NUM_ROWS, "num_stored": NUM_STORED, **times, "peak_gb": memory}
 
 
-def fill(shelf: Shelf, texts: Sequence[str]) -> None:
-    """Put made-up answers on a shelf."""
+def fill(store: AnswerStore, texts: Sequence[str]) -> None:
+    """Put made-up answers on a store."""
     now = datetime.now(UTC).replace(microsecond=0)
-    answer = {
-        "emotion": None, "prompt_token_ids": list(range(40)), "continuation": "and so it went on " * 6,
-        "token_ids": list(range(30)), "finish_reason": "stop", "seed": None, "logprob": -9.0, "top_ids": None,
-        "top_logprobs": None,
-        "engine": "none", "hardware": "none", "written_at": now,
-    }  # fmt: skip
-    for first in range(0, len(texts), PART):
-        part = texts[first : first + PART]
-        shelf.append([{**answer, "key": shelf.recipe.key(text, None), "transcript": text} for text in part])
+
+    def answer(text: str) -> StoredAnswer:
+        return StoredAnswer(
+            key=store.signature.key(text, None), transcript=text, emotion=None, prompt_token_ids=range(40),
+            continuation="and so it went on " * 6, token_ids=range(30), finish_reason="stop", seed=None, logprob=-9.0,
+            top_ids=None, top_logprobs=None, engine="none", hardware="none", written_at=now,
+        )  # fmt: skip
+
+    for first in range(0, len(texts), SHARD):
+        store.append([answer(text) for text in texts[first : first + SHARD]])
 
 
 if __name__ == "__main__":
-    planning()
-    generation()
+    with recorded("generation") as figures:
+        figures["planning"] = planning()
+        figures["generation"] = generation()

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from benchmarks.results_file import recorded
 from pipeline.corpora.transcript import normalise
 from pipeline.filter import __main__ as filter
 from pipeline.filter.__main__ import FilterParams
@@ -73,43 +74,56 @@ def answer(kind: Alignment, rows: list[dict[str, Any]], folder: Path, params_fil
     return manifest.read(manifest_file), parquet.read(output, continuations.SCHEMA)
 
 
-def show_drops(kind: Alignment, utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
-    """Print how many rows each rule drops first, and examples with the limits of a large LLM."""
-    work = run.open_job(kind, params_file)
+def show_drops(
+    kind: Alignment, utterances: pa.Table, answers: pa.Table, params_file: Path
+) -> dict[str, dict[str, int]]:
+    """Print how many rows each rule drops first, and examples with the limits of a large LLM; return the counts."""
+    opened = run.open_run(kind, params_file)
+    found = {}
     for size, limits in LIMITS.items():
         rules = filter.make_rules(FilterParams.model_validate(limits))
-        rows = filter.judge_all(utterances, answers, work.prompt, work.prompter, rules)
+        rows = filter.apply_rules(utterances, answers, opened.prompt, opened.prompter, rules)
         counts = Counter(row["reason"] or "kept" for row in rows)
         print(f"{kind}, limits of a {size} LLM: " + ", ".join(f"{n} {reason}" for reason, n in counts.most_common()))
+        found[size] = dict(counts.most_common())
     draw = random.Random(SEED)
     for reason in sorted(set(counts) - {"kept"}):
         dropped = [row for row in rows if row["reason"] == reason]
         for row in draw.sample(dropped, min(EXAMPLES, len(dropped))):
             said, answered = row["text"][:SHOWN], row["continuation"][:SHOWN].replace("\n", " ")
             print(f"  {reason} ({row['score']:.2f}): {row['emotion'] or ''} {said!r} -> {answered!r}")
+    return found
 
 
-def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -> None:
-    """Print how often the likeliest class is the one asked for, by log-probability as it is and calibrated."""
-    work = run.open_job("emotion", params_file)
-    assert work.settings.agreement is not None
-    shelf = agreement.open_shelf(work, work.settings.agreement)
-    classes = sorted(work.classes)
-    asked = agreement.questions(utterances, answers, classes, shelf)
+def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -> dict[str, Any]:
+    """Print how often the likeliest class is the one asked for, by log-probability as it is and calibrated.
+
+    Return it as shares of the rows, with the number of rows of each likeliest class.
+    """
+    opened = run.open_run("emotion", params_file)
+    assert opened.settings.agreement is not None
+    store = agreement.open_scores(opened, opened.settings.agreement)
+    classes = sorted(opened.classes)
+    asked = agreement.questions(utterances, answers, classes, store)
     keys = pa.array([question.key for row in asked for question in row], KEY)
-    logprobs = shelf.read(keys, {}, ["logprob"])["logprob"].to_numpy().reshape(len(asked), len(classes))
+    logprobs = store.read(keys, {}, ["logprob"])["logprob"].to_numpy().reshape(len(asked), len(classes))
     own = np.array([classes.index(emotion) for emotion in utterances["emotion"].to_pylist()])
     # the emotions are drawn alike, so that the mean over all rows is that over the emotions' means
+    figures: dict[str, Any] = {}
     for name, scores in (("as it is", logprobs), ("calibrated", logprobs - logprobs.mean(0))):
         found = scores.argmax(1)
+        right = float(np.mean(found == own))
         counts = {classes[i]: int((found == i).sum()) for i in range(len(classes))}
-        print(f"agreement, log-probability {name}: right in {100 * np.mean(found == own):.1f} %, found {counts}")
+        print(f"agreement, log-probability {name}: right in {100 * right:.1f} %, found {counts}")
+        figures[name] = {"right_share": right, "num_rows_by_class": counts}
     shares = answers["agreement"].to_numpy()
-    print(f"agreement below 1 / {len(classes)}: {100 * np.mean(shares < 1 / len(classes)):.0f} %")
+    below = float(np.mean(shares < 1 / len(classes)))
+    print(f"agreement below 1 / {len(classes)}: {100 * below:.0f} %")
+    return figures | {"below_chance_share": below}
 
 
-def main(root: Path) -> None:
-    """Print it all."""
+def measure(root: Path, figures: dict[str, Any]) -> None:
+    """Print all of it and put it into `figures`; what is no share is a number of rows."""
     draw = random.Random(SEED)
     rows: dict[Alignment, list[dict[str, Any]]] = {
         "semantic": librispeech(root / "LibriSpeech-text", draw),
@@ -123,12 +137,15 @@ def main(root: Path) -> None:
         params_file.write_text(yaml.safe_dump(sections, sort_keys=False))
         for kind in rows:
             utterances, answers = answer(kind, rows[kind], folder, params_file)
-            print(f"{kind}: {answers['finish_reason'].to_pylist().count('length')} answers cut")
-            show_drops(kind, utterances, answers, params_file)
-        show_agreement(utterances, answers, params_file)
+            num_cut = answers["finish_reason"].to_pylist().count("length")
+            print(f"{kind}: {num_cut} answers cut")
+            counts = show_drops(kind, utterances, answers, params_file)
+            figures[kind] = {"num_rows": len(answers), "num_cut": num_cut, "num_rows_by_reason": counts}
+        figures["agreement"] = show_agreement(utterances, answers, params_file)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit("usage: python -m benchmarks.quality_gate DIR")
-    main(Path(sys.argv[1]))
+    with recorded("quality_gate") as figures:
+        measure(Path(sys.argv[1]), figures)

@@ -10,23 +10,23 @@ clips of 3 s with the teacher run and stored, in turn, medians of five.
 import io
 import os
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.results_file import median_and_runs, recorded
 from pipeline import params
 from pipeline.generate import answers
 from pipeline.generate.engines import choose, interface
-from pipeline.generate.engines.interface import Answer
-from pipeline.generate.run import open_job
+from pipeline.generate.engines.interface import Answer, Request
+from pipeline.generate.run import open_run
 from pipeline.pack import __main__ as pack
 from pipeline.prompts import Prompter
 from pipeline.synthesise.sentences import sentences
@@ -62,15 +62,15 @@ class Row:
 
 def generated() -> tuple[PromptShell, list[Row], str]:
     """Return the frame of the prompt, the answers, and what wrote them; to be run in a process of its own."""
-    work = open_job("semantic", PARAMS)
-    settings = work.settings.model_copy(update={"store_logprobs": max(KEPT)})
+    run = open_run("semantic", PARAMS)
+    settings = run.settings.model_copy(update={"store_logprobs": max(KEPT)})
     choose.prepare(settings)
-    prompter = Prompter.load(work.model)
+    prompter = Prompter.load(run.model)
     texts = [text for text, _ in zip(sentences(random.Random(1)), range(NUM_SENTENCES), strict=False)]
-    llm = choose.start(settings, work.llm, work.model, prompter.end_id)
-    answers = dict(llm.generate(prompter.text(work.prompt, text).ids for text in texts))
+    llm = choose.start(settings, run.llm, run.model, prompter)
+    answers = dict(llm.generate(Request(b"", text, None, prompter.text(run.prompt, text).ids, None) for text in texts))
     rows = [_row(text, answers[i], prompter, llm) for i, text in enumerate(texts)]
-    return pack.prompt_shell(work.prompt, prompter, "semantic"), rows, llm.name
+    return pack.prompt_shell(run.prompt, prompter, "semantic"), rows, llm.name
 
 
 def _row(text: str, answer: Answer, prompter: Prompter, llm: interface.Engine) -> Row:
@@ -113,8 +113,11 @@ def states(model: "SpeechLLM", shell: PromptShell, texts: Sequence[Sequence[int]
     return torch.cat(found)
 
 
-def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> None:
-    """Print what of the teacher's mass is kept, and the stored KL and its gradient beside the exact ones."""
+def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> dict[str, list[dict[str, float]]]:
+    """Print and return what of the teacher's mass is kept, and the stored KL and its gradient beside the exact ones.
+
+    KL is in nats a token.
+    """
     import torch
 
     from train.losses import response_kl, stored_kl
@@ -123,13 +126,16 @@ def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> None:
     teacher = states(model, shell, [row.text_ids for row in rows], rows)
     ids = torch.tensor([step for row in rows for step in row.top_ids])
     logprobs = torch.tensor([step for row in rows for step in row.top_logprobs])
+    figures: dict[str, list[dict[str, float]]] = {"kept": [], "exchanged": []}
     for k in KEPT:
-        mass = logprobs[:, :k].exp().sum(-1)
-        none = stored_kl(teacher, ids[:, :k], logprobs[:, :k], matrix).abs().max()
+        mass = logprobs[:, :k].exp().sum(-1).mean().item()
+        none = stored_kl(teacher, ids[:, :k], logprobs[:, :k], matrix).abs().max().item()
+        size = _bytes(rows, k) / len(ids)
         print(
-            f"k {k:2}: mass kept {mass.mean():.4f}, {_bytes(rows, k) / len(ids):.0f} bytes a token on disk, "
+            f"k {k:2}: mass kept {mass:.4f}, {size:.0f} bytes a token on disk, "
             f"LLM against itself as stored: at most {none:.1e} nats"
         )
+        figures["kept"].append({"k": k, "mass_share": mass, "bytes_per_token": size, "largest_self_kl_nats": none})
     for share in EXCHANGED:
         student = states(model, shell, exchanged(rows, share), rows).requires_grad_()
         exact = response_kl(student, teacher, matrix, 1.0)
@@ -137,13 +143,17 @@ def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> None:
         for k in KEPT:
             stored = stored_kl(student, ids[:, :k], logprobs[:, :k], matrix)
             (ours,) = torch.autograd.grad(stored.sum(), student)
-            cosine = torch.nn.functional.cosine_similarity(ours.flatten(), slope.flatten(), dim=0)
-            print(
-                f"{share:4.0%} exchanged, k {k:2}: KL exact {exact.mean():.4f}, stored {stored.mean():.4f}, "
-                f"stored / exact {stored.sum() / exact.sum():.3f}, "
-                f"gradient: cosine {cosine:.3f}, length {ours.norm() / slope.norm():.3f}",
-                flush=True,
-            )
+            found = {
+                "exact_kl_nats": exact.mean().item(),
+                "stored_kl_nats": stored.mean().item(),
+                "stored_over_exact": (stored.sum() / exact.sum()).item(),
+                "gradient_cosine": torch.nn.functional.cosine_similarity(ours.flatten(), slope.flatten(), dim=0).item(),
+                "gradient_length_over_exact": (ours.norm() / slope.norm()).item(),
+            }
+            line = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+            print(f"{share:4.0%} exchanged, k {k:2}: {line}", flush=True)
+            figures["exchanged"].append({"exchanged_share": share, "k": k, **found})
+    return figures
 
 
 def _bytes(rows: Sequence[Row], k: int) -> int:
@@ -158,8 +168,8 @@ def _bytes(rows: Sequence[Row], k: int) -> int:
     return len(content.getvalue())
 
 
-def steps(trainer: "Trainer", shell: PromptShell, rows: Sequence[Row]) -> None:
-    """Print the time of a step with the exact and with the stored teacher."""
+def steps(trainer: "Trainer", shell: PromptShell, rows: Sequence[Row]) -> dict[str, Any]:
+    """Print and return the seconds of a step with the exact and with the stored teacher."""
     import torch
 
     from train.data.dataset import Collator, Example
@@ -178,15 +188,18 @@ def steps(trainer: "Trainer", shell: PromptShell, rows: Sequence[Row]) -> None:
         half = time.perf_counter()
         trainer.step(0, [stored])
         times.append((half - started, time.perf_counter() - half))
-    run, kept = (statistics.median(column) for column in zip(*times, strict=True))
+    run, kept = zip(*times, strict=True)
+    figures = median_and_runs("exact_s", run) | median_and_runs("stored_s", kept)
+    exact_s, stored_s, num_tokens = figures["exact_s"], figures["stored_s"], len(exact.response_ids)
     print(
-        f"a step of {BATCH} clips with {len(exact.response_ids)} response tokens: teacher run {run:.2f} s, "
-        f"stored (k {max(KEPT)}) {kept:.2f} s, x{run / kept:.2f}"
+        f"a step of {BATCH} clips with {num_tokens} response tokens: teacher run {exact_s:.2f} s, "
+        f"stored (k {max(KEPT)}) {stored_s:.2f} s, x{exact_s / stored_s:.2f}"
     )
+    return {"num_clips": BATCH, "num_response_tokens": num_tokens, **figures, "exact_over_stored": exact_s / stored_s}
 
 
-def main() -> None:
-    """Run all of it."""
+def measure(figures: dict[str, Any]) -> None:
+    """Put all of it into `figures`."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:  # vLLM keeps memory and pins its threads
         shell, rows, name = apart.submit(generated).result()
     import torch
@@ -200,14 +213,22 @@ def main() -> None:
     settings = params.load(PARAMS, "fit.semantic", SemanticFitParams).model_copy(update={"temperature": 1.0})
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {len(rows)} answers")
     plain, _ = fitting.build_model(settings.model_copy(update={"precision": "float32"}), models, ["none"], None)
-    bias(plain.eval(), shell, rows)
+    figures |= {"engine": name, "threads": torch.get_num_threads(), "num_answers": len(rows)}
+    figures["bias"] = bias(plain.eval(), shell, rows)
     model, _ = fitting.build_model(settings, models, ["none"], None)
     dtype = fitting.llm_dtype(settings)
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
     schedule = fitting.make_schedule(settings, BATCH, 1)
     optimizer = fitting.make_optimizer(model, settings)
     print(f"{dtype}, ", end="")
-    steps(Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, accelerator), shell, rows)
+    trainer = Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, accelerator)
+    figures["step"] = {"llm_dtype": str(dtype), **steps(trainer, shell, rows)}
+
+
+def main() -> None:
+    """Run all of it."""
+    with recorded("teacher_signals") as figures:
+        measure(figures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.filter import __main__ as filter
-from pipeline.filter.__main__ import FilterParams, judge, make_rules
+from pipeline.filter.__main__ import FilterParams, first_broken_rule, make_rules
 from pipeline.stage import UserError
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.weights.source import ModelsParams
@@ -26,7 +26,7 @@ USABLE = {
 
 
 def reason_of(row: dict[str, Any], **limits: Any) -> tuple[str | None, float | None]:
-    verdict = judge(USABLE | row, make_rules(FilterParams.model_validate(LIMITS | limits)))
+    verdict = first_broken_rule(USABLE | row, make_rules(FilterParams.model_validate(LIMITS | limits)))
     return verdict["reason"], verdict["score"]
 
 

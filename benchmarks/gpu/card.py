@@ -13,6 +13,7 @@ import typer
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.results_file import ROOT, write_json
 from train.precision import best_device
 
 T = TypeVar("T")
@@ -21,7 +22,6 @@ Out = Annotated[Path, typer.Option(help="The folder of the figures.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Tiny shapes, to try the part on a CPU.")]
 
 DEVICE = best_device()
-ROOT = Path(__file__).parents[2]
 
 
 class Figures:
@@ -40,7 +40,7 @@ class Figures:
         self.values |= values
         for name, value in values.items():
             print(f"{self.part}, {time.monotonic() - self.started:.0f} s: {name}: {json.dumps(value)}", flush=True)
-        self.path.write_text(json.dumps(self.values, indent=1) + "\n")
+        write_json(self.values, self.path)
 
 
 def on_card(measure: Callable[[], T]) -> T | None:

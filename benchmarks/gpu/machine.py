@@ -3,12 +3,12 @@
 import platform
 import statistics
 import subprocess
-from importlib.metadata import version
 
 import torch
 
 from benchmarks.gpu import card
 from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
+from benchmarks.results_file import versions
 from pipeline.stage import run_stage
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "pyarrow", "pandas", "datasets")
@@ -33,7 +33,7 @@ def copy_bytes(num_bytes: int) -> float:
 def main(out: Out, tiny: Tiny = False) -> None:
     """Describe the machine and measure its ceilings."""
     figures = Figures(out, "machine")
-    figures.add(python=platform.python_version(), versions={name: version(name) for name in PACKAGES})
+    figures.add(python=platform.python_version(), versions=versions(PACKAGES))
     figures.add(cuda=torch.version.cuda, cudnn=card.on_card(torch.backends.cudnn.version), driver=_driver())
     figures.add(memory_gib=card.on_card(lambda: torch.cuda.mem_get_info()[1] / 2**30))
     figures.add(matrix_product_tflops=matrix_product_flops(256 if tiny else 8192) / 1e12)

@@ -109,7 +109,7 @@ def make_rules(settings: FilterParams) -> list[Rule]:
     return [rule for rule in rules if rule.lowest is not None or rule.highest is not None]
 
 
-def judge(row: Row, rules: Sequence[Rule]) -> dict[str, Any]:
+def first_broken_rule(row: Row, rules: Sequence[Rule]) -> dict[str, Any]:
     """Return the reason to drop a row and the score that says so, or None and None."""
     if row["finish_reason"] in continuations.NOT_GENERATED:
         return {"reason": row["finish_reason"], "score": None}
@@ -120,7 +120,7 @@ def judge(row: Row, rules: Sequence[Rule]) -> dict[str, Any]:
     return {"reason": None, "score": None}
 
 
-def judge_all(
+def apply_rules(
     utterances: pa.Table, answers: pa.Table, prompt: Prompt, prompter: Prompter, rules: Sequence[Rule]
 ) -> list[dict[str, Any]]:
     """Return the rows of `answers` in the order of `utterances`, each with `echo`, `reason` and `score`.
@@ -137,7 +137,7 @@ def judge_all(
         row["prompt"] = f"{prompt.system}\n{prompt.text.replace('{emotion}', row['emotion'] or '')}"
         prompt_ids = prompter.text(prompt, row["text"] or "", emotion=row["emotion"] or "").ids
         row["num_tokens"] = len(prompt_ids) + len(row["token_ids"])
-        rows.append(row | judge(row, rules))
+        rows.append(row | first_broken_rule(row, rules))
     return rows
 
 
@@ -173,7 +173,7 @@ def main(
             "and emotional speech"
         )
 
-    rows = judge_all(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))
+    rows = apply_rules(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))
     usable = [row for row in rows if row["reason"] is None]
     unusable = [row for row in rows if row["reason"] is not None]
     reasons = Counter(row["reason"] for row in unusable).most_common()

