@@ -13,8 +13,8 @@ from pipeline.commands import export as batch_files
 from pipeline.generate import __main__ as generate
 from pipeline.generate import choices
 from pipeline.generate.engines import choose
-from pipeline.generate.engines.interface import Answer
-from pipeline.generate.run import keys_of, make_requests, open_job, read_utterances
+from pipeline.generate.engines.interface import Answer, Request
+from pipeline.generate.run import keys_of, make_requests, open_run, read_utterances
 from pipeline.stage import UserError
 from pipeline.tables import continuations, parquet
 from pipeline.weights.source import ModelsParams
@@ -30,9 +30,9 @@ class EchoEngine:
     name = "echo 1"
     hardware = "none"
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        for position, prompt in enumerate(prompts):
-            yield position, Answer(tuple(prompt[-3:]), continuations.STOP, -0.75)
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        for position, request in enumerate(requests):
+            yield position, Answer(request.prompt_ids[-3:], continuations.STOP, -0.75)
 
 
 @pytest.fixture(autouse=True)
@@ -108,14 +108,15 @@ def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(
     lines = export()
     assert [line["method"] for line in lines] == ["POST"] * 3
     assert {line["url"] for line in lines} == {"/v1/completions"}
-    work = open_job("semantic", Path("params.yaml"))
+    opened = open_run("semantic", Path("params.yaml"))
     utterances = read_utterances(Path("manifests/semantic.parquet"))
-    keys = keys_of(utterances, work)
-    requests = make_requests(utterances, keys, keys[:3], work)
-    assert [line["custom_id"] for line in lines] == [f"{work.recipe.name}-{request.key.hex()}" for request in requests]
+    keys = keys_of(utterances, opened)
+    requests = make_requests(utterances, keys, keys[:3], opened)
+    name = opened.signature.name
+    assert [line["custom_id"] for line in lines] == [f"{name}-{request.key.hex()}" for request in requests]
     assert [tuple(line["body"].pop("prompt")) for line in lines] == [request.prompt_ids for request in requests]
     assert lines[0]["body"] == {
-        "model": model, "logprobs": 0, "max_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 1,
+        "model": model, "logprobs": 0, "max_tokens": 12, "temperature": 0.0, "top_p": 1.0,
         "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True,
         "return_tokens_as_token_ids": True, "add_special_tokens": False,
         "stop_token_ids": [END],
@@ -137,7 +138,6 @@ def test_messages_hold_what_the_chat_template_gets_and_plain_ones_what_every_ser
     assert user == {"role": "user", "content": said}
     assert line["body"] == {
         "model": model, "logprobs": True, "top_logprobs": 0, "max_tokens": 12, "temperature": 0.0, "top_p": 1.0,
-        "seed": 1,
     }  # fmt: skip
     (line,) = export("--chat", "--id", "a")
     assert line["body"]["stop_token_ids"] == [END]
@@ -163,8 +163,8 @@ def test_answers_with_token_ids_are_those_of_an_engine(no_engine: None, model: s
     assert import_("--hardware", "two H100") == {
         "lines": 3, "written": 3, "known": 0, "reasons": {}, "refused": []
     }  # fmt: skip
-    work = open_job("semantic", Path("params.yaml"))
-    (kept,) = work.shelf.history(work.recipe.key("yes", None))
+    opened = open_run("semantic", Path("params.yaml"))
+    (kept,) = opened.store.history(opened.signature.key("yes", None))
     assert (kept["token_ids"], kept["logprob"], kept["finish_reason"]) == ([50, 51, 52], -1.0, "stop")
     assert (kept["top_ids"], len(kept["top_logprobs"])) == ([[50, 60]] * 4, 4)
     assert (kept["engine"], kept["hardware"]) == (f"batch {model}", "two H100")
@@ -178,11 +178,11 @@ def test_answers_as_text_are_tokenised_and_say_whether_they_were_cut(no_engine: 
     rows = taken()
     assert [row["continuation"] for row in rows[:4]] == ["Go.", "On", "And so on.", "Go."]
     assert [row["finish_reason"] for row in rows[:4]] == ["stop", "length", "stop", "stop"]
-    prompter = open_job("semantic", Path("params.yaml")).prompter
+    prompter = open_run("semantic", Path("params.yaml")).prompter
     assert rows[1]["token_ids"] == list(prompter.content_ids("On"))
 
 
-def test_the_same_file_again_changes_nothing_but_by_force_which_adds_a_generation(store: Path, no_engine: None) -> None:
+def test_the_same_file_again_changes_nothing_but_by_force_which_adds_an_attempt(store: Path, no_engine: None) -> None:
     write_answers(map(as_vllm, export()))
     import_()
     before = sorted(store.rglob("*.parquet"))
@@ -193,7 +193,7 @@ def test_the_same_file_again_changes_nothing_but_by_force_which_adds_a_generatio
     assert import_("--force")["written"] == 3
     assert [row["generation"] for row in taken()] == [2, 2, 2, 2, None]
     told = json.loads(run("history", "a", "--kind", "semantic", "--json").stdout)
-    assert [(entry["generation"], entry["is_used"]) for entry in told] == [(1, False), (2, True)]
+    assert [(entry["attempt"], entry["is_used"]) for entry in told] == [(1, False), (2, True)]
 
 
 def test_an_answer_that_the_store_has_stays_and_the_others_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +211,9 @@ MISTAKES: dict[str, tuple[Callable[[Line], Line | str], str, str]] = {
     "no object": (lambda request: "[1]", "no batch output", "line: Input should be an object"),
     "no id": (lambda request: {"response": None}, "no batch output", "custom_id: Field required"),
     "not ours": (lambda request: {"custom_id": "request-1"}, "no batch output", "custom_id request-1"),
-    "other recipe": (
+    "other signature": (
         lambda request: as_vllm({**request, "custom_id": "0" * 32 + "-" + "1" * 32}),
-        "other recipe",
+        "other signature",
         "0" * 32 + ", expected ",
     ),
     "unknown key": (
@@ -269,7 +269,7 @@ def test_a_line_that_cannot_be_taken_is_named_and_the_others_are(mistake: str) -
     (refused,) = told["refused"]
     assert (refused["file"], refused["line"]) == (str(ANSWERS), 3)
     assert refused["found"].startswith(found)
-    nameless = ("not JSON", "no batch output", "other recipe", "no such utterance")
+    nameless = ("not JSON", "no batch output", "other signature", "no such utterance")
     assert refused["id"] == (None if reason in nameless and mistake != "a request" else "b")
 
 
@@ -293,7 +293,7 @@ def test_what_became_of_the_lines_stands_in_80_columns(model: str) -> None:
     out = run("import", "semantic", str(ANSWERS), "-n", "2").stdout
     assert max(map(len, out.splitlines())) <= 80
     assert re.search(r"^failed +3$", out, re.MULTILINE)
-    assert "2 of 3 lines that were not taken; -n shows more" in out
+    assert "2 of 3 lines that were not imported; -n shows more" in out
     assert "status 503: busy" in out
 
 
@@ -345,7 +345,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has_read(monkeypatch: pytest.Monkey
     [
         (None, "answers.jsonl: no such file; expected the output or error file of a batch"),
         ("", "answers.jsonl: no lines; expected the output or error file of a batch"),
-        ("{}\n{}\n", "import: none of 2 lines is an answer to what the parameters ask"),
+        ("{}\n{}\n", "import: found no answer to these parameters in 2 lines; expected at least one"),
     ],
 )
 def test_a_file_without_answers_is_told(content: str | None, message: str) -> None:

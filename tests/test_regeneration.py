@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from pipeline.__main__ import app
 from pipeline.generate import __main__ as generate
 from pipeline.generate import choices
 from pipeline.generate.engines import choose
-from pipeline.generate.engines.interface import Answer
-from pipeline.generate.params import GenerateParams
+from pipeline.generate.engines.interface import Answer, Request
 from pipeline.stage import UserError
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.weights.source import ModelsParams
@@ -29,15 +28,17 @@ class CountingEngine:
 
     def __init__(self) -> None:
         self.count = 0
-        self.seeds: list[int] = []
+        self.seeds: list[int | None] = []
+        self.starts = 0
         self.stays = False
         self.fails_at = 99
 
-    def generate(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[int, Answer]]:
-        for position, _ in enumerate(prompts):
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
+        for position, request in enumerate(requests):
             if self.count == self.fails_at:
                 raise UserError("the engine failed")
             self.count += 1
+            self.seeds.append(request.seed)
             yield position, Answer((50 + (0 if self.stays else self.count),), continuations.STOP, -1.0)
 
 
@@ -57,6 +58,7 @@ def llm(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPat
         "emotions": ["sad", "happy"],
         "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
         "generate": settings,
+        "filter": {"semantic": {"min_agreement": None}, "emotion": {"min_agreement": None}},
     }
     Path("params.yaml").write_text(yaml.safe_dump(sections))
     empty = dict.fromkeys(manifest.SCHEMA.names)
@@ -67,8 +69,8 @@ def llm(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPat
     parquet.write(parquet.from_rows(rows, manifest.SCHEMA), Path("manifests/semantic.parquet"))
     counting = CountingEngine()
 
-    def start(settings: GenerateParams, *_: object) -> CountingEngine:
-        counting.seeds.append(settings.seed)
+    def start(*_: object) -> CountingEngine:
+        counting.starts += 1
         return counting
 
     monkeypatch.setattr(choose, "start", start)
@@ -105,14 +107,14 @@ def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(llm: Counting
     assert (plan()["stored"], plan()["new_tokens"]) == (3, 0)
     assert plan("--force")["new_tokens"] == 36
     out = run("generate", "semantic", "--dry-run", "--force").stdout
-    assert "3 distinct, 3 answered in the store" in out
+    assert "3 distinct, 3 have an answer in the store" in out
     assert max(map(len, out.splitlines())) <= 80 or "store" in max(out.splitlines(), key=len)
 
 
 def test_only_the_rows_asked_for_are_answered_and_the_stage_takes_them_over(llm: CountingEngine) -> None:
     result = run("generate", "semantic", "--where", "duration_s > 1", "--id", "b")
     assert result.exit_code == 0, result.output
-    assert result.stdout.endswith("generate: 1 answers written; dvc repro takes them over\n")
+    assert result.stdout.endswith("generate: 1 answers written; the next dvc repro uses them\n")
     assert not Path("c.parquet").exists()
     assert llm.count == 1
     taken()
@@ -134,19 +136,20 @@ def test_force_answers_anew_and_nothing_is_lost(llm: CountingEngine) -> None:
     assert after["a"] != before["a"]
     assert {key: after[key] for key in "bc"} == {key: before[key] for key in "bc"}
     told = json.loads(run("history", "a", "--json").stdout)
-    assert [(entry["generation"], entry["is_used"]) for entry in told] == [(1, False), (2, True)]
+    assert [(entry["attempt"], entry["is_used"]) for entry in told] == [(1, False), (2, True)]
     assert [entry["continuation"] for entry in told] == [before["a"], after["a"]]
     run("history", "a", "--use", "1")
     assert taken() == before
     assert llm.count == 4
 
 
-def test_each_generation_is_drawn_with_a_seed_of_its_own(llm: CountingEngine) -> None:
+def test_each_attempt_is_drawn_with_a_seed_of_its_own_by_one_engine(llm: CountingEngine) -> None:
     change(temperature=1.0, seed=5)
     taken()
     run("generate", "semantic", "--id", "a", "--force")
     run("generate", "semantic", "--force")
-    assert llm.seeds == [5, 6, 6, 7]  # of all, of a, of b and c, of a
+    assert llm.seeds == [5, 5, 5, 6, 7, 6, 6]  # all, then a, then all
+    assert llm.starts == 3
     told = {key: json.loads(run("history", key, "--json").stdout) for key in "ab"}
     assert {key: [entry["seed"] for entry in entries] for key, entries in told.items()} == {"a": [5, 6, 7], "b": [5, 6]}
     out = run("generate", "semantic", "--id", "a", "--force", "--preview", "1").stdout
@@ -158,7 +161,7 @@ def test_an_answer_that_comes_out_as_it_was_changes_nothing(llm: CountingEngine)
     llm.stays = True
     before = taken()
     out = run("generate", "semantic", "--force").stdout
-    assert "3 came out as they were and change nothing (temperature 0 draws nothing" in " ".join(out.split())
+    assert "3 are the same as before and change nothing (temperature 0 draws nothing" in " ".join(out.split())
     assert not choices.FILE.exists()
     assert taken() == before
     assert len(json.loads(run("history", "a", "--json").stdout)) == 2
@@ -192,14 +195,14 @@ def test_choices_made_at_once_are_all_kept(tmp_path: Path) -> None:
 
     def choose(first: int) -> None:
         for number in range(first, first + 20):
-            choices.add(file, "recipe", {number.to_bytes(16): 2})
+            choices.add(file, "signature", {number.to_bytes(16): 2})
 
     processes = [get_context("fork").Process(target=choose, args=(first,)) for first in (0, 20)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert len(choices.read(file, "recipe")) == 40
+    assert len(choices.read(file, "signature")) == 40
 
 
 def test_json_is_one_object_whatever_is_done(llm: CountingEngine) -> None:
@@ -209,14 +212,14 @@ def test_json_is_one_object_whatever_is_done(llm: CountingEngine) -> None:
     assert (told["written"], told["unchanged"]) == (3, 0)
 
 
-def test_recipes_of_another_version_are_named_and_left_out(llm: CountingEngine, store: Path) -> None:
+def test_signatures_of_another_version_are_named_and_left_out(llm: CountingEngine, store: Path) -> None:
     taken()
     for name, note in (("newer", '{"model": "m", "top_k": 1}'), ("broken", "")):
         (store / "continuations" / name).mkdir()
         (store / "continuations" / name / "recipe.json").write_text(note)
     result = run("history", "a")
-    assert "generation 1, in use" in result.stdout
-    assert result.stderr.count("not a recipe of this version; its answers are left out") == 2
+    assert "attempt 1, in use" in result.stdout
+    assert result.stderr.count("not a signature of this version; its answers are left out") == 2
 
 
 def test_the_history_tells_answers_to_other_prompts_too(llm: CountingEngine) -> None:
@@ -225,11 +228,11 @@ def test_the_history_tells_answers_to_other_prompts_too(llm: CountingEngine) -> 
     values["prompts"]["semantic"]["text"] = "Continue: "
     Path("params.yaml").write_text(yaml.safe_dump(values))
     out = run("history", "a").stdout
-    assert "generation 1, of other parameters" in out
+    assert "attempt 1, of other parameters" in out
     assert "Go on:" in out
     taken()
     out = run("history", "a").stdout
-    assert out.index("of other parameters") < out.index("generation 1, in use")
+    assert out.index("of other parameters") < out.index("attempt 1, in use")
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -257,7 +260,7 @@ def test_rows_that_filter_dropped_are_chosen_by_reason(llm: CountingEngine) -> N
         (("generate", "semantic", "--id", "c", "--where", "duration_s > 1"), "no utterance c among those"),
         (("generate", "semantic", "--where", "duration_s > 99"), "--where duration_s > 99: holds for no row"),
         (("history", "z"), "z: no such utterance in manifests/semantic.parquet or manifests/emotion.parquet"),
-        (("history", "a", "--use", "7"), "--use: found 7, expected one of none, for the store has no answer"),
+        (("history", "a", "--use", "7"), "--use: found 7, expected one of none, because the store has no answer"),
     ],
 )
 def test_what_is_not_there_is_told(llm: CountingEngine, arguments: tuple[str, ...], message: str) -> None:

@@ -93,13 +93,13 @@ def test_run_batch_answers_as_the_engine_does(project: Path, root: Path, monkeyp
     said = run("export", "semantic", "--chat", "--output", "semantic.jsonl")
     assert "other token ids" not in said
     # the published prompt ends with a space, which a service makes one token of with the word after it
-    assert "; 4 are other token ids as messages" in run("export", "emotion", "--chat", "--output", "emotion.jsonl")
+    assert "; 4 have other token ids as messages" in run("export", "emotion", "--chat", "--output", "emotion.jsonl")
     batch, answers = Path("batch.jsonl"), Path("answers.jsonl")
     batch.write_text(Path("semantic.jsonl").read_text() + Path("emotion.jsonl").read_text())
     run_batch(batch, answers)
     for kind, other in (("semantic", 4), ("emotion", 3)):
         told = json.loads(run("import", kind, str(answers), "--json"))
-        assert (told["written"], told["reasons"]) == (7 - other, {"other recipe": other})
+        assert (told["written"], told["reasons"]) == (7 - other, {"other signature": other})
 
     check_equal_to_the_engine(root, project, monkeypatch, source)
 

@@ -15,6 +15,7 @@ from pipeline.generate.params import GenerateParams, ServerParams
 from pipeline.stage import UserError
 from pipeline.tables import continuations
 from pipeline.weights.source import ModelsParams
+from tests.builders import requests
 
 Reply = Callable[[list[int]], tuple[int, dict[str, Any]]]
 
@@ -125,12 +126,20 @@ def test_prompts_go_there_as_ids_and_come_back_with_ids_and_log_probabilities(
     server = serve()
     engine = connect(llm, server, store_logprobs=2)
     assert (engine.name, engine.hardware) == ("server vllm 9.9", f"http://127.0.0.1:{server.port}/v1")
-    answers = dict(engine.generate([[1, i] for i in range(20, 30)]))
+    answers = dict(engine.generate(requests([[1, i] for i in range(20, 30)])))
     top = ({7: -0.5, 8: -2.0},) * 2
     assert answers == {i: Answer((20 + i,), continuations.STOP, -0.75, list(top)) for i in range(10)}
     sent = server.asked[0]
     assert sorted(body["prompt"] for body in server.asked) == [[1, i] for i in range(20, 30)]
     assert (sent["max_tokens"], sent["temperature"], sent["stop_token_ids"], sent["logprobs"]) == (12, 0.0, [0], 2)
+
+
+def test_each_prompt_goes_there_with_its_own_seed_and_a_greedy_one_with_none(
+    llm: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    dict(connect(llm, server).generate([*requests([[1]]), *requests([[2]], 7), *requests([[3]], 8)]))
+    assert {body["prompt"][0]: body.get("seed", "none") for body in server.asked} == {1: "none", 2: 7, 3: 8}
 
 
 def test_a_server_that_answers_in_text_alone_is_understood(llm: Path, serve: Callable[..., Server]) -> None:
@@ -139,7 +148,7 @@ def test_a_server_that_answers_in_text_alone_is_understood(llm: Path, serve: Cal
 
     engine = connect(llm, serve(reply))
     ids = tuple(engine._tokenizer("hi", add_special_tokens=False).input_ids)
-    assert dict(engine.generate([[0], [1]])) == {0: Answer(ids, "length"), 1: Answer(ids, "stop")}
+    assert dict(engine.generate(requests([[0], [1]]))) == {0: Answer(ids, "length"), 1: Answer(ids, "stop")}
 
 
 def test_given_answers_are_scored_as_the_end_of_a_prompt(llm: Path, serve: Callable[..., Server]) -> None:
@@ -168,7 +177,7 @@ def test_a_request_that_fails_for_now_is_repeated(llm: Path, serve: Callable[...
         return echo(prompt) if left[0] < 0 else (status, {})
 
     server = serve(reply)
-    assert len(dict(connect(llm, server).generate([[1], [2], [3]]))) == 3
+    assert len(dict(connect(llm, server).generate(requests([[1], [2], [3]])))) == 3
     assert server.statuses.count(status) == 2
 
 
@@ -178,11 +187,11 @@ def test_a_server_that_keeps_failing_is_named_after_all_that_it_did_answer(
 ) -> None:
     server = serve(lambda prompt: echo(prompt) if prompt[0] < 5 else (status, {}))
     answers: list[int] = []
-    message = (
-        rf"generate.server.url: http://127.0.0.1:\d+/v1: found status {status} \(no\) after 1 retries; what was ans"
-    )
+    message = rf"url: http://127.0.0.1:\d+/v1: found status {status} \(no\) after 1 retries; the answers so far are in"
     with pytest.raises(UserError, match=message):
-        answers += [position for position, _ in connect(llm, server, retries=1).generate([[i] for i in range(20)])]
+        answers += [
+            position for position, _ in connect(llm, server, retries=1).generate(requests([[i] for i in range(20)]))
+        ]
     asked = {body["prompt"][0] for body in server.asked}
     assert asked >= set(range(6))
     assert len(asked) <= 7  # what was under way, and no more
@@ -199,26 +208,29 @@ def test_an_answer_that_is_broken_off_is_asked_for_again(
         return 200, echo(prompt)[1] | (broken if left[0] >= 0 else {})
 
     server = serve(reply)
-    answers = dict(connect(llm, server).generate([[5], [6], [7]]))
+    answers = dict(connect(llm, server).generate(requests([[5], [6], [7]])))
     assert {answer.token_ids for answer in answers.values()} == {(5,), (6,), (7,)}
     assert len(server.asked) == 5
     left[0] = 99
     with pytest.raises(
-        UserError, match=rf"found an answer ended by {broken['finish_reason']} after 1 retries; what was"
+        UserError, match=rf"found an answer ended by {broken['finish_reason']} after 1 retries; the answers so far"
     ):
-        dict(connect(llm, server, retries=1).generate([[5]]))
+        dict(connect(llm, server, retries=1).generate(requests([[5]])))
 
 
 @pytest.mark.parametrize(
     ("status", "found"),
-    [(400, r"status 400 \(no\); what was"), (401, r"status 401 \(no\); \$OPENAI_API_KEY is the key; what was")],
+    [
+        (400, r"status 400 \(no\); the answers so far"),
+        (401, r"status 401 \(no\); \$OPENAI_API_KEY is the key; the answers so far"),
+    ],
 )
 def test_what_is_not_repeated_is_told_with_the_servers_own_words(
     llm: Path, serve: Callable[..., Server], status: int, found: str
 ) -> None:
     server = serve(lambda prompt: (status, {}))
     with pytest.raises(UserError, match=found):
-        dict(connect(llm, server).generate([[1]]))
+        dict(connect(llm, server).generate(requests([[1]])))
     assert len(server.asked) == 1
 
 
@@ -232,10 +244,10 @@ def test_a_page_that_is_no_protocol_is_told(
     engine = connect(llm, server, retries=0)
     kind = "text/html" if page.startswith("<") else "application/json"
     with server.serving(page, kind):
-        with pytest.raises(UserError, match=r"/v1: found no list of models; expected where OpenAI's protocol begins"):
+        with pytest.raises(UserError, match=r"/v1: found no list of models; expected the address of an OpenAI server"):
             connect(llm, server)
         with pytest.raises(UserError, match=r"/v1: found a reply without choices after 0 retries"):
-            dict(engine.generate([[1]]))
+            dict(engine.generate(requests([[1]])))
 
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "", "ftp://host/v1", "http:///v1"])
@@ -250,7 +262,7 @@ def test_a_server_that_is_restarted_in_the_middle_loses_nothing(
     server = serve()
     engine = connect(llm, server, retries=20)
     answers = {}
-    for position, answer in engine.generate([[i] for i in range(20)]):
+    for position, answer in engine.generate(requests([[i] for i in range(20)])):
         answers[position] = answer
         if len(answers) == 5:
             server.stop()
@@ -268,7 +280,7 @@ def test_a_server_of_another_model_and_none_at_all_are_told(llm: Path, serve: Ca
 
 
 def test_the_name_of_the_weights_will_do(llm: Path, serve: Callable[..., Server]) -> None:
-    assert dict(connect(llm, serve(model="the hub's name")).generate([[1]]))
+    assert dict(connect(llm, serve(model="the hub's name")).generate(requests([[1]])))
 
 
 def test_a_version_that_is_none_is_unknown(llm: Path, serve: Callable[..., Server], monkeypatch: Any) -> None:

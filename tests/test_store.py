@@ -1,58 +1,63 @@
 import json
 import multiprocessing
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.generate.signature import Recipe
-from pipeline.generate.store import KEY, Shelf, place
+from pipeline.generate.signature import Signature
+from pipeline.generate.store import KEY, SCHEMA, AnswerStore, StoredAnswer, store_folder
 from pipeline.stage import UserError
 
-RECIPE = Recipe(
+SIGNATURE = Signature(
     model="llm 1", tokenizer="t", system="S", text="Go on: ", dtype="float32", max_new_tokens=8, temperature=0.0,
     top_p=1.0, seed=None,
 )  # fmt: skip
 
 
-def row(transcript: str, continuation: str = "", **values: Any) -> dict[str, Any]:
-    return {
-        "key": RECIPE.key(transcript, None),
-        "transcript": transcript,
-        "emotion": None,
-        "prompt_token_ids": [1, 2],
-        "seed": None,
-        "continuation": continuation or f"after {transcript}",
-        "token_ids": [3],
-        "finish_reason": "stop",
-        "logprob": -1.5,
-        "top_ids": None,
-        "top_logprobs": None,
-        "engine": "echo 1",
-        "hardware": "none",
-        "written_at": datetime(2026, 1, 1, tzinfo=UTC),
-        **values,
-    }
+def row(transcript: str, continuation: str = "", num_top: int = 0) -> StoredAnswer:
+    return StoredAnswer(
+        key=SIGNATURE.key(transcript, None),
+        transcript=transcript,
+        emotion=None,
+        prompt_token_ids=[1, 2],
+        seed=None,
+        continuation=continuation or f"after {transcript}",
+        token_ids=[3],
+        finish_reason="stop",
+        logprob=-1.5,
+        top_ids=[list(range(num_top))] * 2 if num_top else None,
+        top_logprobs=[[-1.0] * num_top] * 2 if num_top else None,
+        engine="echo 1",
+        hardware="none",
+        written_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
 
 
 def keys(*transcripts: str | None) -> pa.Array:
-    return pa.array([None if text is None else RECIPE.key(text, None) for text in transcripts], KEY)
+    return pa.array([None if text is None else SIGNATURE.key(text, None) for text in transcripts], KEY)
 
 
-def read(shelf: Shelf, *transcripts: str | None, chosen: dict[bytes, int] | None = None) -> list[str | None]:
-    found: list[str | None] = shelf.read(keys(*transcripts), chosen or {}, ["continuation"])["continuation"].to_pylist()
+def read(answers: AnswerStore, *transcripts: str | None, chosen: dict[bytes, int] | None = None) -> list[str | None]:
+    found: list[str | None] = answers.read(keys(*transcripts), chosen or {}, ["continuation"])[
+        "continuation"
+    ].to_pylist()
     return found
 
 
-def test_answers_come_back_in_the_order_asked_from_whatever_part_holds_them() -> None:
-    shelf = Shelf(RECIPE)
-    shelf.append([row("a"), row("b")])
-    shelf.append([row("c")])
-    for each in (shelf, Shelf(RECIPE)):
+def test_a_stored_answer_has_the_columns_of_the_store_but_the_number_of_its_attempt() -> None:
+    assert sorted([*(field.name for field in fields(StoredAnswer)), "generation"]) == sorted(SCHEMA.names)
+
+
+def test_answers_come_back_in_the_order_asked_from_whatever_shard_holds_them() -> None:
+    answers = AnswerStore(SIGNATURE)
+    answers.append([row("a"), row("b")])
+    answers.append([row("c")])
+    for each in (answers, AnswerStore(SIGNATURE)):
         assert read(each, "c", None, "a", "unknown", "c", "b") == [
             "after c",
             None,
@@ -61,20 +66,20 @@ def test_answers_come_back_in_the_order_asked_from_whatever_part_holds_them() ->
             "after c",
             "after b",
         ]
-    assert shelf.missing(keys("a", "x", "c", "y")).equals(keys("x", "y"))
-    assert read(Shelf(RECIPE)) == []
+    assert answers.missing(keys("a", "x", "c", "y")).equals(keys("x", "y"))
+    assert read(AnswerStore(SIGNATURE)) == []
 
 
-def test_an_empty_shelf_lacks_everything(store: Path) -> None:
-    shelf = Shelf(RECIPE)
-    assert shelf.missing(keys("a")).equals(keys("a"))
-    assert read(shelf, "a", None) == [None, None]
-    assert place() == store
+def test_an_empty_store_lacks_everything(store: Path) -> None:
+    answers = AnswerStore(SIGNATURE)
+    assert answers.missing(keys("a")).equals(keys("a"))
+    assert read(answers, "a", None) == [None, None]
+    assert store_folder() == store
     assert not store.exists()
 
 
 def test_what_another_process_has_written_meanwhile_is_not_written_again() -> None:
-    first, second = Shelf(RECIPE), Shelf(RECIPE)
+    first, second = AnswerStore(SIGNATURE), AnswerStore(SIGNATURE)
     assert first.append([row("a"), row("b")]) == 2
     assert second.append([row("b", "otherwise"), row("c")]) == 1
     assert read(second, "a", "b", "c") == ["after a", "after b", "after c"]
@@ -85,56 +90,63 @@ def test_what_another_process_has_written_meanwhile_is_not_written_again() -> No
     assert len(list(first.folder.glob("parts/*"))) == 2
 
 
-def test_an_answer_given_anew_is_the_next_generation_and_counts_when_it_is_chosen() -> None:
-    shelf = Shelf(RECIPE)
-    shelf.append([row("a"), row("b")])
-    shelf.append([row("a", "again"), row("c", "first")], anew=True)
+def test_an_answer_given_anew_is_the_next_attempt_and_counts_when_it_is_chosen() -> None:
+    answers = AnswerStore(SIGNATURE)
+    answers.append([row("a"), row("b")])
+    answers.append([row("a", "again"), row("c", "first")], anew=True)
     (key,) = keys("a").to_pylist()
-    assert read(shelf, "a", "b", "c") == ["after a", "after b", "first"]
-    assert read(shelf, "a", "b", chosen={key: 2}) == ["again", "after b"]
-    assert [(each["generation"], each["continuation"]) for each in shelf.history(key)] == [(1, "after a"), (2, "again")]
-    assert shelf.history(b"0" * 16) == []
-    with pytest.raises(UserError, match=rf"no generation 3 of {key.hex()}"):
-        read(shelf, "a", chosen={key: 3})
+    assert read(answers, "a", "b", "c") == ["after a", "after b", "first"]
+    assert read(answers, "a", "b", chosen={key: 2}) == ["again", "after b"]
+    assert [(each["generation"], each["continuation"]) for each in answers.history(key)] == [
+        (1, "after a"),
+        (2, "again"),
+    ]
+    assert answers.history(b"0" * 16) == []
+    with pytest.raises(UserError, match=rf"no attempt 3 of {key.hex()}"):
+        read(answers, "a", chosen={key: 3})
 
 
-def test_another_recipe_has_a_shelf_of_its_own_that_says_what_it_is(store: Path) -> None:
-    other = Recipe(**{name: getattr(RECIPE, name) for name in Recipe.__slots__} | {"system": "T"})
-    Shelf(RECIPE).append([row("a")])
-    assert len(Shelf(other).missing(keys("a"))) == 1
+def test_another_signature_has_a_store_of_its_own_that_says_what_it_is(store: Path) -> None:
+    other = Signature(**{name: getattr(SIGNATURE, name) for name in Signature.__slots__} | {"system": "T"})
+    AnswerStore(SIGNATURE).append([row("a")])
+    assert len(AnswerStore(other).missing(keys("a"))) == 1
     (note,) = store.glob("continuations/*/recipe.json")
     assert json.loads(note.read_text())["text"] == "Go on: "
 
 
 def test_the_key_depends_on_the_emotion_where_the_prompt_names_it() -> None:
-    named = Recipe(**{name: getattr(RECIPE, name) for name in Recipe.__slots__} | {"text": "Go on, {emotion}: "})
-    assert RECIPE.key("a", "sad") == RECIPE.key("a", None)
+    named = Signature(
+        **{name: getattr(SIGNATURE, name) for name in Signature.__slots__} | {"text": "Go on, {emotion}: "}
+    )
+    assert SIGNATURE.key("a", "sad") == SIGNATURE.key("a", None)
     assert named.key("a", "sad") != named.key("a", "happy")
-    assert RECIPE.key("a", None) != RECIPE.key("b", None)
+    assert SIGNATURE.key("a", None) != SIGNATURE.key("b", None)
 
 
-def test_the_rate_of_the_newest_part_is_remembered() -> None:
-    shelf = Shelf(RECIPE)
-    assert shelf.tokens_per_s() is None
-    shelf.append([row("a")], tokens_per_s=12.34)
-    assert Shelf(RECIPE).tokens_per_s() == 12.3
+def test_the_rate_of_the_newest_shard_is_remembered() -> None:
+    answers = AnswerStore(SIGNATURE)
+    assert answers.tokens_per_s() is None
+    answers.append([row("a")], tokens_per_s=12.34)
+    assert AnswerStore(SIGNATURE).tokens_per_s() == 12.3
 
 
-def test_what_a_killed_writer_left_half_written_goes_and_a_broken_part_is_named() -> None:
-    shelf = Shelf(RECIPE)
-    shelf.append([row("a")])
-    (shelf.folder / "parts" / ".00000001-x.parquet.partial").write_text("PAR1")
-    shelf.append([row("b")])
-    assert sorted(part.name[:8] for part in (shelf.folder / "parts").iterdir()) == ["00000000", "00000001"]
-    (shelf.folder / "parts" / "00000002-x.parquet").write_text("PAR1")
-    with pytest.raises(UserError, match=r"00000002-x\.parquet: not readable .+; delete it, and its rows are generated"):
-        Shelf(RECIPE)
+def test_what_a_killed_writer_left_half_written_goes_and_a_broken_shard_is_named() -> None:
+    answers = AnswerStore(SIGNATURE)
+    answers.append([row("a")])
+    (answers.folder / "parts" / ".00000001-x.parquet.partial").write_text("PAR1")
+    answers.append([row("b")])
+    assert sorted(shard.name[:8] for shard in (answers.folder / "parts").iterdir()) == ["00000000", "00000001"]
+    (answers.folder / "parts" / "00000002-x.parquet").write_text("PAR1")
+    with pytest.raises(
+        UserError, match=r"00000002-x\.parquet: not readable .+; delete it, and generate writes its answers again"
+    ):
+        AnswerStore(SIGNATURE)
 
 
 def write(transcripts: Sequence[str]) -> None:
-    shelf = Shelf(RECIPE)
+    answers = AnswerStore(SIGNATURE)
     for transcript in transcripts:
-        shelf.append([row(transcript)])
+        answers.append([row(transcript)])
 
 
 def test_processes_that_write_at_once_lose_and_double_nothing() -> None:
@@ -147,45 +159,44 @@ def test_processes_that_write_at_once_lose_and_double_nothing() -> None:
         process.join()
         assert process.exitcode == 0
     rows = [
-        key for part in Shelf(RECIPE).folder.glob("parts/*.parquet") for key in pq.read_table(part)["key"].to_pylist()
+        key
+        for shard in AnswerStore(SIGNATURE).folder.glob("parts/*.parquet")
+        for key in pq.read_table(shard)["key"].to_pylist()
     ]
     assert sorted(rows) == sorted(keys(*transcripts).to_pylist())
 
 
 def test_one_process_at_a_time_is_the_first_to_write() -> None:
-    with Shelf(RECIPE).writing() as first, Shelf(RECIPE).writing() as second:
+    with AnswerStore(SIGNATURE).writing() as first, AnswerStore(SIGNATURE).writing() as second:
         assert (first, second) == (True, False)
-    with Shelf(RECIPE).writing() as first:
+    with AnswerStore(SIGNATURE).writing() as first:
         assert first
 
 
-def with_top(transcript: str, num_top: int, **values: Any) -> dict[str, Any]:
-    top = {"top_ids": [list(range(num_top))] * 2, "top_logprobs": [[-1.0] * num_top] * 2}
-    return row(transcript, f"{transcript} with {num_top}", **top, **values)
+def with_top(transcript: str, num_top: int) -> StoredAnswer:
+    return row(transcript, f"{transcript} with {num_top}", num_top)
 
 
 def test_an_answer_kept_without_the_likeliest_tokens_that_are_wanted_counts_as_missing() -> None:
-    Shelf(RECIPE).append([row("a"), row("b")])
-    shelf = Shelf(RECIPE, num_top=3)
-    assert shelf.missing(keys("a", "b", "c")).equals(keys("a", "b", "c"))
-    assert shelf.append([with_top("a", 2), with_top("c", 2)]) == 2
-    assert shelf.missing(keys("a", "b", "c")).equals(keys("a", "b", "c"))
-    assert shelf.append([with_top("a", 3), with_top("c", 4)]) == 2
-    assert shelf.append([with_top("a", 5)]) == 0
-    for each in (shelf, Shelf(RECIPE, num_top=3)):
+    AnswerStore(SIGNATURE).append([row("a"), row("b")])
+    answers = AnswerStore(SIGNATURE, num_top=3)
+    assert answers.missing(keys("a", "b", "c")).equals(keys("a", "b", "c"))
+    assert answers.append([with_top("a", 2), with_top("c", 2)]) == 2
+    assert answers.missing(keys("a", "b", "c")).equals(keys("a", "b", "c"))
+    assert answers.append([with_top("a", 3), with_top("c", 4)]) == 2
+    assert answers.append([with_top("a", 5)]) == 0
+    for each in (answers, AnswerStore(SIGNATURE, num_top=3)):
         assert each.missing(keys("a", "b", "c")).equals(keys("b"))
         assert read(each, "a", "b", "c") == ["a with 3", None, "c with 4"]
         assert [each.first(key) for key in keys("a", "b", "c").to_pylist()] == [3, None, 2]
-    assert read(Shelf(RECIPE), "a", "b", "c") == ["after a", "after b", "c with 2"]
+    assert read(AnswerStore(SIGNATURE), "a", "b", "c") == ["after a", "after b", "c with 2"]
 
 
 def test_a_chosen_answer_without_the_likeliest_tokens_that_are_wanted_is_named() -> None:
-    shelf = Shelf(RECIPE, num_top=3)
-    shelf.append([row("a")])
-    shelf.append([with_top("a", 3)])
+    answers = AnswerStore(SIGNATURE, num_top=3)
+    answers.append([row("a")])
+    answers.append([with_top("a", 3)])
     (key,) = keys("a").to_pylist()
-    assert read(shelf, "a", chosen={key: 2}) == ["a with 3"]
-    with pytest.raises(
-        UserError, match=rf"generation 1 of {key.hex()}, the chosen one, lacks its 3 likeliest tokens; "
-    ):
-        read(shelf, "a", chosen={key: 1})
+    assert read(answers, "a", chosen={key: 2}) == ["a with 3"]
+    with pytest.raises(UserError, match=rf"the chosen attempt 1 of {key.hex()} lacks its 3 likeliest tokens; choose"):
+        read(answers, "a", chosen={key: 1})

@@ -70,6 +70,7 @@ def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
             "dtype": "float32", "max_new_tokens": 24, "max_model_len": 160, "temperature": 0.0, "top_p": 1.0, "seed": 1,
             "store_logprobs": 2, "agreement": question, "rows_per_part": ROWS_PER_PART,
         },
+        "filter": {"emotion": {"min_agreement": 0.1}},
     }  # fmt: skip
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
     empty = dict.fromkeys(manifest.SCHEMA.names)
@@ -112,7 +113,7 @@ def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
     rows = parquet.read(project / "server.parquet", continuations.SCHEMA).to_pylist()
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(NUM_ROWS)]
     answers, scores = (
-        [key for part in parts for key in pq.read_table(part)["key"].to_pylist()] for parts in _by_shelf(project)
+        [key for shard in shards for key in pq.read_table(shard)["key"].to_pylist()] for shards in by_content(project)
     )
     assert len(answers) == len(set(answers)) == NUM_ROWS
     assert len(scores) == len(set(scores))
@@ -129,10 +130,10 @@ def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
             assert row["agreement"] == pytest.approx(other["agreement"], abs=1e-2)
 
 
-def _by_shelf(project: Path) -> list[list[Path]]:
-    """Return the parts with answers and those with scores."""
-    shelves: dict[bool, list[Path]] = {False: [], True: []}
-    for part in stored(project):
-        recipe = json.loads((part.parents[1] / "recipe.json").read_text())
-        shelves["{options}" in recipe["text"] or recipe["max_new_tokens"] == 0].append(part)
-    return [shelves[False], shelves[True]]
+def by_content(project: Path) -> list[list[Path]]:
+    """Return the shards with answers and those with scores."""
+    answers, scores = list[Path](), list[Path]()
+    for shard in stored(project):
+        signature = json.loads((shard.parents[1] / "recipe.json").read_text())
+        (scores if signature["max_new_tokens"] == 0 else answers).append(shard)
+    return [answers, scores]
