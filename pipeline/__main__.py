@@ -9,7 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.stage import overview, run_app
+from pipeline.commands.overview import overview
+from pipeline.stage import run_app
 
 STAGES = {
     "synthesise": "make a synthetic corpus in a published layout",

@@ -6,7 +6,7 @@ typer's business and exits with 2. Tracebacks are left for our own mistakes.
 
 import errno
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import typer
 
@@ -38,12 +38,6 @@ def run_app(app: Callable[[], object]) -> None:
         if error.errno not in _USERS_ERRNOS:
             raise
         _stop(f"{error.filename or 'output'}: {(error.strerror or 'cannot write').lower()}")
-
-
-def overview(package: str, what: str, stages: Mapping[str, str]) -> str:
-    """Return the help text of `python -m PACKAGE`: what it is for, and its stages with what each does."""
-    lines = (f"  python -m {package}.{name:<12}{does}" for name, does in stages.items())
-    return f"{what}\n\n\b\nStages, each with its own --help:\n" + "\n".join(lines)
 
 
 def say(line: str) -> None:
