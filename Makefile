@@ -21,7 +21,7 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv from requirements/cpu.txt or gpu.txt; HARDWARE=cpu|gpu overrides
 
-$(READY): requirements/setup.sh requirements/$(HARDWARE).txt pyproject.toml
+$(READY): requirements/setup.sh requirements/install.py requirements/$(HARDWARE).txt pyproject.toml
 	@requirements/setup.sh $(HARDWARE)
 
 demo: setup ## set up, run the whole graph on synthetic speech, name the report
@@ -43,7 +43,7 @@ test-gpu: setup ## the tests that need a GPU
 check: setup ## ruff, mypy, import-linter
 	@$(ACTIVATE); ruff check
 	@$(ACTIVATE); ruff format --check
-	@$(ACTIVATE); mypy $(PACKAGES) tests benchmarks
+	@$(ACTIVATE); mypy $(PACKAGES) tests benchmarks requirements
 	@$(ACTIVATE); lint-imports --no-cache
 
 bench: setup ## the benchmarks of training and of generation
