@@ -25,8 +25,7 @@ $(READY): requirements/setup.sh requirements/install.py requirements/$(HARDWARE)
 	@requirements/setup.sh $(HARDWARE)
 
 demo: setup ## set up, run the whole graph on synthetic speech, name the report
-	@$(ACTIVATE); dvc repro
-	@echo "demo: report in results/report.html, figures in results/metrics.json"
+	@$(ACTIVATE); recipes/demo.sh
 
 run: setup ## run a recipe beside the demo: RECIPE=name, DATA_ROOT=folder of its corpora
 	@$(ACTIVATE); recipes/run.sh '$(RECIPE)' '$(DATA_ROOT)'
