@@ -14,7 +14,7 @@ READY := .venv/.ready-$(HARDWARE)
 ACTIVATE := . .venv/bin/activate
 PACKAGES := pipeline train evaluate
 
-.PHONY: help setup demo run test test-slow test-gpu check bench clean lock deps
+.PHONY: help setup doctor demo run test test-slow test-gpu check bench clean lock deps
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -23,6 +23,11 @@ setup: $(READY) ## make .venv from requirements/cpu.txt or gpu.txt; HARDWARE=cpu
 
 $(READY): requirements/setup.sh requirements/install.py requirements/$(HARDWARE).txt pyproject.toml
 	@requirements/setup.sh $(HARDWARE)
+
+doctor: ## print what a bug report needs: versions, hardware, free disk
+	@[[ -x .venv/bin/python ]] || \
+		{ echo "error: .venv: found no Python there, expected one; make setup makes it" >&2; exit 1; }
+	@.venv/bin/python -m pipeline doctor
 
 demo: setup ## set up, run the whole graph on synthetic speech, name the report
 	@$(ACTIVATE); recipes/demo.sh

@@ -110,6 +110,13 @@ def test_an_unknown_hardware_is_one_line(root: Path) -> None:
     assert "HARDWARE: found 'tpu', expected cpu or gpu" in done.stderr
 
 
+def test_a_doctor_without_an_environment_is_one_line(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "Makefile").write_text((root / "Makefile").read_text())
+    done = subprocess.run(["make", "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: .venv: found no Python there, expected one; make setup makes it\n")
+
+
 def test_make_help_lists_every_target(root: Path) -> None:
     makefile = (root / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
