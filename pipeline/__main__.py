@@ -34,6 +34,7 @@ COMMANDS = {
     "history": "Print all answers that a row ever had, and choose one.",
     "leaks": "Report what train and test share; fails on what is forbidden.",
     "download": "Download corpora, or tell where to ask for them.",
+    "doctor": "Print what a bug report needs: versions, hardware, disk.",
 }
 ELSEWHERE = {
     "import": "pipeline.commands.import_",
