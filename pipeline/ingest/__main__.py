@@ -15,6 +15,7 @@ from pipeline.corpora.corpus import Corpus
 from pipeline.corpora.params import Check
 from pipeline.ingest.coverage import Coverage
 from pipeline.ingest.rows import CorpusRows
+from pipeline.progress import Task
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest, parquet, quarantine
 
@@ -27,6 +28,7 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
     intake = CorpusRows(corpus=corpus, root=root, name=name, check=check, coverage=coverage)
     seconds, num_rows, reasons, speakers = 0.0, 0, Counter[str](), set[str]()
     with (
+        Task(f"ingest {name}", unit="clips") as task,
         parquet.stream(output, manifest.SCHEMA) as taken,
         parquet.stream(quarantine.beside(output), quarantine.SCHEMA) as refused,
     ):
@@ -39,6 +41,7 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
             num_rows += len(usable)
             speakers.update(row["speaker"] for row in usable)
             reasons.update(row["reason"] for row in unusable)
+            task.advance(len(rows))
         if num_rows + reasons.total() == 0:
             raise _wrong_layout(root, corpus)
         refused.commit()
