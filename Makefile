@@ -14,19 +14,23 @@ READY := .venv/.ready-$(HARDWARE)
 ACTIVATE := . .venv/bin/activate
 PACKAGES := pipeline train evaluate
 
-.PHONY: help setup demo run test test-slow test-gpu check bench clean lock deps
+.PHONY: help setup doctor demo run test test-slow test-gpu check bench clean lock deps
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup: $(READY) ## make .venv from requirements/cpu.txt or gpu.txt; HARDWARE=cpu|gpu overrides
 
-$(READY): requirements/setup.sh requirements/$(HARDWARE).txt pyproject.toml
+$(READY): requirements/setup.sh requirements/install.py requirements/$(HARDWARE).txt pyproject.toml
 	@requirements/setup.sh $(HARDWARE)
 
+doctor: ## print what a bug report needs: versions, hardware, free disk
+	@[[ -x .venv/bin/python ]] || \
+		{ echo "error: .venv: found no Python there, expected one; make setup makes it" >&2; exit 1; }
+	@.venv/bin/python -m pipeline doctor
+
 demo: setup ## set up, run the whole graph on synthetic speech, name the report
-	@$(ACTIVATE); dvc repro
-	@echo "demo: report in results/report.html, figures in results/metrics.json"
+	@$(ACTIVATE); recipes/demo.sh
 
 run: setup ## run a recipe beside the demo: RECIPE=name, DATA_ROOT=folder of its corpora
 	@$(ACTIVATE); recipes/run.sh '$(RECIPE)' '$(DATA_ROOT)'
@@ -43,7 +47,7 @@ test-gpu: setup ## the tests that need a GPU
 check: setup ## ruff, mypy, import-linter
 	@$(ACTIVATE); ruff check
 	@$(ACTIVATE); ruff format --check
-	@$(ACTIVATE); mypy $(PACKAGES) tests benchmarks
+	@$(ACTIVATE); mypy $(PACKAGES) tests benchmarks requirements
 	@$(ACTIVATE); lint-imports --no-cache
 
 bench: setup ## the benchmarks of training and of generation

@@ -2,7 +2,8 @@
 
 import typer
 
-from pipeline.stage import overview, run_app
+from pipeline.commands.overview import overview
+from pipeline.stage import run_app
 
 STAGES = {
     "respond": "let the model and its baselines answer the test manifests",

@@ -1,6 +1,7 @@
 """The figures of a run: accuracies and divergences by protocol and system, with intervals."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from evaluate import bootstrap
-from evaluate.bootstrap import Floats, Ints, Resampling
+from evaluate.bootstrap import Clusters, Floats, Ints, Resampling
 from evaluate.predictions import CONDITIONS, SYSTEMS
 from pipeline.params import Section
 
@@ -31,14 +32,31 @@ class ScoreParams(Section):
     confidence: float = Field(gt=0, lt=1)
 
 
-def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling) -> Metrics:
-    """Score every system on every corpus: protocol `emotion_<corpus>`, chance beside them."""
+Confusions = dict[str, dict[str, list[list[int]]]]
+"""corpus -> system -> clips by true and predicted emotion, K rows of K + 1; the last column is unparsable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """The emotion recognition of every system on every corpus."""
+
+    metrics: Metrics
+    """Protocol `emotion_<corpus>`."""
+    confusions: Confusions
+
+
+def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling) -> Recognition:
+    """Count and score every system on every corpus, with chance beside them."""
     metrics: Metrics = {}
+    confusions: Confusions = {}
     for corpus, rows in _by_corpus(table):
         protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / len(emotions), DIGITS)}}
+        confusions[corpus] = {}
         for system in SYSTEMS:
-            protocol[system.name] = _score_system(_where(rows, "system", system.name), emotions, how)
-    return metrics
+            by, counts = _count(_where(rows, "system", system.name), emotions)
+            protocol[system.name] = _score_system(counts, by, how)
+            confusions[corpus][system.name] = counts.sum(axis=0).astype(int).tolist()
+    return Recognition(metrics, confusions)
 
 
 def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
@@ -73,18 +91,14 @@ def confusion_rows(table: pa.Table, system: str) -> list[tuple[str, str, str]]:
     return [(corpus, actual, predicted or UNPARSABLE) for corpus, actual, predicted in zip(*columns, strict=True)]
 
 
-def confusion(table: pa.Table, corpus: str, system: str, emotions: Sequence[str]) -> Floats:
-    """Count truth by prediction, (K, K + 1), of one system on one corpus; the last column is unparsable."""
-    truth, predicted = _codes(_where(_where(table, "corpus", corpus), "system", system), emotions)
-    everyone = bootstrap.Clusters(np.zeros_like(truth), 1, 1)
-    counts: Floats = bootstrap.count_confusions(truth, predicted, len(emotions), everyone)[0]
-    return counts
-
-
-def _score_system(rows: pa.Table, emotions: Sequence[str], how: Resampling) -> dict[str, float]:
+def _count(rows: pa.Table, emotions: Sequence[str]) -> tuple[Clusters, Floats]:
+    """Return the clusters of the rows and their confusions by cluster: (clusters, K, K + 1)."""
     by = bootstrap.clusters(rows["speaker"].to_pylist())
     truth, predicted = _codes(rows, emotions)
-    counts = bootstrap.count_confusions(truth, predicted, len(emotions), by)
+    return by, bootstrap.count_confusions(truth, predicted, len(emotions), by)
+
+
+def _score_system(counts: Floats, by: Clusters, how: Resampling) -> dict[str, float]:
     shape = counts.shape[1:]
     interval = bootstrap.bootstrap(
         counts.reshape(by.count, -1), lambda sums: bootstrap.unweighted_accuracy(sums.reshape(-1, *shape)), how
@@ -93,7 +107,7 @@ def _score_system(rows: pa.Table, emotions: Sequence[str], how: Resampling) -> d
     return _rounded(
         ua=bootstrap.unweighted_accuracy(total), ua_low=interval.low, ua_high=interval.high,
         wa=bootstrap.weighted_accuracy(total), macro_f1=bootstrap.macro_f1(total),
-        unparsable=(predicted < 0).mean(), n=len(truth), speakers=by.num_speakers,
+        unparsable=total[:, -1].sum() / total.sum(), n=int(total.sum()), speakers=by.num_speakers,
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.stage import overview, run_app
+from pipeline.commands.overview import overview
+from pipeline.stage import run_app
 
 STAGES = {
     "synthesise": "make a synthetic corpus in a published layout",
@@ -33,6 +34,7 @@ COMMANDS = {
     "history": "Print all answers that a row ever had, and choose one.",
     "leaks": "Report what train and test share; fails on what is forbidden.",
     "download": "Download corpora, or tell where to ask for them.",
+    "doctor": "Print what a bug report needs: versions, hardware, disk.",
 }
 ELSEWHERE = {
     "import": "pipeline.commands.import_",

@@ -1,8 +1,10 @@
-"""Progress of a task that may take longer than half a minute: a bar on a terminal, lines in a log."""
+"""Progress of a task that may take longer than half a minute: a bar on a terminal, a line a minute in a log."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Self, TypeVar
 
 from tqdm import tqdm
@@ -14,31 +16,32 @@ T = TypeVar("T")
 
 
 class Task:
-    """Count the finished items of a task. Standard error shows them, so that results can be piped."""
+    """Counts the finished items of a task. It shows them on standard error, so that results can be piped."""
 
-    def __init__(self, name: str, total: int | None = None, unit: str = "rows") -> None:
-        """Start a task of `total` items; None if their number is unknown."""
+    def __init__(self, name: str, total: float | None = None, unit: str = "rows", initial: float = 0) -> None:
+        """Start a task of `total` items, or None if their number is unknown; `initial` items were finished before."""
         self.name, self.total, self.unit = name, total, unit
-        self.done = 0
+        self.done = self._initial = initial
         self._started = time.monotonic()
         self._next_line = self._started + FIRST_LINE_S
-        self._bar = tqdm(total=total, desc=name, unit=f" {unit}", disable=None)
+        self._bar = tqdm(total=total, initial=initial, desc=name, unit=f" {unit}", disable=None)
 
-    def advance(self, count: int = 1, note: str = "") -> None:
+    def advance(self, count: float = 1, note: str = "") -> None:
         """Count finished items; `note` is shown beside them, such as a rate."""
         self.done += count
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
         if self._bar.disable and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
-            print(self._line(note), file=sys.stderr, flush=True)
+            _print(self._line(note))
 
     def _line(self, note: str) -> str:
         seconds = time.monotonic() - self._started
-        of_total = "" if self.total is None else f" of {self.total:,}"
-        line = f"{self.name}: {self.done:,}{of_total} {self.unit} after {_duration(seconds)}"
-        if self.total is not None and self.done:
-            line += f", about {_duration(seconds / self.done * (self.total - self.done))} left"
+        of_total = "" if self.total is None else f" of {self.total:,.0f}"
+        line = f"{self.name}: {self.done:,.0f}{of_total} {self.unit} after {_duration(seconds)}"
+        if self.total is not None and self.done > self._initial:
+            left_s = seconds / (self.done - self._initial) * (self.total - self.done)
+            line += f", about {_duration(left_s)} left"
         return f"{line}, {note}" if note else line
 
     def __enter__(self) -> Self:
@@ -54,6 +57,31 @@ def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "
         for item in items:
             yield item
             task.advance()
+
+
+@contextmanager
+def heartbeat(name: str, state: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Print a line a minute during a call that tells nothing itself; `state` describes how far the call is."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def beat() -> None:
+        pause_s = FIRST_LINE_S
+        while not done.wait(pause_s):
+            pause_s = LINE_EVERY_S
+            _print(", ".join(filter(None, [f"{name}: {_duration(time.monotonic() - started)}", state()])))
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

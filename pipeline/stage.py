@@ -1,16 +1,18 @@
-"""What every stage shares: the error that a user can mend, and the way a stage starts and ends.
+"""Start and end of every stage, and the error for mistakes that a user can correct.
 
-A mistake in the input costs one line on standard error and exit status 1; a wrong command line is
-typer's business and exits with 2. Tracebacks are left for our own mistakes.
+A mistake in the input gives one line on standard error and exit status 1. typer reports a wrong command line with exit
+status 2. A traceback means a mistake in our code.
 """
 
 import errno
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partialmethod
 
 import typer
 
-# a full or read-only disk, or a file where a folder is expected and the other way round
+# a full or read-only disk, a file instead of a folder, or a folder instead of a file
 _USERS_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -18,7 +20,7 @@ _USERS_ERRNOS = (
 
 
 class UserError(Exception):
-    """A mistake that the user can mend, told in one line: where, what was found, what was expected."""
+    """A mistake that the user can correct. Its message is one line: where, what was found, what was expected."""
 
 
 def run_stage(main: Callable[..., None]) -> None:
@@ -29,7 +31,8 @@ def run_stage(main: Callable[..., None]) -> None:
 
 
 def run_app(app: Callable[[], object]) -> None:
-    """Run a typer application, turning the user's mistakes into one line and exit status 1."""
+    """Run a typer application; a mistake of the user becomes one line and exit status 1."""
+    _hide_bars_in_logs()
     try:
         app()
     except UserError as error:
@@ -40,15 +43,19 @@ def run_app(app: Callable[[], object]) -> None:
         _stop(f"{error.filename or 'output'}: {(error.strerror or 'cannot write').lower()}")
 
 
-def overview(package: str, what: str, stages: Mapping[str, str]) -> str:
-    """Return the help text of `python -m PACKAGE`: what it is for, and its stages with what each does."""
-    lines = (f"  python -m {package}.{name:<12}{does}" for name, does in stages.items())
-    return f"{what}\n\n\b\nStages, each with its own --help:\n" + "\n".join(lines)
-
-
 def say(line: str) -> None:
-    """Print a stage's one-line result, at once even into a pipe."""
+    """Print a line and flush it, so that a pipe gets it at once."""
     print(line, flush=True)
+
+
+def _hide_bars_in_logs() -> None:
+    """Keep the progress bars of libraries out of a log; tqdm draws them into any file unless its caller forbids it."""
+    if sys.stderr.isatty():
+        return
+    import tqdm.std
+
+    os.environ["TQDM_DISABLE"] = "1"  # for child processes; tqdm has read it in this process already
+    tqdm.std.tqdm.__init__ = partialmethod(tqdm.std.tqdm.__init__, disable=True)
 
 
 def _stop(line: str) -> None:

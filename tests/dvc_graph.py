@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "train", "evaluate")
+READERS = ROOT / "pipeline/corpora/readers"
 
 
 @dataclass(frozen=True)
@@ -71,23 +72,29 @@ def fill(entry: Any, values: Mapping[str, Any]) -> Any:
 
     def look_up(match: re.Match[str]) -> str:
         value: Any = values
-        for part in match[1].split("."):
-            value = value[part]
+        for key in match[1].split("."):
+            value = value[key]
+        if isinstance(value, Mapping):  # of a command's options
+            return " ".join(f"--{name} {item}" for name, item in value.items())
         return str(value)
 
     return re.sub(r"\$\{([\w.]+)\}", look_up, entry) if isinstance(entry, str) else entry
 
 
-def imported_files(source: Path) -> set[Path]:
-    """Own files that importing `source` loads, through others too, with those that its functions import."""
-    found, todo = set(), [source]
+def imported_files(stage: Stage) -> set[Path]:
+    """Own files that importing a stage loads, through others too, with those that its functions import.
+
+    A stage with --reader imports that reader and no other.
+    """
+    found, todo = set[Path](), [stage.source]
     while todo:
         file = todo.pop()
         if file in found:
             continue
         found.add(file)
         todo += [own for name in imported_names(file) for own in own_files(name)]
-    return found
+    reader = stage.options.get("--reader")
+    return {file for file in found if file.parent != READERS or reader is None or file.stem in (reader, "__init__")}
 
 
 def imported_names(file: Path) -> Iterator[str]:
@@ -144,7 +151,8 @@ def with_deps(text: str, stages: list[Stage]) -> str:
     """Return dvc.yaml with each stage's own code as its imports say; other dependencies stay as they are."""
     imported = {name: set[Path]() for name in yaml.safe_load(text)["stages"]}
     for stage in stages:
-        imported[stage.name.partition("@")[0]] |= imported_files(stage.source)
+        own_reader = READERS / f"{stage.options.get('--reader')}.py"  # dvc.yaml names it by a template
+        imported[stage.name.partition("@")[0]] |= imported_files(stage) - {own_reader}
 
     def write(match: re.Match[str]) -> str:
         indent = match[2] + "  "

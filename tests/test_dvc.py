@@ -24,7 +24,17 @@ import typer
 import yaml
 
 from pipeline import params
-from tests.dvc_graph import PACKAGES, ROOT, Stage, covers, imported_files, read_stages, with_deps
+from tests.dvc_graph import (
+    PACKAGES,
+    READERS,
+    ROOT,
+    Stage,
+    covers,
+    imported_files,
+    imported_names,
+    read_stages,
+    with_deps,
+)
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PARAM_FILES = [ROOT / "params.yaml", *RECIPES]
@@ -44,15 +54,20 @@ def test_the_graph_file_is_as_make_deps_writes_it() -> None:
 
 @every_stage
 def test_deps_list_every_own_file_that_a_stage_imports(stage: Stage) -> None:
-    files = imported_files(stage.source)
+    files = imported_files(stage)
     assert len(files) > 2, "the walk found no import, so it proves nothing"
     missing = {str(file.relative_to(ROOT)) for file in files if not any(covers(dep, file) for dep in stage.deps)}
     assert not missing
 
 
+def test_no_reader_imports_another_reader() -> None:
+    for file in READERS.glob("*.py"):
+        assert not [name for name in imported_names(file) if name.startswith("pipeline.corpora.readers")]
+
+
 @every_stage
 def test_deps_list_no_own_file_that_a_stage_does_not_import(stage: Stage) -> None:
-    files = imported_files(stage.source)
+    files = imported_files(stage)
     code = [dep for dep in stage.deps if dep.split("/")[0] in PACKAGES and not dep.endswith(".jinja")]
     assert [dep for dep in code if not any(covers(dep, file) for file in files)] == []
 
@@ -86,7 +101,7 @@ def loads(stage: Stage) -> list[Load]:
     """Find the sections that a stage loads, itself or through functions of other own files that it calls."""
     functions = [
         (file, function)
-        for file in sorted(imported_files(stage.source) - {stage.source})
+        for file in sorted(imported_files(stage) - {stage.source})
         for function in ast.parse(file.read_text()).body
         if isinstance(function, ast.FunctionDef) and function.name not in ("main", "load")
     ]
@@ -189,6 +204,12 @@ class Repository:
         assert done.returncode == 0, done.stdout + done.stderr
         return [self.commands[line] for line in log.read_text().splitlines()]
 
+    def changed(self) -> set[str]:
+        """Return the names of the stages that `dvc status` reports."""
+        command = ["dvc", "status", "--json"]
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=True)
+        return set(json.loads(done.stdout))
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
@@ -268,3 +289,26 @@ def test_a_recipe_that_does_not_exist_is_named(root: Path) -> None:
     done = subprocess.run([root / "recipes/run.sh", "misspelt"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: recipes/misspelt.yaml: no such recipe; expected one of real-half real-small")
+
+
+@pytest.mark.slow
+def test_a_changed_reader_reruns_ingest_of_its_corpus_and_a_changed_command_nothing(repository: Repository) -> None:
+    params_file = repository.folder / "params.yaml"
+    values = yaml.safe_load(params_file.read_text())
+    values["ingest"]["tess-copy"] = {**values["ingest"]["cremad-synthetic"], "reader": "tess"}
+    params_file.write_text(yaml.safe_dump(values, sort_keys=False))
+    repository.commands.update({" ".join(stage.cmd.split()): stage.name for stage in read_stages(params_file)})
+    outs_file = repository.folder.parent / "outs.json"
+    outs = json.loads(outs_file.read_text())
+    for stage in read_stages(params_file):
+        outs.setdefault(" ".join(stage.cmd.split()), list(files_of(stage, {dep for s in STAGES for dep in s.deps})))
+    outs_file.write_text(json.dumps(outs))
+    repository.run("dvc", "repro")
+    assert repository.changed() == set()
+    reader = repository.folder / "pipeline/corpora/readers/tess.py"
+    reader.write_text(reader.read_text() + "# changed\n")
+    assert repository.changed() == {"ingest@tess-copy"}
+    repository.run("dvc", "repro")
+    for command in (repository.folder / "pipeline/commands").rglob("*.py"):
+        command.write_text(command.read_text() + "# changed\n")
+    assert repository.changed() == set()

@@ -90,8 +90,7 @@ def test_setup_without_a_fitting_python_says_so_in_one_line(tmp_path: Path, root
     (copy / "setup.sh").write_text((root / "requirements/setup.sh").read_text())
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("dirname", "grep"):
-        (tools / tool).symlink_to(f"/usr/bin/{tool}")
+    (tools / "dirname").symlink_to("/usr/bin/dirname")
     old = tools / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
@@ -109,6 +108,13 @@ def test_an_unknown_hardware_is_one_line(root: Path) -> None:
     )
     assert done.returncode == 2
     assert "HARDWARE: found 'tpu', expected cpu or gpu" in done.stderr
+
+
+def test_a_doctor_without_an_environment_is_one_line(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "Makefile").write_text((root / "Makefile").read_text())
+    done = subprocess.run(["make", "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: .venv: found no Python there, expected one; make setup makes it\n")
 
 
 def test_make_help_lists_every_target(root: Path) -> None:

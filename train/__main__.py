@@ -2,7 +2,8 @@
 
 import typer
 
-from pipeline.stage import overview, run_app
+from pipeline.commands.overview import overview
+from pipeline.stage import run_app
 
 STAGES = {"fit": "train a stage: semantic alignment, or emotion alignment from it"}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
@@ -15,9 +16,9 @@ from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from evaluate import training_curves
-from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Metrics, ScoreParams, confusion
+from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Confusions, Metrics, ScoreParams
 from evaluate.output import write_text
-from evaluate.predictions import GIVEN, PROMPTED, SYSTEMS, read_examples, read_recognition
+from evaluate.predictions import GIVEN, PROMPTED, SYSTEMS, read_examples
 from evaluate.report import plots
 from evaluate.report.verdict import Verdict, describe_intervals, emotion_verdict, hearing_verdict, signed
 from evaluate.training_curves import ALIGNMENTS
@@ -112,15 +113,14 @@ def texts_are_neutral(rows: pa.Table) -> bool:
 
 
 def emotion_protocols(
-    metrics: Metrics, recognised: pa.Table, test_rows: pa.Table, emotions: Sequence[str], percent: str
+    metrics: Metrics, confusions: Confusions, test_rows: pa.Table, emotions: Sequence[str], percent: str
 ) -> list[Protocol]:
     """Describe and draw the emotion recognition on each corpus."""
     protocols = []
     for corpus, scores in _of_kind(metrics, EMOTION).items():
         neutral = texts_are_neutral(test_rows.filter(pc.field("corpus") == corpus))
         figures = {"accuracies": plots.draw_accuracies(scores)} | {
-            system: plots.draw_confusion(confusion(recognised, corpus, system, emotions), emotions)
-            for system in CONFUSION_SYSTEMS
+            system: plots.draw_confusion(np.array(confusions[corpus][system]), emotions) for system in CONFUSION_SYSTEMS
         }
         protocols.append(
             Protocol(
@@ -174,6 +174,21 @@ def _read_metrics(path: Path) -> Metrics:
     return metrics
 
 
+def _read_confusions(path: Path, emotions: Sequence[str]) -> Confusions:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; evaluate.score has not run")
+    try:
+        confusions = TypeAdapter(Confusions).validate_json(path.read_bytes())
+    except ValidationError:
+        raise UserError(f"{path}: expected JSON counts by corpus and system") from None
+    shape = (len(emotions), len(emotions) + 1)
+    for corpus, systems in confusions.items():
+        for system in CONFUSION_SYSTEMS:
+            if np.shape(systems.get(system, [])) != shape:
+                raise UserError(f"{path}: {corpus}: {system}: expected {shape[0]} rows of {shape[1]} counts; run score")
+    return confusions
+
+
 def _read_continuations(folder: Path, kind: str) -> Continuations:
     kept = parquet.read(folder / f"{kind}.kept.parquet", KEPT_SCHEMA)
     dropped = parquet.read(folder / f"{kind}.dropped.parquet", DROPPED_SCHEMA, allow_empty=True)
@@ -190,6 +205,7 @@ def _percent(share: float, digits: int = 1) -> str:
 
 def main(
     metrics: Annotated[Path, typer.Option(help="Numbers that score wrote.")],
+    confusions: Annotated[Path, typer.Option(help="Confusion counts that score wrote.")],
     predictions: Annotated[Path, typer.Option(help="Folder that respond wrote.")],
     models_folder: Annotated[Path, typer.Option("--models", help="Folder of the trained models, for their losses.")],
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests and continuations.")],
@@ -201,10 +217,10 @@ def main(
     emotions = read_classes(params_file)
     percent = f"{100 * load(params_file, 'score', ScoreParams).confidence:g}\N{NO-BREAK SPACE}%"
     models = load(params_file, "models", dict[str, dict[str, Any]])
-    generator = load(params_file, "generate", dict[str, Any])["generator"]
+    generation = load(params_file, "generate", dict[str, Any])
     numbers = _read_metrics(metrics)
     rows = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in ALIGNMENTS}
-    recognised = read_recognition(predictions / "emotion" / "recognition.parquet", emotions)
+    counts = _read_confusions(confusions, emotions)
     test_rows = rows["emotion"].filter(pc.field("split") == "test")
     page = render(
         title=params.title,
@@ -213,14 +229,15 @@ def main(
         emotions=emotions,
         systems={given: [system for system in SYSTEMS if system.given == given] for given in GIVEN},
         prompted=PROMPTED,
-        emotion=emotion_protocols(numbers, recognised, test_rows, emotions, percent),
+        emotion=emotion_protocols(numbers, counts, test_rows, emotions, percent),
         hearing=hearing_protocols(numbers, percent),
         examples=read_examples(predictions / "emotion" / "examples.parquet").to_pylist(),
         splits=[size for kind in ALIGNMENTS for size in summarise_splits(kind, rows[kind])],
         continuations=[_read_continuations(manifests / "continuations", kind) for kind in ALIGNMENTS],
         curves={kind: Markup(plots.draw_losses(training_curves.read(models_folder, kind))) for kind in ALIGNMENTS},
         models=models,
-        generator=None if generator == models["llm"] else generator,
+        generator=None if generation["generator"] == models["llm"] else generation["generator"],
+        echoed=generation["engine"] == "echo",
         prompts=load(params_file, "prompts", dict[str, dict[str, str]]),
         parameters=params_file.read_text(encoding="utf-8"),
     )

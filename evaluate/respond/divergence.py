@@ -16,6 +16,7 @@ import torch
 from evaluate.predictions import DIVERGENCE_SCHEMA
 from evaluate.respond.params import RespondParams
 from evaluate.respond.shuffled_clips import swapped
+from pipeline.progress import track
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 from pipeline.tables.packed import PromptShell
@@ -51,7 +52,8 @@ def measure(folder: Path, rows: Any, shell: PromptShell, settings: RespondParams
         model.to(best_device())
         for condition, clips in conditions.items():
             divergences = _divergences(model, _batches(examples, clips, collate, settings.batch_size))
-            for row, divergence in zip(about, divergences, strict=True):
+            shown = track(divergences, f"respond semantic: {condition}", len(about), "clips")
+            for row, divergence in zip(about, shown, strict=True):
                 known = {key: row[key] for key in ("id", "corpus", "speaker")}
                 yield known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
 

@@ -6,6 +6,7 @@ with the transcript alone, which shows what the words give away.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from evaluate.respond.emotion_named import label
 from evaluate.respond.params import RespondParams
 from evaluate.respond.shuffled_clips import swapped
 from pipeline.audio import mono_16k
+from pipeline.progress import Task, track
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
 from pipeline.tables import parquet
 from pipeline.weights.source import fetch
@@ -86,9 +88,10 @@ class Respondent:
     def _by_voice(self, prefix: str, clips: Sequence[int]) -> Iterator[pa.Table]:
         prompt = self.prompter.speech(self.prompts.recognition, options=self.emotions)
         answering = self.answering
-        heads = self._in_batches(clips, answering.emotion_scores)
-        scores = self._in_batches(clips, lambda b: answering.label_scores([prompt] * len(b), b, self.emotions))
-        answers = self._in_batches(clips, lambda b: answering.write([prompt] * len(b), b))
+        ask = partial(self._in_batches, clips)
+        heads = ask(f"{prefix}head", answering.emotion_scores)
+        scores = ask(f"{prefix}logprob", lambda b: answering.label_scores([prompt] * len(b), b, self.emotions))
+        answers = ask(f"{prefix}prompted", lambda b: answering.write([prompt] * len(b), b))
         yield self._scored(f"{prefix}head", heads)
         yield self._scored(f"{prefix}logprob", scores)
         yield self._written(f"{prefix}prompted", answers)
@@ -99,7 +102,9 @@ class Respondent:
         prompts = [self.prompter.text(self.prompts.recognition, text, options=self.emotions) for text in texts]
         scores: dict[str, list[float]] = {}
         answers: dict[str, str] = {}
-        for start in range(0, len(texts), self.settings.batch_size):
+        for start in track(
+            range(0, len(texts), self.settings.batch_size), "respond emotion: transcripts", unit="batches"
+        ):
             batch = slice(start, start + self.settings.batch_size)
             found = self.answering.label_scores(prompts[batch], None, self.emotions)
             scores.update(zip(texts[batch], found, strict=True))
@@ -107,10 +112,13 @@ class Respondent:
         yield self._scored("transcript_logprob", [scores[row["text"]] for row in self.rows])
         yield self._written("transcript_prompted", [answers[row["text"]] for row in self.rows])
 
-    def _in_batches(self, clips: Sequence[int], ask: "Callable[[list[Clip]], list[Any]]") -> list[Any]:
+    def _in_batches(self, clips: Sequence[int], system: str, ask: "Callable[[list[Clip]], list[Any]]") -> list[Any]:
         answers: list[Any] = []
-        for start in range(0, len(clips), self.settings.batch_size):
-            answers += ask([self._clip(i) for i in clips[start : start + self.settings.batch_size]])
+        with Task(f"respond emotion: {system}", len(clips), "clips") as task:
+            for start in range(0, len(clips), self.settings.batch_size):
+                batch = [self._clip(i) for i in clips[start : start + self.settings.batch_size]]
+                answers += ask(batch)
+                task.advance(len(batch))
         return answers
 
     def _scored(self, system: str, scores: Sequence[Sequence[float]]) -> pa.Table:

@@ -26,6 +26,7 @@ def main(
     divergence: Annotated[Path, typer.Option(help="Stage-1 KL rows that respond wrote.")],
     recognition: Annotated[Path, typer.Option(help="Recognised emotions that respond wrote.")],
     metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
+    confusions: Annotated[Path, typer.Option(help="JSON file of the confusion counts to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses too.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
@@ -34,7 +35,8 @@ def main(
     how = Resampling(**load(params_file, "score", ScoreParams).model_dump())
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
-    numbers = score_divergence(read_divergence(divergence), how) | score_recognition(recognised, emotions, how)
+    recognition_scores = score_recognition(recognised, emotions, how)
+    numbers = score_divergence(read_divergence(divergence), how) | recognition_scores.metrics
     if models is not None:
         for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train
@@ -42,6 +44,7 @@ def main(
     for system in CONFUSION_SYSTEMS:
         rows = confusion_rows(recognised, system)
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
+    write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
     write_text(json.dumps(numbers, indent=2) + "\n", metrics)
     heads = ", ".join(f"{name} head UA {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
     gaps = ", ".join(f"{name} gap {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)

@@ -1,7 +1,9 @@
-"""Where the corpora lie: section ingest of params.yaml."""
+"""The corpora of a run: section `ingest` of params.yaml."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pipeline import params
 from pipeline.params import Section
@@ -10,16 +12,20 @@ Check = Literal["samples", "headers"]
 
 
 class CorpusParams(Section):
-    """A corpus; its key in the section is its name."""
+    """A corpus; its key in the section is its name. DVC passes all values to ingest as options."""
 
-    reader: str
-    """Name of a reader in pipeline/corpora/readers, as --corpus takes it."""
+    reader: Annotated[str, Field(pattern="^[a-z0-9_]+$")]
+    """Name of a file in pipeline/corpora/readers."""
     root: str
     check: Check
-    """What ingest looks at: all samples, or headers alone where they suffice, as for LibriSpeech and GigaSpeech."""
+    """samples decodes all audio; headers reads only file headers, which suffices for LibriSpeech and GigaSpeech."""
+    subset: str | None = None
+    """A subset of the reader's corpus, such as M of GigaSpeech; without it, all of the corpus."""
+    dataset: str | None = None
+    """With the reader hub: the id of the Hugging Face data set."""
 
 
 def read_roots(params_file: Path) -> dict[str, Path]:
-    """Return the root of each corpus that the section lists."""
+    """Return the root of each corpus in the section."""
     corpora = params.load(params_file, "ingest", dict[str, CorpusParams])
     return {name: Path(corpus.root) for name, corpus in corpora.items()}

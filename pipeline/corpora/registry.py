@@ -1,51 +1,60 @@
-"""The readers of pipeline/corpora/readers by name; a file there is a reader, and nothing else makes it known."""
+"""The readers of corpora by name. A file in pipeline/corpora/readers is a reader; it is imported when it is used."""
 
 import dataclasses
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from pipeline.corpora.corpus import Corpus
-from pipeline.corpora.readers.hub import open_dataset
-from pipeline.corpora.readers.table import open_table
 from pipeline.stage import UserError
 
 FOLDER = Path(__file__).parent / "readers"
-_OF_ANY_CORPUS = {"__init__", "table", "hub"}  # not of one corpus: a table of clips, a dataset on the hub
+_OF_ANY_CORPUS = ("table", "hub")  # a table of clips, and a data set on the Hugging Face hub
 
 
 def names() -> list[str]:
-    """Return the names of all readers."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in _OF_ANY_CORPUS)
+    """Return the names of the readers of published corpora."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", *_OF_ANY_CORPUS))
 
 
-def load(name: str) -> Corpus:
-    """Import one reader alone; NAME:PART is one that reads a part of the corpus."""
-    name, _, subset = name.partition(":")
+def load(name: str, subset: str | None = None) -> Corpus:
+    """Import a reader and return its corpus, or one subset of it; raises UserError if there is none of that name."""
     if name not in names():
-        raise UserError(f"--corpus: found {name}, expected one of {', '.join([*names(), 'table', 'hub:ID'])}")
-    module = importlib.import_module(f"pipeline.corpora.readers.{name}")
-    corpus: Corpus = module.CORPUS
+        raise UserError(f"--reader: found {name}, expected one of {', '.join([*names(), *_OF_ANY_CORPUS])}")
+    corpus: Corpus = _import(name).CORPUS
     if not subset:
         return corpus
     if subset not in corpus.subsets:
-        expected = ", ".join(corpus.subsets) or "no part"
-        raise UserError(f"--corpus: {name}: found the part {subset}, expected {expected}")
+        expected = ", ".join(corpus.subsets) or "none"
+        raise UserError(f"--subset: {name}: found {subset}, expected one of {expected}")
     return dataclasses.replace(corpus, read=functools.partial(corpus.read, subset=subset))
 
 
-def folds(name: str) -> Mapping[str, Sequence[str]]:
-    """Return the published folds of a reader's corpus; a table or a Hugging Face dataset has none."""
-    return load(name).folds if name.partition(":")[0] in names() else {}
+def open_corpus(
+    reader: str,
+    root: Path,
+    *,
+    subset: str | None = None,
+    dataset: str | None = None,
+    table: Path | None = None,
+    mapping: Path | None = None,
+) -> Corpus:
+    """Return the corpus of a reader: a published one, `table`, or `hub` for a Hugging Face data set.
 
-
-def open_corpus(name: str, root: Path, table: Path | None, mapping: Path | None) -> Corpus:
-    """Return the corpus that --corpus names: a reader, `table`, or `hub:ID` for a Hugging Face dataset."""
-    if mapping is None:
-        mapping = root / "mapping.yaml"
+    NAME:SUBSET and hub:DATASET are short for a reader with its subset or data set.
+    """
+    name, _, rest = reader.partition(":")
+    mapping = mapping or root / "mapping.yaml"
+    corpus: Corpus
     if name == "table":
-        return open_table(root, table, mapping)
-    if name.startswith("hub:"):
-        return open_dataset(name.removeprefix("hub:"), root, mapping)
-    return load(name)
+        corpus = _import(name).open_table(root, table, mapping)
+    elif name == "hub":
+        corpus = _import(name).open_dataset(dataset or rest or None, root, mapping)
+    else:
+        corpus = load(name, subset or rest)
+    return corpus
+
+
+def _import(name: str) -> ModuleType:
+    return importlib.import_module(f"pipeline.corpora.readers.{name}")

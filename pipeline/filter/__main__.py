@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pipeline import params
 from pipeline.filter import scores
 from pipeline.params import Alignment, ParamsFile, Section
+from pipeline.progress import track
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, parquet
@@ -129,7 +130,7 @@ def apply_rules(
     """
     by_id = {row["id"]: row for row in answers.to_pylist()}
     rows = []
-    for utterance in utterances.select(_READ).to_pylist():
+    for utterance in track(utterances.select(_READ).to_pylist(), "filter", len(utterances)):
         if utterance["id"] not in by_id:
             raise UserError(f"{utterance['id']}: found no continuation, expected one; run generate on this manifest")
         row = utterance | by_id[utterance["id"]]

@@ -16,6 +16,7 @@ from pipeline.generate.params import GenerateParams
 from pipeline.generate.signature import Signature, make_signature
 from pipeline.generate.store import KEY, AnswerStore
 from pipeline.params import Alignment
+from pipeline.progress import heartbeat
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import emotions, manifest, parquet
@@ -69,7 +70,8 @@ class Run:
 
     def start_engine(self) -> Engine:
         """Load the LLM."""
-        return choose.start(self.settings, self.llm, self.model, self.prompter)
+        with heartbeat(f"generate {self.kind}: starting the engine {self.settings.engine}"):
+            return choose.start(self.settings, self.llm, self.model, self.prompter)
 
 
 def open_run(kind: Alignment, params_file: Path) -> Run:

@@ -15,6 +15,7 @@ from pipeline.corpora.corpus import Corpus
 from pipeline.corpora.params import Check
 from pipeline.ingest.coverage import Coverage
 from pipeline.ingest.rows import CorpusRows
+from pipeline.progress import Task
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest, parquet, quarantine
 
@@ -27,6 +28,7 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
     intake = CorpusRows(corpus=corpus, root=root, name=name, check=check, coverage=coverage)
     seconds, num_rows, reasons, speakers = 0.0, 0, Counter[str](), set[str]()
     with (
+        Task(f"ingest {name}", unit="clips") as task,
         parquet.stream(output, manifest.SCHEMA) as taken,
         parquet.stream(quarantine.beside(output), quarantine.SCHEMA) as refused,
     ):
@@ -39,6 +41,7 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
             num_rows += len(usable)
             speakers.update(row["speaker"] for row in usable)
             reasons.update(row["reason"] for row in unusable)
+            task.advance(len(rows))
         if num_rows + reasons.total() == 0:
             raise _wrong_layout(root, corpus)
         refused.commit()
@@ -57,6 +60,7 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
         "found": num_rows + reasons.total(),
         "quarantined": dict(sorted(reasons.items())),
         "coverage": coverage.table(),
+        "folds": {fold: list(speakers) for fold, speakers in corpus.folds.items()},
     }
 
 
@@ -75,30 +79,32 @@ def _counts(reasons: Counter[str]) -> str:
 
 
 def main(
-    corpus: Annotated[
-        str, typer.Option(help="Reader of the corpus' layout; python -m pipeline download --list names them.")
+    reader: Annotated[
+        str, typer.Option("--reader", "--corpus", help="Reader of the corpus; python -m pipeline download --list.")
     ],
-    root: Annotated[Path, typer.Option(help="Folder in which the corpus lies.")],
-    output: Annotated[Path, typer.Option(help="Manifest to write (.parquet); the quarantine goes beside it.")],
-    name: Annotated[str | None, typer.Option(help="Name in the manifest, if other than the reader's.")] = None,
+    root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
+    output: Annotated[Path, typer.Option(help="Manifest to write (.parquet); the quarantine is written beside it.")],
+    name: Annotated[str | None, typer.Option(help="Name in the manifest; by default the reader's.")] = None,
     check: Annotated[
-        Check | None, typer.Option(help="What of the audio is looked at; by default what the corpus needs.")
+        Check | None, typer.Option(help="Check all samples or only file headers; by default what the corpus needs.")
     ] = None,
-    table: Annotated[Path | None, typer.Option(help="With --corpus table: CSV, JSONL or Parquet.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Read only this subset, such as M of GigaSpeech.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="With --reader hub: id or folder of a data set.")] = None,
+    table: Annotated[Path | None, typer.Option(help="With --reader table: CSV, TSV, JSONL or Parquet.")] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="With --corpus table or hub: YAML that names its columns; ROOT/mapping.yaml.")
+        Path | None, typer.Option(help="With --reader table or hub: YAML that names columns; by default in ROOT.")
     ] = None,
 ) -> None:
-    """Turn a corpus on disk into manifest rows; unusable clips go to a quarantine table with a reason."""
-    gc.set_threshold(100_000)  # to look for cycles among rows, which have none, took a sixth of the time
-    reader = registry.open_corpus(corpus, root, table, mapping)
-    name = name or corpus.partition(":")[0]
+    """Turn a corpus on disk into manifest rows. Unusable clips go to a quarantine table with a reason."""
+    gc.set_threshold(100_000)  # the search for reference cycles took a sixth of the time, and rows have none
+    corpus = registry.open_corpus(reader, root, subset=subset, dataset=dataset, table=table, mapping=mapping)
+    name = name or reader.partition(":")[0]
     if not _NAME.fullmatch(name):
         raise typer.BadParameter(f"found {name!r}, expected letters, digits, - _ .", param_hint="--name")
     if output.suffix != ".parquet":
         raise typer.BadParameter(f"found {output}, expected a .parquet file", param_hint="--output")
-    how: Check = check or ("headers" if reader.headers_suffice else "samples")
-    summary = ingest(reader, root, name, how, output)
+    how: Check = check or ("headers" if corpus.headers_suffice else "samples")
+    summary = ingest(corpus, root, name, how, output)
     summary["manifest_xxh3_128"] = xxhash.xxh3_128_hexdigest(output.read_bytes())
     # last, for it tells DVC that the corpus is in
     with parquet.whole(output.parent / "ingested" / f"{output.stem}.json") as partial:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 from pipeline.audio import recordings
 from pipeline.leaks import fingerprint
 from pipeline.leaks.fingerprint import Fingerprint
+from pipeline.progress import Task
 from pipeline.stage import UserError
 
 CHUNK = 1_024  # clips under way at a time
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def pairs(table: pa.Table, corpora: Mapping[str, Path]) -> Iterator[tuple[Row, Row]]:
@@ -33,12 +35,20 @@ def pairs(table: pa.Table, corpora: Mapping[str, Path]) -> Iterator[tuple[Row, R
     test = table.filter(is_test)
     known = pc.is_in(table["content_hash"], pc.drop_null(test["content_hash"].unique()))
     others = table.filter(pc.and_(pc.invert(is_test), pc.invert(known)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    num_clips = test.num_rows + others.num_rows
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Task("leaks: near audio", num_clips, "clips") as task:
+
+        def counted(fingerprints: Iterator[T]) -> Iterator[T]:
+            for each in fingerprints:
+                task.advance()
+                yield each
+
         test_rows = test.to_pylist()
-        index = fingerprint.Index(list(pool.map(lambda row: _take(row, corpora), test_rows)))
+        index = fingerprint.Index(list(counted(pool.map(lambda row: _take(row, corpora), test_rows))))
         for start in range(0, others.num_rows, CHUNK):
             rows = others.slice(start, CHUNK).to_pylist()
-            for row, matches in zip(rows, pool.map(lambda row: index.find(_take(row, corpora)), rows), strict=True):
+            found = counted(pool.map(lambda row: index.find(_take(row, corpora)), rows))
+            for row, matches in zip(rows, found, strict=True):
                 yield from ((row, test_rows[match.clip]) for match in matches)
 
 

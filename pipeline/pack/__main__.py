@@ -17,6 +17,7 @@ from pipeline import params
 from pipeline.audio import mono_16k, recordings
 from pipeline.corpora.params import read_roots
 from pipeline.params import Alignment, ParamsFile, Section
+from pipeline.progress import track
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, packed, parquet
@@ -105,8 +106,11 @@ def main(
     schema = packed.SCHEMA if signals is None else packed.SCHEMA_WITH_SIGNALS
     with packed.Writer(output, prompt_shell(prompt, prompter, kind), settings.rows_per_shard, schema) as writer:
         counts = {
-            part: writer.write(part, rows(utterances, kept, signals, part, corpora, prompter))
-            for part in manifest.SPLITS
+            split: writer.write(
+                split,
+                track(rows(utterances, kept, signals, split, corpora, prompter), f"pack {kind}: {split}", unit="clips"),
+            )
+            for split in manifest.SPLITS
         }
     if counts["train"] == 0:
         raise UserError(f"{continuations_file}: no continuation of a train row of {manifest_file} was kept")

@@ -5,6 +5,7 @@ the test speakers of a corpus without an official test part; pipeline/split/spea
 what is dealt here shares no speaker; official parts and lists may, and the stage leaks tells.
 """
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import typer
 from pydantic import Field
 
 from pipeline import params
-from pipeline.corpora import registry
 from pipeline.corpora.params import CorpusParams
 from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.split import emobox_lists, speakers
@@ -104,13 +104,22 @@ def check_classes(table: pa.Table, classes: Iterable[str]) -> None:
             raise UserError(f"emotions: no emotion clip is {name}; expected some of {expected}")
 
 
-def join(manifests: Path, corpora: list[str], options: SplitParams, readers_of: Mapping[str, str]) -> pa.Table:
-    """Read the manifests of `corpora` and give their rows parts, sorted by id; `readers_of` names their readers."""
+def read_folds(summary: Path) -> Mapping[str, Collection[str]]:
+    """Read the published folds that ingest has written into the summary of a corpus: the test speakers by fold."""
+    try:
+        folds: dict[str, list[str]] = json.loads(summary.read_bytes())["folds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{summary}: found no folds; expected a summary that ingest has written; run ingest") from None
+    return folds
+
+
+def join(manifests: Path, corpora: list[str], options: SplitParams) -> pa.Table:
+    """Read the manifests of `corpora`, assign their splits, and sort the rows by id."""
     if len(set(corpora)) < len(corpora):
         raise UserError(f"split: expected each corpus once, found {', '.join(corpora)}")
     joined = []
     for corpus in corpora:
-        folds = registry.folds(readers_of[corpus]) if corpus in options.folds else {}
+        folds = read_folds(manifests / "ingested" / f"{corpus}.json") if corpus in options.folds else {}
         joined.append(assign(manifest.read(manifests / f"{corpus}.parquet"), corpus, options, folds))
     return pa.concat_tables(joined).sort_by("id")
 
@@ -142,10 +151,9 @@ def main(
     ingested = params.load(params_file, "ingest", dict[str, CorpusParams])
     classes = emotions.read_classes(params_file)
     check_corpora(options, ingested)
-    readers_of = {name: corpus.reader for name, corpus in ingested.items()}
-    emotional = join(manifests, options.emotion, options, readers_of)
+    emotional = join(manifests, options.emotion, options)
     check_classes(emotional, classes)
-    speech = divide(join(manifests, options.semantic, options, readers_of), "semantic", classes, options.lists)
+    speech = divide(join(manifests, options.semantic, options), "semantic", classes, options.lists)
     acted = divide(emotional, "emotion", classes, options.lists)
     left_out = pa.concat_tables([speech.excluded, acted.excluded])
     parquet.write(speech.kept, semantic)

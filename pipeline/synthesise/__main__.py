@@ -22,6 +22,7 @@ from pipeline import params
 from pipeline.audio import mono_16k
 from pipeline.corpora.readers import cremad
 from pipeline.params import ParamsFile, Section
+from pipeline.progress import Task
 from pipeline.stage import UserError, run_stage, say
 from pipeline.synthesise.espeak import Synthesiser, Voice, synthesiser
 from pipeline.synthesise.sentences import sentences
@@ -109,7 +110,7 @@ def speak(engine: Synthesiser, text: str, voice: Voice, manner: Manner, rng: ran
     return mono_16k.encode_flac(samples * np.float32(10 ** (gain_db / 20)))
 
 
-def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser) -> None:
+def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser, task: Task) -> None:
     """Write read sentences: a fifth of the speakers to test, a tenth to dev, at least one each."""
     rng = random.Random(options.seed)
     texts = sentences(rng)
@@ -125,6 +126,7 @@ def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser
             name = f"{speaker.id}-{chapter}-{turn:04d}"
             clip = speak(engine, text, speaker.voice, MANNERS["NEU"], rng)
             (folder / f"{name}.flac").write_bytes(clip)
+            task.advance()
             transcripts.append(f"{name} {text[:-1].upper()}\n")
             length_s += len(mono_16k.decode(clip)) / mono_16k.SAMPLE_RATE_HZ
         (folder / f"{speaker.id}-{chapter}.trans.txt").write_text("".join(transcripts))
@@ -133,7 +135,7 @@ def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser
     (root / "SPEAKERS.TXT").write_text("\n".join(lines) + "\n")
 
 
-def write_cremad(root: Path, options: SynthesiseParams, engine: Synthesiser) -> None:
+def write_cremad(root: Path, options: SynthesiseParams, engine: Synthesiser, task: Task) -> None:
     """Write acted sentences; each that an actor says comes once in each emotion, so the words tell none of them."""
     num_sentences, rest = divmod(options.utterances_per_speaker, len(MANNERS))
     if rest or not 1 <= num_sentences <= len(cremad.SENTENCES):
@@ -151,6 +153,7 @@ def write_cremad(root: Path, options: SynthesiseParams, engine: Synthesiser) -> 
         for code, (emotion, manner) in itertools.product(codes, MANNERS.items()):
             clip = speak(engine, cremad.SENTENCES[code], actor.voice, manner, rng)
             (folder / f"{actor.id}_{code}_{emotion}_XX.flac").write_bytes(clip)
+            task.advance()
         rows.append(f'{actor.id},,"{actor.gender.capitalize()}","",""')
     (root / "VideoDemographics.csv").write_text("\n".join(rows) + "\n")
 
@@ -165,15 +168,17 @@ def main(
     if output.exists() and not (output / MARKER).is_file() and any(output.iterdir()):
         raise UserError(f"{output}: found other files there, expected a new folder or a synthetic corpus to replace")
     write = write_librispeech if options.layout == "librispeech" else write_cremad
+    num_clips = options.speakers * options.utterances_per_speaker
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder, synthesiser() as engine:
         corpus = Path(folder) / output.name
         corpus.mkdir()
-        write(corpus, options, engine)
+        with Task(f"synthesise {name}", num_clips, "clips") as task:
+            write(corpus, options, engine, task)
         (corpus / MARKER).write_text(NOTICE)
         shutil.rmtree(output, ignore_errors=True)
         os.replace(corpus, output)
-    say(f"synthesise: {name}: {options.speakers * options.utterances_per_speaker:,} clips, {options.speakers} speakers")
+    say(f"synthesise: {name}: {num_clips:,} clips, {options.speakers} speakers")
 
 
 if __name__ == "__main__":

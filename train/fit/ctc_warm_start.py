@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from pipeline.progress import Task
 from pipeline.stage import say
 from train.data.dataset import Example, Examples
 from train.data.sampler import plan_epoch
@@ -96,6 +97,7 @@ def warm_start(
         max_grad_norm=1.0,
     )
     step = 0
+    task = Task("warm start", num_steps, "steps") if is_main_process else None
     for epoch, batches in enumerate(epochs, 1):
         total = 0.0
         for batch in DataLoader(train, batch_sampler=batches, collate_fn=vocabulary.collate, num_workers=fit.workers):
@@ -108,6 +110,8 @@ def warm_start(
             optimizer.zero_grad()
             total += float(loss.detach())
             step += 1
+            if task is not None:
+                task.advance()
         if is_main_process:
             say(f"warm start: epoch {epoch} of {settings.epochs}  ctc {total / len(batches):.3g}")
 

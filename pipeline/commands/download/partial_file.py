@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
+from pipeline.progress import Task
 from pipeline.tables import parquet
 
 
@@ -58,18 +57,16 @@ class Arrived:
         self._set(version)
 
     def append(self, blocks: Iterable[bytes], name: str) -> None:
-        """Write `blocks`, which are all of the rest, to the end of the file, with a progress bar on a terminal."""
+        """Write `blocks`, which are all of the rest, to the end of the file, and show the progress."""
         assert self.version is not None
         total = self.version.num_bytes
-        with (
-            tqdm(total=total, initial=self.num_bytes, desc=name, unit="B", unit_scale=True, disable=None) as bar,
-            self.path.open("ab") as file,
-        ):
+        total_mb = None if total is None else total / 1e6
+        with Task(f"download {name}", total_mb, "MB", self.num_bytes / 1e6) as task, self.path.open("ab") as file:
             for block in blocks:
                 file.write(block)
                 self.num_bytes += len(block)
                 self._digest.update(block)
-                bar.update(len(block))
+                task.advance(len(block) / 1e6)
         if total is None:
             self._set(replace(self.version, num_bytes=self.num_bytes))
 

@@ -14,8 +14,7 @@ import zlib
 from lzma import LZMAError
 from pathlib import Path, PureWindowsPath
 
-from tqdm import tqdm
-
+from pipeline.progress import track
 from pipeline.stage import UserError
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -81,7 +80,7 @@ def _extract(archive: Path, folder: Path, links: dict[Path, str]) -> int:
 def _extract_zip(archive: Path, folder: Path, links: dict[Path, str]) -> int:
     count = 0
     with zipfile.ZipFile(archive) as file:
-        for member in tqdm(file.infolist(), "unpack", unit=" files", disable=None):
+        for member in track(file.infolist(), "unpack", len(file.infolist()), "files"):
             _check_name(archive, member.filename)
             if member.flag_bits & _ENCRYPTED:
                 raise UserError(f"{archive}: {member.filename!r} is encrypted; expected an archive without password")
@@ -96,7 +95,7 @@ def _extract_zip(archive: Path, folder: Path, links: dict[Path, str]) -> int:
 def _extract_tar(archive: Path, folder: Path, links: dict[Path, str]) -> int:
     count = 0
     with tarfile.open(archive) as file:
-        for member in tqdm(file, "unpack", unit=" files", disable=None):
+        for member in track(file, "unpack", unit="files"):
             _check_name(archive, member.name)
             count += not member.isdir()
             if member.issym():

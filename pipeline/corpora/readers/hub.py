@@ -1,8 +1,8 @@
-"""A Hugging Face data set as a corpus: its id on the hub, ID:CONFIGURATION, or a folder of it (saved, or Parquet).
+"""A Hugging Face data set as a corpus: its id on the hub, ID:CONFIGURATION, or a local folder (saved, or Parquet).
 
-Its audio lies inside its rows. Reading writes it out below the root, undecoded, so that the manifest names files as for
-any other corpus; rows are streamed, and nothing else is kept. The mapping is that of pipeline/corpora/readers/table.py
-with the data set's columns; a class label goes by its name. Its splits are official parts where it has more than one.
+The rows of a data set hold the audio itself. Reading writes the audio below the root without decoding it, so that the
+manifest can name files. Rows are streamed. The mapping (pipeline/corpora/mapping.py) names the columns of the data set;
+a class label counts by its name. If a data set has several splits, they are the official splits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,23 +11,29 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.corpora.corpus import Clip, Corpus
-from pipeline.corpora.readers.table import SPLITS, Fields, describe, find_fields, read_mapping
+from pipeline.corpora.mapping import SPLITS, Fields, describe, find_fields, read_mapping
 from pipeline.corpora.table_rows import Record
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 
 FOLDER = "audio"
-"""Below the root, for the audio."""
+"""Folder below the root for the audio."""
 
-_SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by first bytes; all else is taken for MP3
-_SPLIT = "(split)"  # a column for the name of the split
+_SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by the first bytes; any other file counts as MP3
+_SPLIT = "(split)"  # column that holds the name of the split
 
 
-def open_dataset(source: str, root: Path, mapping: Path) -> Corpus:
-    """Describe the corpus in a data set; raises UserError when it cannot be had or does not fit the mapping."""
+def open_dataset(dataset: str | None, root: Path, mapping: Path) -> Corpus:
+    """Describe the corpus in a data set, by default the one that the mapping names.
+
+    Raises UserError if the data set cannot be loaded or does not fit the mapping.
+    """
     options = read_mapping(mapping)
+    source = dataset or options.dataset
+    if source is None:
+        raise UserError(f"{mapping}: dataset: missing; expected the id of the data set here, or --dataset")
     if root.resolve().is_relative_to(Path(source).resolve()):
-        raise UserError(f"{root}: lies in the data set; expected a root outside, for its audio is written there")
+        raise UserError(f"{root}: found inside the data set; expected another folder, where its audio can be written")
     splits = _load(source)
     columns = [*(next(iter(splits.values())).features or [])]
     fields = find_fields(options, columns, source, mapping)
