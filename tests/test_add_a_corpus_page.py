@@ -45,7 +45,7 @@ def test_the_reader_is_one_file_of_at_most_80_lines(
     assert len(code.splitlines()) <= 80
     module: dict[str, object] = {}
     exec(compile(code, "tess.py", "exec"), module)
-    monkeypatch.setattr(registry, "open_corpus", lambda *_: module["CORPUS"])
+    monkeypatch.setattr(registry, "open_corpus", lambda *_, **__: module["CORPUS"])
     for i, emotion in enumerate(("angry", "ps")):
         speak(tmp_path / "TESS" / f"OAF_{emotion}" / f"OAF_back_{emotion}.wav", i)
     ingest.main("tess", tmp_path / "TESS", tmp_path / "tess.parquet")

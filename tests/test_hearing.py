@@ -56,7 +56,7 @@ def folder(tmp_path: Path, root: Path) -> Path:
 def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
     params_file = folder / "params.yaml"
     synthesise.main(name="speech", output=folder / "corpus", params_file=params_file)
-    ingest.main(corpus="librispeech", root=folder / "corpus", output=folder / "speech.parquet", name="speech")
+    ingest.main(reader="librispeech", root=folder / "corpus", output=folder / "speech.parquet", name="speech")
     rows = [row for row in manifest.read(folder / "speech.parquet").to_pylist() if row["split"] == "train"]
     assert len(rows) == 16
     parquet.write(parquet.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from pipeline.corpora import registry
 from pipeline.corpora.corpus import Clip
 from pipeline.corpora.readers.hub import open_dataset
 from pipeline.stage import UserError
@@ -100,6 +101,18 @@ def test_splits_are_official_parts_where_there_is_more_than_one(tmp_path: Path, 
     assert [clip.split for clip in read(tmp_path / "saved", root)] == [None, None]
 
 
+def test_the_mapping_names_the_data_set_where_the_command_line_does_not(tmp_path: Path, root: Path) -> None:
+    folder = parquet(tmp_path / "set", train=rows({"bytes": sound(0), "path": None}))
+    with pytest.raises(UserError, match=r"mapping\.yaml: dataset: missing; expected the id of the data set here, or"):
+        registry.open_corpus("hub", root)
+    opened = [registry.open_corpus("hub", root, dataset=str(folder)), registry.open_corpus(f"hub:{folder}", root)]
+    (root / "mapping.yaml").write_text(f"{MAPPING}dataset: {folder}\n")
+    opened.append(registry.open_corpus("hub", root))
+    clips = [list(corpus.read(root)) for corpus in opened]
+    assert clips[0] == clips[1] == clips[2]
+    assert len(clips[0]) == 1
+
+
 def test_labels_are_those_of_the_mapping(tmp_path: Path, root: Path) -> None:
     corpus = open_dataset(
         str(parquet(tmp_path / "set", train=rows({"bytes": sound(0), "path": None}))), root, root / "mapping.yaml"
@@ -112,7 +125,7 @@ def test_a_row_without_audio_is_a_fault_and_a_file_stays_where_it_is(tmp_path: P
     folder = parquet(tmp_path / "set", train=rows({"bytes": None, "path": "/elsewhere/a b.wav"}, None))
     first, second = read(folder, root)
     assert (first.audio, first.fault) == ("/elsewhere/a b.wav", None)
-    assert (second.utterance, second.fault) == ("train-row-1", Fault("no-file", "the table names none"))
+    assert (second.utterance, second.fault) == ("train-row-1", Fault("no-file", "the table names no file"))
     assert not (root / "audio").exists()
 
 
@@ -150,7 +163,9 @@ def test_a_folder_of_audio_files_is_left_to_the_table_reader(
 
 
 def test_a_root_in_the_data_set_is_refused(tmp_path: Path, root: Path) -> None:
-    with pytest.raises(UserError, match=r"root: lies in the data set; expected a root outside"):
+    with pytest.raises(
+        UserError, match=r"root: found inside the data set; expected another folder, where its audio can be written"
+    ):
         read(tmp_path, root)
 
 

@@ -289,6 +289,8 @@ def test_the_stage_writes_manifest_quarantine_and_summary(
     summary = json.loads((tmp_path / "manifests" / "ingested" / "rav.json").read_text())
     assert (summary["corpus"], summary["rows"], summary["speakers"], summary["found"]) == ("rav", 2, 2, 3)
     assert summary["quarantined"] == {"not-speech": 1}
+    assert list(summary["folds"]) == [f"emobox-{number}" for number in range(1, 7)]
+    assert summary["folds"]["emobox-5"] == ["02", "15", "16", "18"]
     assert summary["coverage"] == {"clips": [2, 1440], "speakers": [2, 24], "fearful": [2, 192]}
 
 
@@ -344,9 +346,9 @@ def test_a_reader_is_small_and_its_facts_fit_together(reader: str) -> None:
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--corpus: found crema, expected one of .*cremad, .*librispeech"):
+    with pytest.raises(UserError, match=r"--reader: found crema, expected one of .*cremad, .*librispeech"):
         ingest.main("crema", tmp_path, Path("a.parquet"))
-    with pytest.raises(UserError, match="--corpus: ravdess: found the part M, expected no part"):
+    with pytest.raises(UserError, match="--subset: ravdess: found M, expected one of none"):
         ingest.main("ravdess:M", tmp_path, Path("a.parquet"))
     with pytest.raises(typer.BadParameter, match=r"found a\.csv, expected a \.parquet file"):
         ingest.main("ravdess", tmp_path, Path("a.csv"))

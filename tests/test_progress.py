@@ -1,12 +1,13 @@
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Task, track
+from pipeline.progress import Task, heartbeat, track
 
 Tick = Callable[[float], None]
 
@@ -89,6 +90,37 @@ def test_a_terminal_sees_a_bar_and_no_lines(
     assert "filter: 100%" in err
     assert "4/4" in err
     assert " after " not in err
+
+
+def test_a_task_that_goes_on_reckons_with_what_it_did_itself(tick: Tick, capsys: pytest.CaptureFixture[str]) -> None:
+    with Task("download", 100, "MB", initial=50) as task:
+        tick(60)
+        task.advance(10)
+    assert lines(capsys) == ["download: 60 of 100 MB after 1 min, about 4 min left"]
+
+
+def test_a_call_that_tells_nothing_has_lines_as_long_as_it_lasts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE_S", 0.01)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
+    states = iter(["1 GB so far", "2 GB so far"])
+    enough = threading.Event()
+
+    def state() -> str:
+        if (said := next(states, "")) == "":
+            enough.set()
+        return said
+
+    with heartbeat("models: downloading llm", state):
+        assert enough.wait(10)
+    count = threading.active_count()
+    told = lines(capsys)
+    assert told[:2] == ["models: downloading llm: 0 s, 1 GB so far", "models: downloading llm: 0 s, 2 GB so far"]
+    assert set(told[2:]) <= {"models: downloading llm: 0 s"}
+    with pytest.raises(ZeroDivisionError), heartbeat("divide"):
+        1 // 0  # noqa: B018
+    assert threading.active_count() == count
 
 
 def test_the_bar_ends_with_a_task_that_fails(

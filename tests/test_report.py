@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from evaluate.predictions import CONDITIONS, EXAMPLES_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
+from evaluate.predictions import CONDITIONS, EXAMPLES_SCHEMA, SYSTEMS
 from evaluate.report import __main__ as report
 from evaluate.report.verdict import describe_intervals, emotion_verdict, hearing_verdict
 from pipeline.stage import UserError
@@ -28,7 +28,7 @@ prompts:
   semantic: {system: Be helpful., text: "Continue: ", speech: "Continue: "}
 synthesise:
   acted: {seed: 1}
-generate: {generator: null}
+generate: {engine: vllm, generator: null}
 score: {seed: 1, resamples: 100, confidence: 0.95}
 report: {title: "Words & voices"}
 """
@@ -76,14 +76,9 @@ def prepare(folder: Path) -> dict[str, Path]:
     parquet.write(parquet.from_rows(acted, manifest.SCHEMA), folder / "manifests" / "emotion.parquet")
     libri = parquet.from_rows(manifest_rows("libri", [None] * 8), manifest.SCHEMA)
     parquet.write(libri, folder / "manifests" / "semantic.parquet")
-    rows = [
-        {**{key: row[key] for key in ("id", "corpus", "speaker", "emotion")}, "system": system.name, "predicted": "sad"}
-        | {"answer": None, "scores": None}
-        for row in acted[:4]
-        for system in SYSTEMS
-    ]
+    confusions = {"acted": {system.name: [[0, 2, 0], [0, 2, 0]] for system in SYSTEMS}}
+    (folder / "confusions.json").write_text(json.dumps(confusions))
     predictions = folder / "predictions" / "emotion"
-    parquet.write(parquet.from_rows(rows, RECOGNITION_SCHEMA), predictions / "recognition.parquet")
     answers = {"voice_answer": "<script>alert(1)</script>", "transcript_answer": "Yes.", "target": "Oh dear."}
     examples = [
         {key: row[key] for key in ("id", "corpus", "speaker", "emotion", "text")}
@@ -104,6 +99,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         (folder / "models" / kind / "losses.jsonl").write_text("\n".join(lines))
     return {
         "metrics": folder / "metrics.json",
+        "confusions": folder / "confusions.json",
         "predictions": folder / "predictions",
         "models_folder": folder / "models",
         "manifests": folder / "manifests",
@@ -177,6 +173,16 @@ def test_continuations_of_another_model_are_marked(page: str, tmp_path: Path) ->
     paths["params_file"].write_text(PARAMS.replace("generator: null", f"generator: {generator}"))
     report.main(**paths)
     assert "written by <b>another model, a-larger-llm</b>, in place of" in paths["output"].read_text()
+
+
+def test_continuations_of_the_engine_echo_are_marked(page: str, tmp_path: Path) -> None:
+    assert "engine echo" not in page
+    paths = prepare(tmp_path)
+    paths["params_file"].write_text(PARAMS.replace("engine: vllm", "engine: echo"))
+    report.main(**paths)
+    echoed = paths["output"].read_text()
+    assert "<b>No language model wrote the targets.</b> The engine echo repeated each sentence" in echoed
+    assert "written by <b>the engine echo</b>, which repeats the sentence." in echoed
 
 
 def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> None:
@@ -257,6 +263,22 @@ def test_sentences_are_neutral_only_when_each_is_spoken_in_every_emotion() -> No
 def test_unusable_metrics_are_refused(content: str | None, message: str, tmp_path: Path) -> None:
     paths = prepare(tmp_path)
     paths["metrics"].unlink() if content is None else paths["metrics"].write_text(content)
+    with pytest.raises(UserError, match=message):
+        report.main(**paths)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "confusions.json: no such file; evaluate.score has not run"),
+        ("[1]", "confusions.json: expected JSON counts by corpus and system"),
+        ('{"acted": {"head": [[1, 2, 0]]}}', "confusions.json: acted: head: expected 2 rows of 3 counts; run score"),
+        ('{"acted": {}}', "confusions.json: acted: head: expected 2 rows of 3 counts; run score"),
+    ],
+)
+def test_unusable_confusions_are_refused(content: str | None, message: str, tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    paths["confusions"].unlink() if content is None else paths["confusions"].write_text(content)
     with pytest.raises(UserError, match=message):
         report.main(**paths)
 

@@ -48,7 +48,7 @@ def recognition(speakers: int = 4) -> pa.Table:
 
 def test_recognition_scores_equal_those_of_scikit_learn() -> None:
     table = recognition()
-    scores = metrics.score_recognition(table, CLASSES, HOW)["emotion_acted"]
+    scores = metrics.score_recognition(table, CLASSES, HOW).metrics["emotion_acted"]
     assert set(scores) == {system.name for system in SYSTEMS} | {"chance"}
     assert scores["chance"] == {"ua": 0.25}
     rows = [row for row in table.to_pylist() if row["system"] == "prompted"]
@@ -61,9 +61,21 @@ def test_recognition_scores_equal_those_of_scikit_learn() -> None:
     assert (scores["prompted"]["n"], scores["prompted"]["speakers"]) == (80, 4)
 
 
+def test_confusions_are_counted_by_true_and_predicted_emotion_the_unparsable_ones_last() -> None:
+    table = recognition()
+    counted = metrics.score_recognition(table, CLASSES, HOW).confusions["acted"]
+    assert list(counted) == [system.name for system in SYSTEMS]
+    rows = [row for row in table.to_pylist() if row["system"] == "prompted"]
+    labels = [*CLASSES, "unparsable"]
+    truth, predicted = [row["emotion"] for row in rows], [row["predicted"] or "unparsable" for row in rows]
+    expected = sklearn_metrics.confusion_matrix(truth, predicted, labels=labels)
+    assert counted["prompted"] == expected[:-1].tolist()
+
+
 def test_chance_is_over_the_classes_offered_not_over_those_present() -> None:
     rows = [row for row in recognition().to_pylist() if row["emotion"] in ("neutral", "sad")]
-    scores = metrics.score_recognition(parquet.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, HOW)["emotion_acted"]
+    table = parquet.from_rows(rows, RECOGNITION_SCHEMA)
+    scores = metrics.score_recognition(table, CLASSES, HOW).metrics["emotion_acted"]
     assert scores["chance"]["ua"] == 0.25
     assert scores["head"]["n"] == 40
 
@@ -71,7 +83,8 @@ def test_chance_is_over_the_classes_offered_not_over_those_present() -> None:
 def test_each_corpus_is_a_protocol_of_its_own() -> None:
     rows = recognition().to_pylist()
     other = [row | {"corpus": "other", "id": f"other/{row['id']}"} for row in rows]
-    protocols = metrics.score_recognition(parquet.from_rows(rows + other, RECOGNITION_SCHEMA), CLASSES, HOW)
+    table = parquet.from_rows(rows + other, RECOGNITION_SCHEMA)
+    protocols = metrics.score_recognition(table, CLASSES, HOW).metrics
     assert list(protocols) == ["emotion_acted", "emotion_other"]
     assert protocols["emotion_acted"] == protocols["emotion_other"]
 
@@ -105,7 +118,7 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
 
 
 def test_a_single_speaker_gives_intervals_over_clips() -> None:
-    scores = metrics.score_recognition(recognition(speakers=1), CLASSES, HOW)["emotion_acted"]["head"]
+    scores = metrics.score_recognition(recognition(speakers=1), CLASSES, HOW).metrics["emotion_acted"]["head"]
     assert scores["speakers"] == 1
     assert scores["ua_low"] < scores["ua"] < scores["ua_high"]
 
@@ -122,6 +135,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         "divergence": folder / "divergence.parquet",
         "recognition": folder / "recognition.parquet",
         "metrics": folder / "metrics.json",
+        "confusions": folder / "confusions.json",
         "plots": folder / "plots",
         "models": folder / "models",
         "params_file": folder / "params.yaml",
@@ -148,9 +162,10 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
     paths = prepare(tmp_path)
     score.main(**paths)
-    first = paths["metrics"].read_bytes()
+    names = ("metrics", "confusions")
+    first = [paths[name].read_bytes() for name in names]
     score.main(**paths)
-    assert paths["metrics"].read_bytes() == first
+    assert [paths[name].read_bytes() for name in names] == first
 
 
 @pytest.mark.parametrize(

@@ -174,11 +174,6 @@ def test_a_fold_makes_its_speakers_test_and_deals_dev_from_the_others() -> None:
     assert len(parts["train"]) == 3
 
 
-def test_only_readers_of_published_corpora_have_folds() -> None:
-    assert set(registry.folds("ravdess")) == {f"emobox-{i}" for i in range(1, 7)}
-    assert registry.folds("table") == registry.folds("hub:someone/speech") == {}
-
-
 def test_a_fold_of_which_a_speaker_is_missing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     parts = parts_of(assign(corpus("a", dict.fromkeys("1345")), "a", options(folds={"a": "fold-1"})))
     assert parts["test"] == {"1"}
@@ -250,6 +245,9 @@ def run(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """Manifests of two corpora as ingest writes them, with the published folds of one."""
+    (tmp_path / "ingested").mkdir()
+    (tmp_path / "ingested" / "acting.json").write_text(json.dumps({"folds": {"emobox-1": ["01", "02"]}}))
     parquet.write(corpus("reading", {"2": "train", "1": "train", "3": "test"}), tmp_path / "reading.parquet")
     parquet.write(corpus("acting", unsplit(8), ("sad", "happy", "calm")), tmp_path / "acting.parquet")
     return tmp_path
@@ -272,6 +270,17 @@ def test_the_stage_writes_both_manifests_sorted_and_what_it_left_out(
     assert (folder / "emotion.parquet").read_bytes() == first
 
 
+def test_published_folds_come_from_the_summary_that_ingest_writes(folder: Path) -> None:
+    run(folder, folds={"acting": "emobox-1"})
+    assert parts_of(manifest.read(folder / "emotion.parquet"))["test"] == {"01", "02"}
+    (folder / "ingested" / "acting.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"ingested/acting\.json: found no folds; expected a summary that ingest has wri"
+    ):
+        run(folder, folds={"acting": "emobox-1"})
+    run(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -284,7 +293,7 @@ def test_the_stage_writes_both_manifests_sorted_and_what_it_left_out(
             {"folds": {"acting": "emobox-1"}, "lists": {"acting": "lists"}},
             "split: expected acting in one of folds and lists, found it in both",
         ),
-        ({"folds": {"acting": "emobox-7"}}, "split.folds: acting has no fold emobox-7; expected one of emobox-1,"),
+        ({"folds": {"acting": "emobox-7"}}, "split.folds: acting has no fold emobox-7; expected one of emobox-1"),
         ({"semantic": ["read"]}, "split: read is not listed under ingest; expected some of reading, acting, other"),
         ({"lists": {"acting": "lists"}}, r"lists: expected one list \*_train_\*\.jsonl or \.jsonl\.gz, found none"),
         ({"semantic": ["reading", "reading"]}, "expected each corpus once, found reading, reading"),

@@ -51,6 +51,16 @@ def the_one_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+def test_bars_of_libraries_stay_out_of_a_log(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "bars.py").write_text(
+        "import sys, tqdm, tqdm.auto\n"
+        "from pipeline.stage import run_app\n"
+        "run_app(lambda: [list(bar(range(3))) for bar in (tqdm.tqdm, tqdm.auto.tqdm)])\n"
+    )
+    done = run(["bars"], root, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_says_what_it_takes(stage: str, root: Path, tmp_path: Path) -> None:
     done = run([stage, "--help"], root, tmp_path)

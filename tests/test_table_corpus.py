@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.corpora import mapping
 from pipeline.corpora.corpus import Clip, Corpus
 from pipeline.corpora.readers.table import open_table
 from pipeline.stage import UserError
@@ -137,7 +138,7 @@ def test_columns_of_jsonl_are_those_of_any_row(tmp_path: Path) -> None:
 def test_a_row_without_audio_is_a_fault(tmp_path: Path) -> None:
     write_csv(tmp_path, "audio,speaker,text\n,1,Ja\nb.wav,1,\n")
     first, second = clips(tmp_path)
-    assert (first.utterance, first.fault) == ("line-2", Fault("no-file", "the table names none"))
+    assert (first.utterance, first.fault) == ("line-2", Fault("no-file", "the table names no file"))
     assert (second.utterance, second.fault, second.text) == ("b", None, "")
 
 
@@ -159,13 +160,11 @@ def test_the_mapping_names_the_table_where_the_command_line_does_not(tmp_path: P
 
 
 def test_the_example_in_the_documentation_is_a_valid_mapping(tmp_path: Path) -> None:
-    from pipeline.corpora.readers import table as table_corpus
-
-    lines = str(table_corpus.__doc__).splitlines()
+    lines = str(mapping.__doc__).splitlines()
     example = "\n".join(line[4:].partition("    ")[0] for line in lines if line.startswith("    "))
     (tmp_path / "mapping.yaml").write_text(example)
-    mapping = table_corpus.read_mapping(tmp_path / "mapping.yaml")
-    assert mapping.model_fields_set == set(table_corpus.TableMapping.model_fields) - {"votes_face", "votes_both"}
+    read = mapping.read_mapping(tmp_path / "mapping.yaml")
+    assert read.model_fields_set == set(mapping.TableMapping.model_fields) - {"votes_face", "votes_both"}
 
 
 @pytest.mark.parametrize(
