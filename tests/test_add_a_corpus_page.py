@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from pipeline.corpora import registry
 from pipeline.ingest import __main__ as ingest
 from pipeline.tables import manifest
+from tests.builders import write_clip
 
 
 @pytest.fixture
@@ -18,18 +17,13 @@ def blocks(root: Path) -> list[str]:
     return re.findall(r"```\w*\n(.*?)```", (root / "docs" / "add-a-corpus.md").read_text(), re.DOTALL)
 
 
-def speak(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.random.default_rng(seed).integers(-99, 99, 9600, dtype=np.int16), 16_000)
-
-
 def test_the_table_is_read(blocks: list[str], tmp_path: Path) -> None:
     table = next(block for block in blocks if block.startswith("file,actor"))
     mapping = next(block for block in blocks if block.startswith("language:"))
     (tmp_path / "clips.csv").write_text(table)
     (tmp_path / "mapping.yaml").write_text(mapping)
-    speak(tmp_path / "wav" / "0001.wav", 1)
-    speak(tmp_path / "wav" / "0002.wav", 2)
+    write_clip(tmp_path / "wav" / "0001.wav")
+    write_clip(tmp_path / "wav" / "0002.wav")
     ingest.main("table", tmp_path, tmp_path / "ours.parquet", name="ours")
     rows = manifest.read(tmp_path / "ours.parquet").to_pylist()
     assert [(row["id"], row["speaker"], row["emotion"], row["text"]) for row in rows] == [
@@ -46,8 +40,8 @@ def test_the_reader_is_one_file_of_at_most_80_lines(
     module: dict[str, object] = {}
     exec(compile(code, "tess.py", "exec"), module)
     monkeypatch.setattr(registry, "open_corpus", lambda *_, **__: module["CORPUS"])
-    for i, emotion in enumerate(("angry", "ps")):
-        speak(tmp_path / "TESS" / f"OAF_{emotion}" / f"OAF_back_{emotion}.wav", i)
+    for emotion in ("angry", "ps"):
+        write_clip(tmp_path / "TESS" / f"OAF_{emotion}" / f"OAF_back_{emotion}.wav")
     ingest.main("tess", tmp_path / "TESS", tmp_path / "tess.parquet")
     rows = manifest.read(tmp_path / "tess.parquet").to_pylist()
     assert [(row["id"], row["emotion"]) for row in rows] == [

@@ -1,11 +1,7 @@
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.audio import mono_16k
-
-
-def noise(num_samples: int = 8000, channels: int = 1) -> NDArray[np.int16]:
-    return np.random.default_rng(0).integers(-20_000, 20_000, (num_samples, channels), dtype=np.int16)
+from tests.builders import noise
 
 
 def test_flac_of_16_bit_samples_comes_back_exactly() -> None:

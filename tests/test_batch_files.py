@@ -1,38 +1,25 @@
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.commands import export as batch_files
 from pipeline.generate import __main__ as generate
 from pipeline.generate import choices
-from pipeline.generate.engines import choose
-from pipeline.generate.engines.interface import Answer, Request
 from pipeline.generate.run import keys_of, make_requests, open_run, read_utterances
 from pipeline.stage import UserError
-from pipeline.tables import continuations, parquet
-from pipeline.weights.source import ModelsParams
+from pipeline.tables import continuations
+from tests.builders import change_params, read_continuations
+from tests.doubles import RecordingEngine, let_runs_start_none
 
 Line = dict[str, Any]
 BATCH, ANSWERS = Path("batch.jsonl"), Path("answers.jsonl")
 END = 0  # of the tiny LLM's tokenizer
-
-
-class EchoEngine:
-    """Answers with the prompt's last three tokens."""
-
-    name = "echo 1"
-    hardware = "none"
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        for position, request in enumerate(requests):
-            yield position, Answer(request.prompt_ids[-3:], continuations.STOP, -0.75)
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +28,8 @@ def _work_in(project: Path) -> None:
 
 
 @pytest.fixture
-def model(tiny_models: ModelsParams) -> str:
-    return tiny_models.llm.source
+def model(llm: Path) -> str:
+    return str(llm)
 
 
 def run(*arguments: str) -> Result:
@@ -93,18 +80,15 @@ def as_output(request: Line, body: Line | None, status: int = 200, error: Any = 
 def taken(kind: str = "semantic") -> list[dict[str, Any]]:
     """Run the stage without an engine; return its rows."""
     generate.main("semantic", Path(f"manifests/{kind}.parquet"), Path("c.parquet"), choices.FILE)
-    rows: list[dict[str, Any]] = parquet.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()
-    return rows
+    return read_continuations(Path("c.parquet"))
 
 
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("an engine was loaded"))
+    let_runs_start_none(monkeypatch)
 
 
-def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(
-    model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(model: str, engine: RecordingEngine) -> None:
     lines = export()
     assert [line["method"] for line in lines] == ["POST"] * 3
     assert {line["url"] for line in lines} == {"/v1/completions"}
@@ -121,7 +105,6 @@ def test_a_batch_asks_for_what_the_store_lacks_as_the_server_engine_does(
         "return_tokens_as_token_ids": True, "add_special_tokens": False,
         "stop_token_ids": [END],
     }  # fmt: skip
-    monkeypatch.setattr(choose, "start", lambda *_: EchoEngine())
     run("generate", "semantic", "--id", "a")
     assert len(export()) == 2
     assert len(export("--force")) == 3
@@ -156,9 +139,7 @@ def test_what_was_exported_is_told_and_no_file_is_written_for_nothing(model: str
 
 
 def test_answers_with_token_ids_are_those_of_an_engine(no_engine: None, model: str) -> None:
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["generate"]["store_logprobs"] = 2
-    Path("params.yaml").write_text(yaml.safe_dump(values))
+    change_params({"generate.store_logprobs": 2})
     write_answers(map(as_vllm, export()))
     assert import_("--hardware", "two H100") == {
         "lines": 3, "written": 3, "known": 0, "reasons": {}, "refused": []
@@ -196,14 +177,13 @@ def test_the_same_file_again_changes_nothing_but_by_force_which_adds_an_attempt(
     assert [(entry["attempt"], entry["is_used"]) for entry in told] == [(1, False), (2, True)]
 
 
-def test_an_answer_that_the_store_has_stays_and_the_others_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_the_store_has_stays_and_the_others_are_added(engine: RecordingEngine) -> None:
     lines = export()
-    monkeypatch.setattr(choose, "start", lambda *_: EchoEngine())
     run("generate", "semantic", "--id", "a")
     write_answers(map(as_vllm, lines))
     found = import_()
     assert (found["written"], found["known"]) == (2, 1)
-    assert [row["engine"].partition(" ")[0] for row in taken()[:4]] == ["echo", "batch", "batch", "echo"]
+    assert [row["engine"].partition(" ")[0] for row in taken()[:4]] == ["recorder", "batch", "batch", "recorder"]
 
 
 MISTAKES: dict[str, tuple[Callable[[Line], Line | str], str, str]] = {
@@ -298,9 +278,7 @@ def test_what_became_of_the_lines_stands_in_80_columns(model: str) -> None:
 
 
 def test_answers_given_anew_are_drawn_with_another_seed_which_comes_back(model: str) -> None:
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["generate"] |= {"temperature": 1.0, "seed": 7}
-    Path("params.yaml").write_text(yaml.safe_dump(values))
+    change_params({"generate.temperature": 1.0, "generate.seed": 7})
     first = export()
     write_answers(map(as_vllm, first))
     import_()

@@ -1,60 +1,33 @@
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
-from pipeline.generate.engines import choose
 from pipeline.generate.engines.interface import Answer, Request
-from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations
-from pipeline.weights.source import ModelsParams, Weights
+from tests.builders import change_params
+from tests.doubles import RecordingEngine, let_runs_load_nothing, let_runs_start
 
 REPLY = "reply: "
 SHORT = ("--prompt-b", REPLY)
 
 
-class PromptEngine:
-    """Answers with 10 tokens out of the middle of the prompt, cut where the text is short."""
-
-    name = "prompt 1"
-    hardware = "none"
-
-    def __init__(self, asked: list[Request]) -> None:
-        self.asked = asked
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        for position, request in enumerate(requests):
-            self.asked.append(request)
-            prompt = request.prompt_ids
-            reason = continuations.LENGTH if len(prompt) % 2 else continuations.STOP
-            yield position, Answer(prompt[-45:-35], reason, -5.0)
+def middle_of_prompt(request: Request, _count: int) -> Answer:
+    """Answer with 10 tokens out of the middle of the prompt; the answer is cut if the length of the prompt is odd."""
+    prompt = request.prompt_ids
+    return Answer(prompt[-45:-35], continuations.LENGTH if len(prompt) % 2 else continuations.STOP, -5.0)
 
 
-class Engines:
-    """The engines that a test has started, by the folder of their model."""
-
-    def __init__(self) -> None:
-        self.started: list[Path] = []
-        self.asked: list[Request] = []
-
-    def start(self, _settings: Any, _llm: Weights, model: Path, _prompter: Prompter) -> PromptEngine:
-        self.started.append(model)
-        return PromptEngine(self.asked)
-
-
-@pytest.fixture
-def engines(project: Path, monkeypatch: pytest.MonkeyPatch) -> Engines:
-    engines = Engines()
-    monkeypatch.setattr(choose, "start", engines.start)
-    return engines
+@pytest.fixture(autouse=True)
+def engine(project: Path, monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
+    """The engine of both sides, in a project of three distinct prompts."""
+    return let_runs_start(monkeypatch, RecordingEngine(middle_of_prompt))
 
 
 def run(*arguments: str, kind: str = "semantic") -> Result:
@@ -68,73 +41,67 @@ def compare(*arguments: str, kind: str = "semantic") -> dict[str, Any]:
     return told
 
 
-def write_params(path: str, changes: Mapping[str, Any]) -> Path:
-    """Write the project's parameters with other values, named section.key."""
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    for name, value in changes.items():
-        *sections, key = name.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[key] = value
-    Path(path).write_text(yaml.safe_dump(values, sort_keys=False))
-    return Path(path)
-
-
-def test_one_engine_answers_two_prompts_and_the_store_keeps_both(engines: Engines) -> None:
+def test_one_engine_answers_two_prompts_and_the_store_keeps_both(engine: RecordingEngine) -> None:
     first = compare(*SHORT)
     assert (first["prompts"], len(first["rows"])) == (3, 3)  # a and d are the same prompt, e has no transcript
     assert [(side["stored"], side["generated"]) for side in (first["a"], first["b"])] == [(0, 3), (0, 3)]
-    assert (len(engines.started), len(engines.asked)) == (1, 6)
+    assert (len(engine.started_on), len(engine.asked)) == (1, 6)
     assert first["b"]["signature"]["text"] == REPLY
     again = compare(*SHORT)
     assert [(side["stored"], side["generated"]) for side in (again["a"], again["b"])] == [(3, 0), (3, 0)]
     assert again["rows"] == first["rows"]
-    assert len(engines.started) == 1
+    assert len(engine.started_on) == 1
 
 
 def test_what_the_store_has_needs_neither_engine_nor_tokenizer(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch
+    engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare(*SHORT)
-    monkeypatch.setattr(Prompter, "load", lambda *_: pytest.fail("nothing is missing"))
+    let_runs_load_nothing(monkeypatch)
     compare(*SHORT)
 
 
-def test_the_answers_of_b_are_those_of_a_run_with_its_parameters(engines: Engines) -> None:
-    file = write_params("b.yaml", {"prompts.semantic.text": REPLY})
+def test_the_answers_of_b_are_those_of_a_run_with_its_parameters(engine: RecordingEngine) -> None:
+    file = change_params({"prompts.semantic.text": REPLY}, to=Path("b.yaml"))
     assert compare("--params-b", str(file))["rows"] == compare(*SHORT)["rows"]
     result = CliRunner().invoke(app, ["generate", "semantic", "--params", "b.yaml", "--dry-run", "--json"])
     assert json.loads(result.stdout)["stored"] == 3
 
 
 def test_another_model_is_loaded_after_the_first_and_only_where_it_has_to_answer(
-    engines: Engines, tmp_path: Path, tiny_models: ModelsParams
+    engine: RecordingEngine, tmp_path: Path, llm: Path
 ) -> None:
     other = tmp_path / "other"
-    shutil.copytree(tiny_models.llm.source, other)
+    shutil.copytree(llm, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
     compare(*SHORT)
     found = compare("--model-b", str(other))
     assert [(side["stored"], side["generated"]) for side in (found["a"], found["b"])] == [(3, 0), (0, 3)]
-    assert engines.started == [Path(tiny_models.llm.source), other]
-    compare("--model-b", str(other), "--system-b", "S", "--params", str(write_params("a.yaml", {"generate.seed": 2})))
-    assert engines.started == [Path(tiny_models.llm.source), other, other]
-    compare("--model-b", str(other), "--params", str(write_params("a.yaml", {"generate.max_new_tokens": 11})))
-    assert engines.started[3:] == [Path(tiny_models.llm.source), other]
+    assert engine.started_on == [llm, other]
+    compare(
+        "--model-b",
+        str(other),
+        "--system-b",
+        "S",
+        "--params",
+        str(change_params({"generate.seed": 2}, to=Path("a.yaml"))),
+    )
+    assert engine.started_on == [llm, other, other]
+    compare("--model-b", str(other), "--params", str(change_params({"generate.max_new_tokens": 11}, to=Path("a.yaml"))))
+    assert engine.started_on[3:] == [llm, other]
 
 
-def test_two_seeds_are_answered_by_one_engine(engines: Engines) -> None:
-    a = write_params("a.yaml", {"generate.temperature": 1.0, "generate.seed": 5})
-    b = write_params("b.yaml", {"generate.temperature": 1.0, "generate.seed": 6})
+def test_two_seeds_are_answered_by_one_engine(engine: RecordingEngine) -> None:
+    a = change_params({"generate.temperature": 1.0, "generate.seed": 5}, to=Path("a.yaml"))
+    b = change_params({"generate.temperature": 1.0, "generate.seed": 6}, to=Path("b.yaml"))
     found = compare("--params", str(a), "--params-b", str(b))
     assert [(side["stored"], side["generated"]) for side in (found["a"], found["b"])] == [(0, 3), (0, 3)]
-    assert [request.seed for request in engines.asked] == [5] * 3 + [6] * 3
-    assert len(engines.started) == 1
+    assert [request.seed for request in engine.asked] == [5] * 3 + [6] * 3
+    assert len(engine.started_on) == 1
 
 
-def test_a_sample_is_the_same_for_a_seed_and_another_for_another(engines: Engines) -> None:
+def test_a_sample_is_the_same_for_a_seed_and_another_for_another(engine: RecordingEngine) -> None:
     drawn = {tuple(row["id"] for row in compare(*SHORT, "-n", "1", "--seed", str(seed))["rows"]) for seed in range(6)}
     assert len(drawn) > 1
     assert compare(*SHORT, "-n", "2", "--seed", "3") == {**compare(*SHORT, "-n", "2", "--seed", "3")}
@@ -142,12 +109,12 @@ def test_a_sample_is_the_same_for_a_seed_and_another_for_another(engines: Engine
     assert [row["id"] for row in compare(*SHORT, "--id", "b")["rows"]] == ["b"]
 
 
-def test_only_rows_that_both_prompts_can_ask_for_are_drawn(engines: Engines) -> None:
-    write_params("params.yaml", {"emotions": ["sad", "angry"]})
+def test_only_rows_that_both_prompts_can_ask_for_are_drawn(engine: RecordingEngine) -> None:
+    change_params({"emotions": ["sad", "angry"]})
     assert [row["id"] for row in compare("--prompt-b", REPLY, kind="emotion")["rows"]] == ["a", "c"]
 
 
-def test_the_summary_counts_tokens_cuts_and_scores(engines: Engines) -> None:
+def test_the_summary_counts_tokens_cuts_and_scores(engine: RecordingEngine) -> None:
     found = compare(*SHORT)
     for side in "ab":
         replies = [row[side] for row in found["rows"]]
@@ -162,7 +129,7 @@ def test_the_summary_counts_tokens_cuts_and_scores(engines: Engines) -> None:
     assert found["same"] == equal
 
 
-def test_what_differs_and_both_answers_stand_in_80_columns(engines: Engines) -> None:
+def test_what_differs_and_both_answers_stand_in_80_columns(engine: RecordingEngine) -> None:
     out = run("--prompt-b", REPLY + "in many words " * 9, "--id", "c", "--id", "a").stdout
     assert max(map(len, out.splitlines())) <= 80
     assert out.startswith('A\n  prompt  "Continue the following sentence in a coherent style: "\n\nB\n')
@@ -171,7 +138,7 @@ def test_what_differs_and_both_answers_stand_in_80_columns(engines: Engines) -> 
     assert out.endswith("2 of 2 prompts, 0 with the same answer\n")
 
 
-def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engines: Engines) -> None:
+def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engine: RecordingEngine) -> None:
     out = run("--prompt-b", "x" * 400, "--id", "c").stdout
     assert "  B     (prompt too long)\n" in out
     assert re.search(r"tokens, mean +10.0\n", out)
@@ -190,8 +157,8 @@ def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engines: Engin
         ((*SHORT, "--id", "e"), "compare: no prompt for both sides in 1 rows; expected one or more"),
     ],
 )
-def test_what_cannot_be_compared_is_told(engines: Engines, arguments: tuple[str, ...], message: str) -> None:
+def test_what_cannot_be_compared_is_told(engine: RecordingEngine, arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments)
     assert isinstance(result.exception, UserError), result.output
     assert message in str(result.exception)
-    assert not engines.started
+    assert not engine.started_on

@@ -14,23 +14,19 @@ from pipeline.commands import diff
 from pipeline.commands.diff import Rows, Totals
 from pipeline.commands.text_tables import WIDTH
 from pipeline.stage import UserError
-from pipeline.tables import manifest, parquet, quarantine
+from pipeline.tables import manifest, quarantine
+from tests.builders import utterance, write_table
 
 
 def clip(i: int, **values: Any) -> dict[str, Any]:
-    known = {"id": f"acting/{i}", "corpus": "acting", "duration_s": 1800.0, "emotion": "sad", "split": "train"}
-    return {**dict.fromkeys(manifest.SCHEMA.names), **known, **values}
-
-
-def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = manifest.SCHEMA) -> Path:
-    parquet.write(parquet.from_rows(rows, schema), path)
-    return path
+    known = {"corpus": "acting", "duration_s": 1800.0, "emotion": "sad", "split": "train"}
+    return utterance(f"acting/{i}") | known | values
 
 
 def test_rows_that_came_went_and_changed_are_found(tmp_path: Path) -> None:
-    a = write(tmp_path / "a.parquet", [clip(i) for i in range(6)])
+    a = write_table(tmp_path / "a.parquet", [clip(i) for i in range(6)])
     changed = [clip(2, split="test", emotion="happy"), clip(3, emotion=None), clip(4, text="one")]
-    b = write(tmp_path / "b.parquet", [clip(9), *reversed(changed), clip(5)])
+    b = write_table(tmp_path / "b.parquet", [clip(9), *reversed(changed), clip(5)])
     found = diff.compare(a, b, num_ids=2)
     assert found.added == Rows(1, ["acting/9"])
     assert found.removed == Rows(2, ["acting/0", "acting/1"])
@@ -50,7 +46,7 @@ def test_rows_that_came_went_and_changed_are_found(tmp_path: Path) -> None:
 
 def test_equal_tables_have_no_difference(tmp_path: Path) -> None:
     rows = [clip(i, emotion_votes=[("sad", 0.6), ("happy", 0.4)], turn=i) for i in range(5)]
-    a, b = write(tmp_path / "a.parquet", rows), write(tmp_path / "b.parquet", rows[::-1])
+    a, b = write_table(tmp_path / "a.parquet", rows), write_table(tmp_path / "b.parquet", rows[::-1])
     found = diff.compare(a, b, num_ids=3)
     assert found.unchanged == 5
     assert found.columns == {}
@@ -60,8 +56,8 @@ def test_equal_tables_have_no_difference(tmp_path: Path) -> None:
 def test_votes_are_compared(tmp_path: Path) -> None:
     votes = [[("sad", 1.0)], [("sad", 1.0)], None, None]
     other = [[("sad", 1.0)], [("sad", 0.5), ("happy", 0.5)], [("sad", 1.0)], None]
-    a = write(tmp_path / "a.parquet", [clip(i, votes=vote) for i, vote in enumerate(votes)])
-    b = write(tmp_path / "b.parquet", [clip(i, votes=vote) for i, vote in enumerate(other)])
+    a = write_table(tmp_path / "a.parquet", [clip(i, votes=vote) for i, vote in enumerate(votes)])
+    b = write_table(tmp_path / "b.parquet", [clip(i, votes=vote) for i, vote in enumerate(other)])
     assert diff.compare(a, b, num_ids=3).columns == {"votes": Rows(2, ["acting/1", "acting/2"])}
 
 
@@ -69,8 +65,8 @@ def test_tables_of_different_versions_are_compared_in_what_both_have(tmp_path: P
     names = [name for name in manifest.SCHEMA.names if name not in ("dialogue", "turn")]
     old = pa.schema([manifest.SCHEMA.field(name) for name in names]).append(pa.field("turn", pa.string()))
     rows = [{name: clip(i)[name] for name in names} for i in range(2)]
-    a = write(tmp_path / "a.parquet", [{**rows[0], "turn": "1"}, {**rows[1], "turn": None}], old)
-    b = write(tmp_path / "b.parquet", [clip(0, turn=1), clip(1)])
+    a = write_table(tmp_path / "a.parquet", [{**rows[0], "turn": "1"}, {**rows[1], "turn": None}], old)
+    b = write_table(tmp_path / "b.parquet", [clip(0, turn=1), clip(1)])
     found = diff.compare(a, b, num_ids=3)
     assert (found.only_in_a, found.only_in_b) == ([], ["dialogue"])
     assert found.columns == {"turn": Rows(1, ["acting/0"])}
@@ -82,8 +78,8 @@ def test_quarantines_are_compared_though_an_id_is_there_twice(tmp_path: Path) ->
         return {"id": f"acting/{i}", "corpus": "acting", "audio": f"{i}.wav", "reason": reason, "detail": ""}
 
     before = [refusal(1, "silent"), refusal(1, "double-id"), refusal(2, "silent")]
-    a = write(tmp_path / "a.parquet", before, quarantine.SCHEMA)
-    b = write(tmp_path / "b.parquet", [*before, refusal(1, "double-id")], quarantine.SCHEMA)
+    a = write_table(tmp_path / "a.parquet", before, quarantine.SCHEMA)
+    b = write_table(tmp_path / "b.parquet", [*before, refusal(1, "double-id")], quarantine.SCHEMA)
     found = diff.compare(a, b, num_ids=3)
     assert found.added == Rows(1, ["acting/1"])
     assert found.unchanged == 3
@@ -110,8 +106,8 @@ def test_quarantines_are_compared_though_an_id_is_there_twice(tmp_path: Path) ->
 def test_a_comparison_fits_on_a_screen(tmp_path: Path) -> None:
     rows = [clip(i, id=f"corpus-{i % 12}-with-a-long-name-for-a-table/{'x' * 70}{i}") for i in range(60)]
     rows = [{**row, "corpus": row["id"].partition("/")[0], "duration_s": 3.6e6} for row in rows]
-    a = write(tmp_path / "a.parquet", rows)
-    b = write(tmp_path / "b.parquet", [{**row, "split": "test"} for row in rows[:40]])
+    a = write_table(tmp_path / "a.parquet", rows)
+    b = write_table(tmp_path / "b.parquet", [{**row, "split": "test"} for row in rows[:40]])
     *_, text = diff.describe(diff.compare(a, b, num_ids=5)).partition("\n\n")
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "hours A    hours B      change" in text
@@ -119,7 +115,10 @@ def test_a_comparison_fits_on_a_screen(tmp_path: Path) -> None:
 
 
 def test_json_holds_all_of_it(tmp_path: Path) -> None:
-    a, b = write(tmp_path / "a.parquet", [clip(0)]), write(tmp_path / "b.parquet", [clip(0, split="test"), clip(1)])
+    a, b = (
+        write_table(tmp_path / "a.parquet", [clip(0)]),
+        write_table(tmp_path / "b.parquet", [clip(0, split="test"), clip(1)]),
+    )
     told = json.loads(CliRunner().invoke(app, ["diff", str(a), str(b), "-n", "1", "--json"]).output)
     assert told.pop("by")["split"] == {
         "train": {"rows": [1, 1], "hours": [0.5, 0.5]},
@@ -142,13 +141,13 @@ def run(*words: str | Path) -> None:
 
 
 def test_what_is_no_table_is_told(tmp_path: Path) -> None:
-    a = write(tmp_path / "a.parquet", [clip(0)])
+    a = write_table(tmp_path / "a.parquet", [clip(0)])
     with pytest.raises(
         UserError, match="HEAD~1: no such file; a table is compared at two git revisions with --file TABLE"
     ):
         run("HEAD~1", a)
     with pytest.raises(UserError, match=r"b\.parquet: lacks the column id; found other"):
-        run(a, write(tmp_path / "b.parquet", [{"other": "x"}], pa.schema([("other", pa.string())])))
+        run(a, write_table(tmp_path / "b.parquet", [{"other": "x"}], pa.schema([("other", pa.string())])))
     result = CliRunner().invoke(app, ["diff", str(a)])
     assert result.exit_code == 2
     assert "found one table, expected two, or one git revision and --file" in result.output
@@ -167,7 +166,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def commit(rows: list[dict[str, Any]]) -> None:
         (folder / "manifests/emotion.parquet").unlink(missing_ok=True)
-        write(folder / "manifests/emotion.parquet", rows)
+        write_table(folder / "manifests/emotion.parquet", rows)
         call("dvc", "commit", "--quiet", "--force")
         call("git", "add", "--all")
         call("git", "commit", "--quiet", "--message", "x")
@@ -180,7 +179,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit([clip(0), clip(1)])
     commit([clip(0), clip(1), clip(2)])
     (folder / "manifests/emotion.parquet").unlink()
-    write(folder / "manifests/emotion.parquet", [clip(0)])
+    write_table(folder / "manifests/emotion.parquet", [clip(0)])
     return folder
 
 

@@ -177,7 +177,7 @@ def test_a_connection_that_always_breaks_is_given_up_and_the_next_call_goes_on(
 def test_a_long_file_may_break_more_often_than_a_short_one(
     server: Server, part: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_PROGRESS", 10)
+    monkeypatch.setattr(transfer, "PROGRESS", 10)
     server.plan = ["cut"] * 12
     assert fetch(server, part) == NOISE
     assert pauses == [1] * 12
@@ -186,7 +186,7 @@ def test_a_long_file_may_break_more_often_than_a_short_one(
 def test_a_file_that_never_gets_further_is_given_up(
     server: Server, part: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_PROGRESS", 10)
+    monkeypatch.setattr(transfer, "PROGRESS", 10)
     server.knows_range = False
     server.plan = ["cut", "cut late"] * 9
     with pytest.raises(UserError, match="peer closed connection"):

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
@@ -12,8 +12,8 @@ from pipeline.generate import __main__ as generate
 from pipeline.generate import choices, run
 from pipeline.generate.engines.echo_engine import EchoEngine
 from pipeline.stage import UserError
-from pipeline.tables import continuations, parquet
-from tests.builders import requests
+from pipeline.tables import continuations
+from tests.builders import change_params, read_continuations, requests
 
 
 @pytest.fixture(autouse=True)
@@ -21,18 +21,11 @@ def _work_in(project: Path) -> None:
     """Work in a project of five utterances, the last without a transcript."""
 
 
-def change(**settings: object) -> None:
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["generate"] |= settings
-    Path("params.yaml").write_text(yaml.safe_dump(values))
-
-
-def generated(**settings: object) -> list[dict[str, object]]:
+def generated(**settings: object) -> list[dict[str, Any]]:
     """Run the stage; return its rows."""
-    change(**settings)
+    change_params({f"generate.{name}": value for name, value in settings.items()})
     generate.main("semantic", Path("manifests/semantic.parquet"), Path("c.parquet"), choices.FILE)
-    rows: list[dict[str, object]] = parquet.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()
-    return rows
+    return read_continuations(Path("c.parquet"))
 
 
 def test_every_transcript_is_answered_with_itself() -> None:

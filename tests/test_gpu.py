@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from pipeline.prompts import Prompt, Prompter
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams, fetch
+from tests.builders import emotion_fit_section, model_config, semantic_fit_section
 from train import saved_model
 from train.data.dataset import Collator, Examples
 from train.data.log_mel import LogMel
@@ -36,14 +36,7 @@ pytestmark = pytest.mark.gpu
 
 EMOTIONS = ["sad", "happy"]
 TIGHT, BOUNDED = 1e-4, 5e-2  # of the norm of what the CPU computes in float32
-FIT: dict[str, Any] = {
-    "seed": 1, "epochs": 3.0, "max_steps": None, "batch_size": 4, "accumulation": 1, "learning_rate": 1e-3,
-    "warmup_steps": 2, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "bfloat16", "workers": 0,
-    "log_every": 1, "evaluate_every": 3, "save_every": 1,
-}  # fmt: skip
-SEMANTIC = {**FIT, "pad_to_30s": False, "warm_start": None, "teacher": "exact", "temperature": 2.0}
-PLORA = {"rank": 2, "alpha": 2, "dropout": 0.1, "targets": "all-linear"}
-EMOTION = {**FIT, "plora": PLORA, "train_encoder": True, "emotion_weight": 1.0}
+FIT = {"epochs": 3.0, "learning_rate": 1e-3, "precision": "bfloat16", "save_every": 1}
 KILLED_AFTER = 4  # of 9 steps
 KILL = f"""
 import os, signal
@@ -55,7 +48,7 @@ def save_and_die(folder, state):
     if state.step == {KILLED_AFTER}:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.save = save_and_die
-run(fit.main)
+run_stage(fit.main)
 """
 
 
@@ -74,7 +67,7 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def config(models: ModelsParams) -> ModelConfig:
-    return ModelConfig(models=models, emotions=EMOTIONS, pad_to_30s=False, seed=3, encoder_trained=False, plora=False)
+    return model_config(models)
 
 
 def build(models: ModelsParams, dtype: torch.dtype, device: torch.device) -> SpeechLLM:
@@ -187,7 +180,7 @@ def test_label_scores_and_answers_are_the_cpus(
 
 @pytest.fixture
 def params_file(tmp_path: Path, tiny_models: ModelsParams) -> Path:
-    fit = {"semantic": SEMANTIC, "emotion": EMOTION}
+    fit = {"semantic": semantic_fit_section(**FIT), "emotion": emotion_fit_section(**FIT)}
     sections = {"models": tiny_models.model_dump(), "emotions": EMOTIONS, "fit": fit}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
     return tmp_path / "params.yaml"

@@ -21,22 +21,16 @@ from pipeline.ingest import rows as intake
 from pipeline.stage import UserError
 from pipeline.tables import manifest, quarantine
 from pipeline.tables.quarantine import Fault
+from tests.builders import write_clip
 
 Rows = dict[str, dict[str, Any]]
-
-
-def speak(path: Path, num_samples: int = 9600, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = np.random.default_rng([seed, *path.name.encode()]).integers(-99, 99, (num_samples, 1), dtype=np.int16)
-    soundfile.write(path, samples, 16_000)
-    return path
 
 
 @pytest.fixture
 def ravdess(tmp_path: Path) -> Path:
     root = tmp_path / "RAVDESS"
     for actor in (1, 2):
-        speak(root / "audio_speech_actors_01-24" / f"Actor_0{actor}" / f"03-01-06-02-01-01-0{actor}.wav")
+        write_clip(root / "audio_speech_actors_01-24" / f"Actor_0{actor}" / f"03-01-06-02-01-01-0{actor}.wav")
     return root
 
 
@@ -83,15 +77,15 @@ def test_a_row_holds_what_names_metadata_and_audio_tell(ravdess: Path) -> None:
 
 def test_the_header_tells_the_same_as_the_samples_of_sound_flac(tmp_path: Path) -> None:
     for actor in (1, 2):
-        speak(tmp_path / "RAVDESS" / f"Actor_0{actor}" / f"03-01-06-02-01-01-0{actor}.flac")
+        write_clip(tmp_path / "RAVDESS" / f"Actor_0{actor}" / f"03-01-06-02-01-01-0{actor}.flac")
     assert take_in(tmp_path / "RAVDESS", check="headers") == take_in(tmp_path / "RAVDESS", check="samples")
 
 
 def test_every_refused_clip_has_a_reason_and_none_is_lost(ravdess: Path) -> None:
     actor = ravdess / "Actor_03"
-    speak(actor / "03-02-06-02-01-01-03.wav")
-    speak(actor / "outtake.wav")
-    content = speak(actor / "03-01-06-01-01-01-03.flac", 48_000).read_bytes()
+    write_clip(actor / "03-02-06-02-01-01-03.wav")
+    write_clip(actor / "outtake.wav")
+    content = write_clip(actor / "03-01-06-01-01-01-03.flac", 48_000).read_bytes()
     (actor / "03-01-06-01-01-01-03.flac").write_bytes(content[: len(content) // 2])
     (actor / "03-01-06-01-01-02-03.wav").write_bytes(b"")
     (actor / "03-01-06-01-02-01-03.wav").write_text("no audio")
@@ -116,15 +110,15 @@ def test_every_refused_clip_has_a_reason_and_none_is_lost(ravdess: Path) -> None
 
 def test_names_with_quotes_and_spaces_are_read(tmp_path: Path) -> None:
     name = 'it\'s "here" - ok'
-    speak(tmp_path / "c" / f"{name}.wav")
+    write_clip(tmp_path / "c" / f"{name}.wav")
     rows, _ = take_in(tmp_path / "c", corpus_of(clip(name)))
     assert rows[f"x/{name}"]["audio"] == f"{name}.wav"
 
 
 def test_a_name_that_is_not_utf_8_is_one_bad_file(tmp_path: Path) -> None:
     odd = b"caf\xe8".decode(errors="surrogateescape")
-    speak(tmp_path / "c" / "ok.wav")
-    speak(tmp_path / "c" / "café.wav")
+    write_clip(tmp_path / "c" / "ok.wav")
+    write_clip(tmp_path / "c" / "café.wav")
     rows, refused = take_in(tmp_path / "c", corpus_of(clip("ok"), clip("café"), clip(odd)))
     assert set(rows) == {"x/ok", "x/café"}
     assert reasons(refused) == {"x/caf\\xe8": "bad-name"}
@@ -132,7 +126,7 @@ def test_a_name_that_is_not_utf_8_is_one_bad_file(tmp_path: Path) -> None:
 
 def test_a_file_is_opened_once_and_read_in_time_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
-        speak(tmp_path / "c" / f"{name}.wav", 48_000)
+        write_clip(tmp_path / "c" / f"{name}.wav", 48_000)
     starts = (2.0, 0.0, 1.0)
     clips = [
         clip(f"{name}{start}", audio=f"{name}.wav", start_s=start, duration_s=0.5) for start in starts for name in "ab"
@@ -153,7 +147,7 @@ def test_a_file_is_opened_once_and_read_in_time_order(tmp_path: Path, monkeypatc
 
 
 def test_audio_that_a_table_names_absolutely_is_found(tmp_path: Path) -> None:
-    elsewhere = speak(tmp_path / "elsewhere" / "a.wav")
+    elsewhere = write_clip(tmp_path / "elsewhere" / "a.wav")
     (tmp_path / "c").mkdir()
     rows, _ = take_in(tmp_path / "c", corpus_of(clip("a", audio=str(elsewhere))))
     assert rows["x/a"]["audio"] == str(elsewhere)
@@ -167,8 +161,8 @@ def test_a_loop_of_links_does_not_hang_the_reader(ravdess: Path) -> None:
 
 def test_the_second_of_two_with_one_id_or_the_same_samples_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "c"
-    content = speak(root / "a.wav").read_bytes()
-    speak(root / "b.wav")
+    content = write_clip(root / "a.wav").read_bytes()
+    write_clip(root / "b.wav")
     (root / "copy.wav").write_bytes(content)
     _, refused = take_in(root, corpus_of(clip("a"), clip("b"), clip("a", audio="b.wav"), clip("copy")))
     assert [row["reason"] for row in refused.values()] == ["double-id", "double-audio"]
@@ -177,14 +171,14 @@ def test_the_second_of_two_with_one_id_or_the_same_samples_is_refused(tmp_path: 
 def test_a_double_that_belongs_to_the_published_counts_stays(tmp_path: Path) -> None:
     root = tmp_path / "c"
     (root / "copy.wav").parent.mkdir()
-    (root / "copy.wav").write_bytes(speak(root / "a.wav").read_bytes())
+    (root / "copy.wav").write_bytes(write_clip(root / "a.wav").read_bytes())
     assert len(take_in(root, corpus_of(clip("a"), clip("copy"), doubles=("copy",)))[0]) == 2
 
 
 def test_what_the_metadata_lacks_is_a_reason(tmp_path: Path) -> None:
     root = tmp_path / "c"
     for name in "abcdefg":
-        speak(root / f"{name}.wav")
+        write_clip(root / f"{name}.wav")
     clips = [
         clip("a", emotion="froh", text=None),
         clip("b"),
@@ -209,8 +203,8 @@ def test_what_the_metadata_lacks_is_a_reason(tmp_path: Path) -> None:
 
 def test_votes_become_shares_of_unified_emotions(tmp_path: Path) -> None:
     root = tmp_path / "c"
-    speak(root / "a.wav")
-    speak(root / "b.wav")
+    write_clip(root / "a.wav")
+    write_clip(root / "b.wav")
     labels = {"hap": "happy", "exc": "happy", "xxx": None}
     first = clip("a", emotion="hap", votes={"hap": 1.0, "exc": 2.0, "xxx": 1.0}, votes_both={"hap": 9.0})
     rows, _ = take_in(root, corpus_of(first, clip("b", emotion="hap", votes_both={"hap": 2.0}), labels=labels))
@@ -221,7 +215,7 @@ def test_votes_become_shares_of_unified_emotions(tmp_path: Path) -> None:
 
 def test_many_utterances_of_one_file_are_parts_of_it(tmp_path: Path) -> None:
     root = tmp_path / "c"
-    speak(root / "long.wav", 32_000)
+    write_clip(root / "long.wav", 32_000)
     clips = [clip(str(i), audio="long.wav", start_s=i / 2, duration_s=0.5) for i in range(5)]
     rows, refused = take_in(root, corpus_of(*clips))
     assert [row["start_s"] for row in rows.values()] == [0, 0.5, 1, 1.5]
@@ -236,7 +230,7 @@ def test_rows_come_in_the_readers_order_over_chunks(
     monkeypatch.setattr(intake, "CHUNK", 2)  # full ones are looked at in processes of their own where headers suffice
     clips = [clip(name, audio=f"{name}.flac") for name in ("d", "a", "c", "b", "e", "f")]
     for each in clips:
-        speak(tmp_path / "c" / each.audio)
+        write_clip(tmp_path / "c" / each.audio)
     cut = tmp_path / "c" / "c.flac"
     cut.write_bytes(cut.read_bytes()[:2000])
     rows, refused = take_in(tmp_path / "c", corpus_of(*clips), check=check)
@@ -252,7 +246,7 @@ def test_a_label_without_unified_emotion_stops_with_the_labels_found(tmp_path: P
 
 
 def test_an_emotion_corpus_without_a_label_map_stops(tmp_path: Path) -> None:
-    speak(tmp_path / "c" / "a.wav")
+    write_clip(tmp_path / "c" / "a.wav")
     with pytest.raises(UserError, match="no unified emotion for froh; found the labels froh, expected none"):
         take_in(tmp_path / "c", corpus_of(clip("a", emotion="froh")))
 
@@ -261,7 +255,7 @@ def test_more_than_was_published_stops(tmp_path: Path) -> None:
     root = tmp_path / "c"
     clips = [clip(name, emotion="froh") for name in "abc"]
     for each in clips:
-        speak(root / each.audio)
+        write_clip(root / each.audio)
     corpus = corpus_of(*clips, labels={"froh": "happy"}, counts={"clips": 3, "froh": 2})
     with pytest.raises(UserError, match="x: froh: found 3, expected at most 2 as published"):
         take_in(root, corpus)
@@ -275,7 +269,7 @@ def coverage_line(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_stage_writes_manifest_quarantine_and_summary(
     ravdess: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    speak(ravdess / "Actor_03" / "03-02-06-02-01-01-03.wav")
+    write_clip(ravdess / "Actor_03" / "03-02-06-02-01-01-03.wav")
     output = tmp_path / "manifests" / "rav.parquet"
     line = coverage_line(ravdess, output, capsys)
     assert line == (
@@ -301,7 +295,7 @@ def test_a_complete_corpus_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
                 for statement in (1, 2):
                     for take in (1, 2):
                         name = f"03-01-{emotion:02}-{intensity:02}-{statement:02}-{take:02}-{actor:02}.flac"
-                        speak(tmp_path / "RAVDESS" / f"Actor_{actor:02}" / name)
+                        write_clip(tmp_path / "RAVDESS" / f"Actor_{actor:02}" / name)
     line = coverage_line(tmp_path / "RAVDESS", tmp_path / "rav.parquet", capsys)
     assert line == "ingest: rav: 1,440 clips, 0.24 h, 24 speakers; 0 quarantined; complete\n"
 

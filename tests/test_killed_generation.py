@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from pipeline.tables import continuations, manifest, parquet
+from pipeline.tables import continuations
+from tests.builders import change_params, read_continuations, utterance, write_generate_params, write_table
 
 ROWS_PER_PART, KILLS = 20, 10
 
@@ -22,30 +22,15 @@ ROWS_PER_PART, KILLS = 20, 10
 @pytest.fixture
 def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
     """Parameters by which the real vLLM answers with a random model."""
-
-    source = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
-    prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
-    settings = {
-        "engine": "vllm", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
-        "dtype": "float32", "max_new_tokens": 48, "max_model_len": 160,
-        "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None,
-        "rows_per_part": ROWS_PER_PART,
-    }  # fmt: skip
-    sections = {
-        "models": {"encoder": source, "llm": source},
-        "emotions": ["sad", "happy"],
-        "prompts": {"semantic": prompt, "emotion": prompt},
-        "generate": settings,
-        "filter": {"semantic": {"min_agreement": None}},
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+    write_generate_params(
+        tmp_path / "params.yaml", llm_for_vllm, engine="vllm", max_new_tokens=48, rows_per_part=ROWS_PER_PART
+    )
     return tmp_path
 
 
 def write_manifest(project: Path, num_rows: int) -> None:
-    empty = dict.fromkeys(manifest.SCHEMA.names)
-    rows = [{**empty, "id": f"{i:04}", "text": f"sentence number {i}"} for i in range(num_rows)]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), project / "manifest.parquet")
+    rows = [utterance(f"{i:04}", text=f"sentence number {i}") for i in range(num_rows)]
+    write_table(project / "manifest.parquet", rows)
 
 
 def start(project: Path, output: str = "c.parquet") -> "subprocess.Popen[str]":
@@ -60,7 +45,7 @@ def shards(store: Path) -> list[Path]:
 
 
 def check(project: Path, store: Path, num_rows: int, output: str = "c.parquet") -> None:
-    rows = parquet.read(project / output, continuations.SCHEMA).to_pylist()
+    rows = read_continuations(project / output)
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(num_rows)]
     assert {row["finish_reason"] for row in rows} <= {continuations.STOP, continuations.LENGTH}
     keys = [key for shard in shards(store) for key in pq.read_table(shard)["key"].to_pylist()]
@@ -97,8 +82,7 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(project:
 def test_two_runs_at_once_make_one_store(project: Path, store: Path) -> None:
     num_rows = 600
     write_manifest(project, num_rows)
-    params_file = project / "params.yaml"
-    params_file.write_text(params_file.read_text().replace("engine: vllm", "engine: transformers"))
+    change_params({"generate.engine": "transformers"}, project / "params.yaml")
     outputs = ("a.parquet", "b.parquet")
     processes = [start(project, output) for output in outputs]
     said = [process.communicate()[0] for process in processes]

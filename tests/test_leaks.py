@@ -12,7 +12,8 @@ from pipeline.commands import leaks as command
 from pipeline.leaks import __main__ as leaks
 from pipeline.leaks import fingerprint
 from pipeline.stage import UserError
-from pipeline.tables import manifest, parquet
+from pipeline.tables import parquet
+from tests.builders import utterance, write_table
 
 OPTIONS: dict[str, Any] = {
     "forbid": ["speaker", "dialogue", "audio", "near_audio"],
@@ -33,10 +34,10 @@ def row(corpus: str, i: int, part: str, **changes: Any) -> dict[str, Any]:
     """A row that shares nothing with any other."""
     key = f"{corpus}/{i}"
     made = {
-        "id": key, "corpus": corpus, "audio": f"{i}.wav", "start_s": 0.0, "duration_s": 2.0, "text": f"text {key}",
+        "corpus": corpus, "audio": f"{i}.wav", "start_s": 0.0, "duration_s": 2.0, "text": f"text {key}",
         "speaker": f"{corpus}/speaker-{i}", "dialogue": f"dialogue-{i}", "split": part, "content_hash": f"hash {key}",
     }  # fmt: skip
-    return {**dict.fromkeys(manifest.SCHEMA.names), **made, **changes}
+    return utterance(key) | made | changes
 
 
 class Project:
@@ -66,7 +67,7 @@ class Project:
 
     def prepare(self, **changes: Any) -> None:
         for corpus, file in zip(("read", "acted"), self.files, strict=False):
-            parquet.write(parquet.from_rows(self.rows[corpus], manifest.SCHEMA), file)
+            write_table(file, self.rows[corpus])
         roots = "".join(
             f"  {name}: {{reader: ravdess, root: {self.folder / name}, check: samples}}\n" for name in ("read", "acted")
         )

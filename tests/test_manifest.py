@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.stage import UserError
-from pipeline.tables import continuations, manifest, parquet, quarantine
+from pipeline.tables import continuations, manifest, quarantine
+from tests.builders import write_table
 
 
 def rows_of(text: str, heading: str) -> list[tuple[str, ...]]:
@@ -34,7 +35,7 @@ def test_the_readme_explains_the_reasons_of_the_quarantine(root: Path) -> None:
 
 
 def test_an_empty_manifest_is_told(tmp_path: Path) -> None:
-    parquet.write(parquet.from_rows([], manifest.SCHEMA), tmp_path / "a.parquet")
+    write_table(tmp_path / "a.parquet", [])
     with pytest.raises(UserError, match=r"a\.parquet: no rows"):
         manifest.read(tmp_path / "a.parquet")
 

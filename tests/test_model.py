@@ -10,6 +10,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from pipeline.weights.source import ModelsParams, fetch
+from tests.builders import model_config
 from train import saved_model
 from train.data.log_mel import LogMel, num_mel_frames
 from train.losses import response_kl
@@ -19,7 +20,6 @@ from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder
 from train.model.inputs import sequences
 from train.model.plora import ADAPTER_NAME, SpeechMask, add_plora, lora_config
-from train.saved_model import ModelConfig
 
 BEFORE, AFTER = [5, 6, 7], [8, 9]
 RESPONSES = [[10, 11, 12], [13, 14]]
@@ -27,9 +27,7 @@ RESPONSES = [[10, 11, 12], [13, 14]]
 
 @pytest.fixture
 def model(tiny_models: ModelsParams) -> SpeechLLM:
-    config = ModelConfig(
-        models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
-    )
+    config = model_config(tiny_models)
     return saved_model.build(config, torch.float32)
 
 
@@ -194,9 +192,7 @@ def test_an_untrained_plora_changes_nothing(model: SpeechLLM) -> None:
 
 
 def test_what_is_trained_is_float32_beside_an_llm_in_bfloat16(tiny_models: ModelsParams) -> None:
-    config = ModelConfig(
-        models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=True, plora=True
-    )
+    config = model_config(tiny_models, encoder_trained=True, plora=True)
     model = saved_model.build(config, torch.bfloat16)
     model.add_plora(lora_config(4, 4, 0.0, "all-linear"))
     model.encoder.train_weights()

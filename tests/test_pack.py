@@ -14,6 +14,7 @@ from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations, manifest, packed, parquet
 from pipeline.weights.source import ModelsParams, fetch
+from tests.builders import utterance, write_table
 
 PROMPTS = {
     "semantic": {"system": "s", "text": "say: ", "speech": "hear: "},
@@ -41,19 +42,18 @@ class Inputs:
 
 @pytest.fixture
 def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
-    parts = ["train", "train", "dev", "test", "test"]
     rows: list[dict[str, Any]] = []
-    for i, part in enumerate(parts):
+    for i, split in enumerate(("train", "train", "dev", "test", "test")):
         soundfile.write(tmp_path / f"{i}.wav", np.full((4_800 + 100 * i, 2), 0.25), 48_000)
-        known = {"id": f"c/{i}", "corpus": "c", "audio": f"{i}.wav", "text": f"word {i}", "split": part}
+        known = {"corpus": "c", "audio": f"{i}.wav", "text": f"word {i}", "split": split}
         times = {"start_s": 0.0, "duration_s": (4_800 + 100 * i) / 48_000}
-        rows.append(dict.fromkeys(manifest.SCHEMA.names) | known | times | {"speaker": f"c/{i}", "emotion": "sad"})
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+        rows.append(utterance(f"c/{i}", speaker=f"c/{i}", emotion="sad") | known | times)
+    write_table(tmp_path / "manifest.parquet", rows)
     answers = [
         {"id": f"c/{i}", "continuation": "x", "token_ids": [30, 31], "finish_reason": reason, "engine": "test"}
         for i, reason in ((0, "stop"), (2, "stop"), (3, "length"))
     ]
-    parquet.write(parquet.from_rows(answers, continuations.SCHEMA), tmp_path / "kept.parquet")
+    write_table(tmp_path / "kept.parquet", answers, continuations.SCHEMA)
     values = {
         "models": tiny_models.model_dump(),
         "prompts": PROMPTS,
@@ -66,7 +66,7 @@ def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
 
 def test_train_rows_need_a_kept_continuation_and_others_do_not(inputs: Inputs) -> None:
     output = inputs.run()
-    ids = {part: packed.load(output, part)["id"][:] for part in manifest.SPLITS}
+    ids = {split: packed.load(output, split)["id"][:] for split in manifest.SPLITS}
     assert ids == {"train": ["c/0"], "dev": ["c/2"], "test": ["c/3", "c/4"]}
     assert packed.load(output, "test")[1]["response_ids"] == []
 
@@ -90,12 +90,12 @@ def test_a_clip_is_stored_as_16_khz_mono_flac(inputs: Inputs) -> None:
 def test_a_clip_without_transcript_is_packed_to_be_tested_on(inputs: Inputs) -> None:
     table = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
     table[4]["text"] = None
-    parquet.write(parquet.from_rows(table, manifest.SCHEMA), inputs.folder / "manifest.parquet")
+    write_table(inputs.folder / "manifest.parquet", table)
     row = packed.load(inputs.run(), "test")[1]
     assert (row["id"], row["text"], row["text_ids"]) == ("c/4", "", [])
 
 
-def test_the_frame_and_a_rows_ids_make_the_prompt_that_the_llm_continued(
+def test_the_prompt_shell_and_a_rows_ids_make_the_prompt_that_the_llm_continued(
     inputs: Inputs, tiny_models: ModelsParams
 ) -> None:
     prompter = Prompter.load(fetch(tiny_models.llm))
@@ -107,7 +107,7 @@ def test_the_frame_and_a_rows_ids_make_the_prompt_that_the_llm_continued(
     assert prompter.decode(shell.before_speech).endswith("user\nhear:")
 
 
-def test_the_emotion_prompt_hides_the_label_from_the_frame(inputs: Inputs, tiny_models: ModelsParams) -> None:
+def test_the_emotion_prompt_keeps_the_label_out_of_the_prompt_shell(inputs: Inputs, tiny_models: ModelsParams) -> None:
     shell = packed.load_shell(inputs.run("emotion"))
     assert shell.before_text is None
     assert "sad" not in Prompter.load(fetch(tiny_models.llm)).tokenizer.decode(shell.before_speech)
@@ -141,9 +141,9 @@ def test_teacher_signals_are_packed_with_their_response_where_there_are_any(inpu
     signals = [{"top_ids": top[row["id"]], "top_logprobs": top[row["id"]]} for row in rows]
     schema = pa.schema([*continuations.SCHEMA, *continuations.SIGNALS_SCHEMA])
     both = [row | more for row, more in zip(rows, signals, strict=True)]
-    parquet.write(parquet.from_rows(both, schema), inputs.folder / "kept.parquet")
+    write_table(inputs.folder / "kept.parquet", both, schema)
     output = inputs.run()
-    found = {row["id"]: row for part in manifest.SPLITS for row in packed.load(output, part)}
+    found = {row["id"]: row for split in manifest.SPLITS for row in packed.load(output, split)}
     assert {key: row["top_ids"] for key, row in found.items()} == {**top, "c/4": None}
     assert len(found["c/0"]["top_logprobs"]) == len(found["c/0"]["response_ids"])
     assert "top_ids" not in packed.load(inputs.run("emotion"), "train").column_names

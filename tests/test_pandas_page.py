@@ -11,25 +11,24 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.tables import continuations, manifest, parquet, quarantine
+from pipeline.tables import continuations, manifest, quarantine
+from tests.builders import utterance, write_table
 
 
 def clip(i: int, emotion: str, votes: dict[str, float] | None) -> dict[str, Any]:
-    empty = dict.fromkeys(manifest.SCHEMA.names)
-    return {
-        **empty,
-        "id": f"acting/{i}",
-        "corpus": "acting",
-        "audio": f"{i}.wav",
-        "start_s": 0.0,
-        "duration_s": 1.0 + i,
-        "text": f"sentence {i}",
-        "speaker": f"acting/{i % 2}",
-        "emotion": emotion,
-        "emotion_votes": None if votes is None else list(votes.items()),
-        "split": ("train", "test")[i % 2],
-        "attributes": [("Age", "51")] if i else None,
-    }
+    return utterance(
+        f"acting/{i}",
+        corpus="acting",
+        audio=f"{i}.wav",
+        start_s=0.0,
+        duration_s=1.0 + i,
+        text=f"sentence {i}",
+        speaker=f"acting/{i % 2}",
+        emotion=emotion,
+        emotion_votes=None if votes is None else list(votes.items()),
+        split=("train", "test")[i % 2],
+        attributes=[("Age", "51")] if i else None,
+    )
 
 
 def make_run(folder: Path) -> None:
@@ -41,9 +40,9 @@ def make_run(folder: Path) -> None:
         for row in rows
     ]
     refused = [{"id": "acting/9", "corpus": "acting", "audio": "9.wav", "reason": "silent", "detail": "peak 0"}]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), folder / "manifests/emotion.parquet")
-    parquet.write(parquet.from_rows(refused, quarantine.SCHEMA), folder / "manifests/acting.quarantine.parquet")
-    parquet.write(parquet.from_rows(answers, continuations.SCHEMA), folder / "manifests/continuations/emotion.parquet")
+    write_table(folder / "manifests/emotion.parquet", rows)
+    write_table(folder / "manifests/acting.quarantine.parquet", refused, quarantine.SCHEMA)
+    write_table(folder / "manifests/continuations/emotion.parquet", answers, continuations.SCHEMA)
     for i in range(4):
         soundfile.write(folder / f"{i}.wav", np.full((1 + i) * 8_000, 0.5), 8_000)
     (folder / "params.yaml").write_text(f"ingest:\n  acting: {{reader: ravdess, root: {folder}, check: samples}}\n")

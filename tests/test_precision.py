@@ -9,10 +9,10 @@ import yaml
 from evaluate.respond import __main__ as respond
 from pipeline.prompts import Prompt, Prompter
 from pipeline.weights.source import ModelsParams, fetch
+from tests.builders import model_config
 from train import saved_model
 from train.inference import Answering, Clip
 from train.precision import answering_dtype, best_device, training_dtype
-from train.saved_model import ModelConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -47,9 +47,7 @@ def test_a_named_precision_holds_on_any_device() -> None:
 def test_answering_keeps_out_the_attention_that_plans_each_shape(
     tiny_models: ModelsParams, packed_folder: Path, tmp_path: Path
 ) -> None:
-    config = ModelConfig(
-        models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
-    )
+    config = model_config(tiny_models)
     saved_model.save(saved_model.build(config, torch.float32), config, tmp_path / "model")
     settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings}))
@@ -59,9 +57,7 @@ def test_answering_keeps_out_the_attention_that_plans_each_shape(
 
 
 def test_bfloat16_answers_nearly_as_float32_does(tiny_models: ModelsParams, tmp_path: Path) -> None:
-    config = ModelConfig(
-        models=tiny_models, emotions=["sad", "happy"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
-    )
+    config = model_config(tiny_models)
     saved_model.save(saved_model.build(config, torch.float32), config, tmp_path)
     prompter = Prompter.load(fetch(tiny_models.llm))
     prompts = [prompter.speech(Prompt(system="s", text="say: ", speech="hear: "))] * 2

@@ -16,7 +16,7 @@ from evaluate.predictions import (
     read_recognition,
 )
 from pipeline.stage import UserError
-from pipeline.tables import parquet
+from tests.builders import write_table
 
 CLASSES = ["neutral", "sad"]
 
@@ -36,8 +36,7 @@ def recognition_rows() -> list[dict[str, Any]]:
 
 
 def written(rows: list[dict[str, Any]], schema: pa.Schema, folder: Path) -> Path:
-    parquet.write(parquet.from_rows(rows, schema), folder / "table.parquet")
-    return folder / "table.parquet"
+    return write_table(folder / "table.parquet", rows, schema)
 
 
 def test_whole_tables_are_read(tmp_path: Path) -> None:

@@ -12,18 +12,18 @@ import yaml
 from safetensors.torch import load_file
 
 from pipeline.weights.source import ModelsParams
+from tests.builders import semantic_fit_section
 
-FIT: dict[str, Any] = {
-    "seed": 1, "epochs": 2.0, "max_steps": None, "batch_size": 1, "accumulation": 1, "learning_rate": 1e-2,
-    "warmup_steps": 2, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "float32", "workers": 0,
-    "log_every": 1, "evaluate_every": 2, "save_every": 100, "pad_to_30s": False, "warm_start": None,
-    "teacher": "exact", "temperature": 2.0,
-}  # fmt: skip
+FIT = {"batch_size": 1, "evaluate_every": 2, "save_every": 100}
 
 
 def fit(folder: Path, models: ModelsParams, data: Path, num_processes: int, **changes: Any) -> Path:
     folder.mkdir()
-    sections = {"models": models.model_dump(), "emotions": ["sad", "happy"], "fit": {"semantic": {**FIT, **changes}}}
+    sections = {
+        "models": models.model_dump(),
+        "emotions": ["sad", "happy"],
+        "fit": {"semantic": semantic_fit_section(**FIT, **changes)},
+    }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     command = [sys.executable, *(launch if num_processes > 1 else []), "-m", "train.fit", "--kind", "semantic"]

@@ -8,8 +8,9 @@ from pipeline.__main__ import app
 from pipeline.commands import quarantine as refusals
 from pipeline.commands.text_tables import WIDTH
 from pipeline.stage import UserError
-from pipeline.tables import manifest, parquet, quarantine
+from pipeline.tables import quarantine
 from pipeline.tables.quarantine import REASONS, Fault
+from tests.builders import write_table
 
 
 def refusal(i: int, reason: str, corpus: str = "acting", detail: str = "") -> dict[str, str]:
@@ -17,8 +18,7 @@ def refusal(i: int, reason: str, corpus: str = "acting", detail: str = "") -> di
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> Path:
-    parquet.write(parquet.from_rows(rows, quarantine.SCHEMA), path)
-    return path
+    return write_table(path, rows, quarantine.SCHEMA)
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def test_the_rows_of_a_reason_are_told_with_what_was_seen(refused: Path) -> None
 def test_a_manifest_stands_for_the_quarantine_beside_it(refused: Path, tmp_path: Path) -> None:
     # after an ingest that found no usable clip, the manifest is not there
     assert refusals.summarise(tmp_path / "acting.parquet", None, 10) == refusals.summarise(refused, None, 10)
-    parquet.write(parquet.from_rows([], manifest.SCHEMA), tmp_path / "acting.parquet")
+    write_table(tmp_path / "acting.parquet", [])
     assert refusals.summarise(tmp_path / "acting.parquet", None, 10) == refusals.summarise(refused, None, 10)
-    parquet.write(parquet.from_rows([], manifest.SCHEMA), tmp_path / "lonely.parquet")
+    write_table(tmp_path / "lonely.parquet", [])
     with pytest.raises(UserError, match=r"lonely\.quarantine\.parquet: no such file"):
         refusals.summarise(tmp_path / "lonely.parquet", None, 10)
 

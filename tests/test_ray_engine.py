@@ -23,21 +23,16 @@ from pipeline.generate.engines.ray_worker import Loaded, Numbered, Worker
 from pipeline.generate.params import GenerateParams
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
-from pipeline.tables import continuations, manifest, parquet
+from pipeline.tables import continuations
 from pipeline.weights.source import ModelsParams, Weights
-from tests.builders import requests
+from tests.builders import generate_params, generate_section, read_continuations, requests, utterance, write_table
 
-SETTINGS: dict[str, Any] = {
-    "engine": "ray", "server": None, "generator": None, "allow_foreign_generator": False, "dtype": "float32",
-    "max_new_tokens": 12, "max_model_len": 160, "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0,
-    "agreement": None, "rows_per_part": 20,
-}  # fmt: skip
 WHERE = {"address": None, "workers": 2, "num_cpus": 1, "num_gpus": 0}
 DEADLY = 666
 
 
 def settings(**where: object) -> GenerateParams:
-    return GenerateParams.model_validate({**SETTINGS, "ray": {**WHERE, **where}})
+    return generate_params(engine="ray", ray={**WHERE, **where})
 
 
 def start_on(models: ModelsParams, params: GenerateParams) -> RayEngine:
@@ -51,7 +46,7 @@ def test_a_section_ray_belongs_to_the_engine_ray() -> None:
     assert settings().ray is not None
     for engine_name, section in (("ray", None), ("vllm", WHERE)):
         with pytest.raises(ValidationError, match="a section ray for the engine ray, and null for other engines"):
-            GenerateParams.model_validate({**SETTINGS, "engine": engine_name, "ray": section})
+            generate_params(engine=engine_name, ray=section)
     with pytest.raises(ValidationError, match="num_gpus"):
         settings(num_gpus=2)
 
@@ -78,7 +73,7 @@ def test_workers_load_the_commit_of_a_hub_and_a_folder_wherever_they_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pin(source: str, model: Path, revision: str | None = None) -> Weights:
-        return ray_engine._pin(Weights(source=source, revision=revision, sha256=None), model)
+        return ray_engine.pin(Weights(source=source, revision=revision, sha256=None), model)
 
     assert pin("org/llm", tmp_path / "models--org--llm" / "snapshots" / "abc", "main").revision == "abc"
     (tmp_path / "llm").mkdir()
@@ -292,13 +287,12 @@ def write_project(folder: Path, root: Path, address: str, num_rows: int) -> None
     demo = yaml.safe_load((root / "params.yaml").read_text())
     sections = {name: demo[name] for name in ("models", "emotions", "prompts", "filter")}
     for name, where in (("ray", {**WHERE, "address": address, "workers": 3}), ("vllm", None)):
-        chosen = {**SETTINGS, "engine": name, "ray": where, "max_new_tokens": 8}
+        chosen = generate_section(engine=name, ray=where, max_new_tokens=8, rows_per_part=20)
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**sections, "generate": chosen}))
-    empty = dict.fromkeys(manifest.SCHEMA.names)
     things = ("rain", "bread", "a letter", "the harbour", "my brother")
-    rows = [{**empty, "id": f"{i:04}", "text": f"{i} days went by without {things[i % 5]}"} for i in range(num_rows)]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")
-    parquet.write(parquet.from_rows(rows[::20], manifest.SCHEMA), folder / "sample.parquet")
+    rows = [utterance(f"{i:04}", text=f"{i} days went by without {things[i % 5]}") for i in range(num_rows)]
+    write_table(folder / "manifest.parquet", rows)
+    write_table(folder / "sample.parquet", rows[::20])
 
 
 def run_generate(folder: Path, name: str, manifest_name: str, store: Path) -> "subprocess.Popen[str]":
@@ -336,7 +330,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
     assert 0 < before < num_rows
     assert re.search(r"lost, 2 of 3 left; [1-9]\d* prompts go to others\n", "".join(said))
 
-    rows = parquet.read(tmp_path / "ray.parquet", continuations.SCHEMA).to_pylist()
+    rows = read_continuations(tmp_path / "ray.parquet")
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(num_rows)]
     assert {row["finish_reason"] for row in rows} <= {continuations.STOP, continuations.LENGTH}
     assert len(keys_in(store)) == len(set(keys_in(store))) == num_rows
@@ -345,6 +339,6 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_doubles_none(
     plain = run_generate(tmp_path, "vllm", "sample", tmp_path / "other")
     plain.communicate()
     assert plain.returncode == 0
-    expected = parquet.read(tmp_path / "vllm.parquet", continuations.SCHEMA).to_pylist()
+    expected = read_continuations(tmp_path / "vllm.parquet")
     assert len(expected) == num_rows / 20
     assert [row["token_ids"] for row in rows[::20]] == [row["token_ids"] for row in expected]

@@ -4,25 +4,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import soundfile
 from numpy.typing import NDArray
 
 from pipeline.audio import recordings
-
-
-def noise(num_samples: int = 8000, channels: int = 1) -> NDArray[np.int16]:
-    return np.random.default_rng(0).integers(-20_000, 20_000, (num_samples, channels), dtype=np.int16)
-
-
-def write(path: Path, samples: NDArray[Any], rate: int = 16_000, **options: str) -> Path:
-    soundfile.write(path, samples, rate, **options)
-    return path
+from tests.builders import noise, write_audio
 
 
 def test_reading_mixes_channels_and_resamples_to_16_khz(tmp_path: Path) -> None:
     t = np.arange(48_000) / 48_000
     tone = np.sin(2 * np.pi * 440 * t)
-    path = write(tmp_path / "tone.wav", np.stack([tone, 0 * tone], axis=1).astype(np.float32), 48_000)
+    path = write_audio(tmp_path / "tone.wav", np.stack([tone, 0 * tone], axis=1).astype(np.float32), 48_000)
     samples = recordings.read(path)
     assert samples.dtype == np.float32
     assert samples.shape == (16_000,)
@@ -31,7 +22,7 @@ def test_reading_mixes_channels_and_resamples_to_16_khz(tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_file_is_read_by_seconds(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", noise())
+    path = write_audio(tmp_path / "a.wav", noise())
     part = recordings.read(path, start_s=0.1, duration_s=0.2)
     assert np.array_equal(part, recordings.read(path)[1600:4800])
 
@@ -47,8 +38,8 @@ def test_what_cannot_be_read_tells_its_reason_and_no_path(tmp_path: Path) -> Non
     (tmp_path / "text.wav").write_text("hello " * 100)
     (tmp_path / "text.mp4").write_text("hello " * 100)
     (tmp_path / "pointer.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    write(tmp_path / "header.wav", np.zeros(0, np.int16))
-    whole = write(tmp_path / "cut.flac", noise()).read_bytes()
+    write_audio(tmp_path / "header.wav", np.zeros(0, np.int16))
+    whole = write_audio(tmp_path / "cut.flac", noise()).read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     assert reason_of(tmp_path / "missing.wav") == "no-file"
     assert reason_of(tmp_path / "missing.mp4") == "no-file"
@@ -61,7 +52,7 @@ def test_what_cannot_be_read_tells_its_reason_and_no_path(tmp_path: Path) -> Non
 
 
 def test_a_wav_file_that_was_cut_is_no_shorter_recording(tmp_path: Path) -> None:
-    path = write(tmp_path / "cut.wav", noise())
+    path = write_audio(tmp_path / "cut.wav", noise())
     content = path.read_bytes()
     for kept in (100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:kept])
@@ -74,21 +65,21 @@ def test_a_wav_file_that_was_cut_is_no_shorter_recording(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("part", [{"start_s": -0.1}, {"duration_s": 0.0}, {"duration_s": -0.5}])
 def test_a_part_that_starts_before_the_file_or_lasts_no_time_is_refused(tmp_path: Path, part: dict[str, float]) -> None:
-    assert reason_of(write(tmp_path / "a.wav", noise()), **part).startswith("too-short: starts at ")
+    assert reason_of(write_audio(tmp_path / "a.wav", noise()), **part).startswith("too-short: starts at ")
 
 
 def test_a_file_that_may_not_be_read_is_one_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    path = write(tmp_path / "a.wav", noise())
+    path = write_audio(tmp_path / "a.wav", noise())
     path.write_bytes(b"")
     monkeypatch.setattr(Path, "open", deny)
     assert reason_of(path) == "unreadable: permission denied"
 
 
 def test_a_part_beyond_the_end_is_told_but_for_rounding(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", noise())
+    path = write_audio(tmp_path / "a.wav", noise())
     assert reason_of(path, start_s=0.2, duration_s=0.5) == "truncated: the file ends at 0.50 s"
     assert len(recordings.read(path, 0.2, 0.35)) == 4800
 

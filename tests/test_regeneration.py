@@ -1,86 +1,38 @@
 import json
-from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.generate import __main__ as generate
 from pipeline.generate import choices
-from pipeline.generate.engines import choose
 from pipeline.generate.engines.interface import Answer, Request
 from pipeline.stage import UserError
-from pipeline.tables import continuations, manifest, parquet
-from pipeline.weights.source import ModelsParams
+from pipeline.tables import continuations
+from tests.builders import change_params, read_continuations, utterance, write_generate_params, write_table
+from tests.doubles import RecordingEngine, let_runs_start
 
 TEXTS = {"a": "kids are talking", "b": "dogs are sitting", "c": "yes"}
 
 
-class CountingEngine:
-    """Answers with a number that grows, so that no answer is like the one before."""
-
-    name = "count 1"
-    hardware = "none"
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.seeds: list[int | None] = []
-        self.starts = 0
-        self.stays = False
-        self.fails_at = 99
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        for position, request in enumerate(requests):
-            if self.count == self.fails_at:
-                raise UserError("the engine failed")
-            self.count += 1
-            self.seeds.append(request.seed)
-            yield position, Answer((50 + (0 if self.stays else self.count),), continuations.STOP, -1.0)
+def next_number(_request: Request, count: int) -> Answer:
+    """Answer with a number that grows, so that no answer is like the one before."""
+    return Answer((50 + count,), continuations.STOP, -1.0)
 
 
-@pytest.fixture
-def llm(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> CountingEngine:
-    """A project of three utterances in which a run starts this engine."""
+@pytest.fixture(autouse=True)
+def engine(tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
+    """The engine of a project of three utterances."""
     monkeypatch.chdir(tmp_path)
-    source = {"source": tiny_models.llm.source, "revision": None, "sha256": None}
-    prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
-    settings = {
-        "engine": "transformers", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
-        "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160,
-        "temperature": 0.0, "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None, "rows_per_part": 2,
-    }  # fmt: skip
-    sections = {
-        "models": {"encoder": source, "llm": source},
-        "emotions": ["sad", "happy"],
-        "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
-        "generate": settings,
-        "filter": {"semantic": {"min_agreement": None}, "emotion": {"min_agreement": None}},
-    }
-    Path("params.yaml").write_text(yaml.safe_dump(sections))
-    empty = dict.fromkeys(manifest.SCHEMA.names)
+    write_generate_params(Path("params.yaml"), llm)
     rows = [
-        {**empty, "id": key, "text": text, "emotion": "sad", "corpus": "x", "duration_s": len(text) / 10}
-        for key, text in TEXTS.items()
+        utterance(key, text=text, emotion="sad", corpus="x", duration_s=len(text) / 10) for key, text in TEXTS.items()
     ]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), Path("manifests/semantic.parquet"))
-    counting = CountingEngine()
-
-    def start(*_: object) -> CountingEngine:
-        counting.starts += 1
-        return counting
-
-    monkeypatch.setattr(choose, "start", start)
-    return counting
-
-
-def change(**settings: object) -> None:
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["generate"] |= settings
-    Path("params.yaml").write_text(yaml.safe_dump(values))
+    write_table(Path("manifests/semantic.parquet"), rows)
+    return let_runs_start(monkeypatch, RecordingEngine(next_number))
 
 
 def run(*arguments: str) -> Result:
@@ -95,14 +47,14 @@ def plan(*arguments: str) -> dict[str, Any]:
 def taken() -> dict[str, str]:
     """Run the stage; return the continuation of each row."""
     generate.main("semantic", Path("manifests/semantic.parquet"), Path("c.parquet"), Path("manifests/choices.csv"))
-    return {row["id"]: row["continuation"] for row in parquet.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()}
+    return {row["id"]: row["continuation"] for row in read_continuations(Path("c.parquet"))}
 
 
-def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(llm: CountingEngine) -> None:
+def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(engine: RecordingEngine) -> None:
     first = plan()
     assert (first["rows"], first["prompts"], first["stored"], first["minutes"]) == (3, 3, 0, None)
     assert first["new_tokens"] == 36
-    assert llm.count == 0
+    assert len(engine.asked) == 0
     taken()
     assert (plan()["stored"], plan()["new_tokens"]) == (3, 0)
     assert plan("--force")["new_tokens"] == 36
@@ -111,25 +63,25 @@ def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(llm: Counting
     assert max(map(len, out.splitlines())) <= 80 or "store" in max(out.splitlines(), key=len)
 
 
-def test_only_the_rows_asked_for_are_answered_and_the_stage_takes_them_over(llm: CountingEngine) -> None:
+def test_only_the_rows_asked_for_are_answered_and_the_stage_takes_them_over(engine: RecordingEngine) -> None:
     result = run("generate", "semantic", "--where", "duration_s > 1", "--id", "b")
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith("generate: 1 answers written; the next dvc repro uses them\n")
     assert not Path("c.parquet").exists()
-    assert llm.count == 1
+    assert len(engine.asked) == 1
     taken()
-    assert llm.count == 3
+    assert len(engine.asked) == 3
 
 
-def test_a_preview_shows_prompts_and_answers_and_writes_nothing(llm: CountingEngine, store: Path) -> None:
+def test_a_preview_shows_prompts_and_answers_and_writes_nothing(engine: RecordingEngine, store: Path) -> None:
     out = run("generate", "semantic", "--preview", "2").stdout
     assert out.count("Go on: ") == 2
-    assert llm.count == 2
+    assert len(engine.asked) == 2
     assert not list(store.rglob("*.parquet"))
     assert not Path("manifests/choices.csv").exists()
 
 
-def test_force_answers_anew_and_nothing_is_lost(llm: CountingEngine) -> None:
+def test_force_answers_anew_and_nothing_is_lost(engine: RecordingEngine) -> None:
     before = taken()
     run("generate", "semantic", "--id", "a", "--force")
     after = taken()
@@ -140,25 +92,25 @@ def test_force_answers_anew_and_nothing_is_lost(llm: CountingEngine) -> None:
     assert [entry["continuation"] for entry in told] == [before["a"], after["a"]]
     run("history", "a", "--use", "1")
     assert taken() == before
-    assert llm.count == 4
+    assert len(engine.asked) == 4
 
 
-def test_each_attempt_is_drawn_with_a_seed_of_its_own_by_one_engine(llm: CountingEngine) -> None:
-    change(temperature=1.0, seed=5)
+def test_each_attempt_is_drawn_with_a_seed_of_its_own_by_one_engine(engine: RecordingEngine) -> None:
+    change_params({"generate.temperature": 1.0, "generate.seed": 5})
     taken()
     run("generate", "semantic", "--id", "a", "--force")
     run("generate", "semantic", "--force")
-    assert llm.seeds == [5, 5, 5, 6, 7, 6, 6]  # all, then a, then all
-    assert llm.starts == 3
+    assert [request.seed for request in engine.asked] == [5, 5, 5, 6, 7, 6, 6]  # all, then a, then all
+    assert len(engine.started_on) == 3
     told = {key: json.loads(run("history", key, "--json").stdout) for key in "ab"}
     assert {key: [entry["seed"] for entry in entries] for key, entries in told.items()} == {"a": [5, 6, 7], "b": [5, 6]}
     out = run("generate", "semantic", "--id", "a", "--force", "--preview", "1").stdout
-    assert llm.seeds[-1] == 8
+    assert engine.asked[-1].seed == 8
     assert "kids are talking" in out
 
 
-def test_an_answer_that_comes_out_as_it_was_changes_nothing(llm: CountingEngine) -> None:
-    llm.stays = True
+def test_an_answer_that_comes_out_as_it_was_changes_nothing(engine: RecordingEngine) -> None:
+    engine.answer = lambda *_: Answer((50,), continuations.STOP, -1.0)
     before = taken()
     out = run("generate", "semantic", "--force").stdout
     assert "3 are the same as before and change nothing (temperature 0 draws nothing" in " ".join(out.split())
@@ -167,27 +119,27 @@ def test_an_answer_that_comes_out_as_it_was_changes_nothing(llm: CountingEngine)
     assert len(json.loads(run("history", "a", "--json").stdout)) == 2
 
 
-def test_what_was_answered_anew_before_a_failure_counts(llm: CountingEngine) -> None:
+def test_what_was_answered_anew_before_a_failure_counts(engine: RecordingEngine) -> None:
     before = taken()
-    llm.fails_at = 5
+    engine.fails_at = 5
     assert isinstance(run("generate", "semantic", "--force").exception, UserError)
     changed = [key for key, answer in taken().items() if answer != before[key]]
     assert len(changed) == 2
 
 
 def test_a_choice_that_the_store_lacks_is_told_before_anything_is_generated(
-    llm: CountingEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run("generate", "semantic", "--id", "a", "--force")
     run("generate", "semantic", "--id", "a", "--force")
     monkeypatch.setenv("BLSP_STORE", str(tmp_path / "other"))
-    count = llm.count
+    count = len(engine.asked)
     with pytest.raises(UserError, match=r"choices\.csv: found 1 choices that .*other.* lacks, such as \w+,\w+,2; exp"):
         taken()
-    assert llm.count == count
+    assert len(engine.asked) == count
     choices.FILE.write_text("recipe,key,generation\n")
     taken()
-    assert llm.count == count + 3
+    assert len(engine.asked) == count + 3
 
 
 def test_choices_made_at_once_are_all_kept(tmp_path: Path) -> None:
@@ -205,14 +157,14 @@ def test_choices_made_at_once_are_all_kept(tmp_path: Path) -> None:
     assert len(choices.read(file, "signature")) == 40
 
 
-def test_json_is_one_object_whatever_is_done(llm: CountingEngine) -> None:
+def test_json_is_one_object_whatever_is_done(engine: RecordingEngine) -> None:
     told = json.loads(run("generate", "semantic", "--preview", "1", "--json").stdout)
     assert (told["prompts"], told["previews"][0]["finish_reason"]) == (3, continuations.STOP)
     told = json.loads(run("generate", "semantic", "--json").stdout)
     assert (told["written"], told["unchanged"]) == (3, 0)
 
 
-def test_signatures_of_another_version_are_named_and_left_out(llm: CountingEngine, store: Path) -> None:
+def test_signatures_of_another_version_are_named_and_left_out(engine: RecordingEngine, store: Path) -> None:
     taken()
     for name, note in (("newer", '{"model": "m", "top_k": 1}'), ("broken", "")):
         (store / "continuations" / name).mkdir()
@@ -222,11 +174,9 @@ def test_signatures_of_another_version_are_named_and_left_out(llm: CountingEngin
     assert result.stderr.count("not a signature of this version; its answers are left out") == 2
 
 
-def test_the_history_tells_answers_to_other_prompts_too(llm: CountingEngine) -> None:
+def test_the_history_tells_answers_to_other_prompts_too(engine: RecordingEngine) -> None:
     taken()
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["prompts"]["semantic"]["text"] = "Continue: "
-    Path("params.yaml").write_text(yaml.safe_dump(values))
+    change_params({"prompts.semantic.text": "Continue: "})
     out = run("history", "a").stdout
     assert "attempt 1, of other parameters" in out
     assert "Go on:" in out
@@ -236,13 +186,13 @@ def test_the_history_tells_answers_to_other_prompts_too(llm: CountingEngine) -> 
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_rows_that_filter_dropped_are_chosen_by_reason(llm: CountingEngine) -> None:
+def test_rows_that_filter_dropped_are_chosen_by_reason(engine: RecordingEngine) -> None:
     taken()
     row = dict.fromkeys(continuations.DROPPED_SCHEMA.names) | {
         "id": "c", "reason": "refusal", "continuation": "No.", "score": 1.0
     }  # fmt: skip
     dropped = Path("manifests/continuations/semantic.dropped.parquet")
-    parquet.write(parquet.from_rows([row], continuations.DROPPED_SCHEMA), dropped)
+    write_table(dropped, [row], continuations.DROPPED_SCHEMA)
     assert plan("--reason", "refusal", "--force")["rows"] == 1
     told = json.loads(run("dropped", "semantic", "--reason", "refusal", "--json").stdout)
     assert (told["rows"], told["reasons"], told["answers"][0]["text"]) == (1, {"refusal": 1}, "yes")
@@ -263,20 +213,20 @@ def test_rows_that_filter_dropped_are_chosen_by_reason(llm: CountingEngine) -> N
         (("history", "a", "--use", "7"), "--use: found 7, expected one of none, because the store has no answer"),
     ],
 )
-def test_what_is_not_there_is_told(llm: CountingEngine, arguments: tuple[str, ...], message: str) -> None:
+def test_what_is_not_there_is_told(engine: RecordingEngine, arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments)
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
-    assert llm.count == 0
+    assert len(engine.asked) == 0
 
 
-def test_a_row_of_both_manifests_needs_its_kind(llm: CountingEngine) -> None:
+def test_a_row_of_both_manifests_needs_its_kind(engine: RecordingEngine) -> None:
     Path("manifests/emotion.parquet").write_bytes(Path("manifests/semantic.parquet").read_bytes())
     assert "say which with --kind" in str(run("history", "a").exception)
     assert "the store has no answer" in run("history", "a", "--kind", "emotion").stdout
 
 
-def test_choices_that_are_none_are_told(llm: CountingEngine) -> None:
+def test_choices_that_are_none_are_told(engine: RecordingEngine) -> None:
     Path("manifests/choices.csv").write_text("recipe,key,generation\nx,zz,1\n")
     with pytest.raises(UserError, match=r"choices\.csv: line 2: expected recipe,key,generation, found x,zz,1"):
         taken()

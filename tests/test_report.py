@@ -17,6 +17,7 @@ from evaluate.report.verdict import describe_intervals, emotion_verdict, hearing
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
 from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA
+from tests.builders import utterance, write_table
 
 CLASSES = ["neutral", "sad"]
 PARAMS = """
@@ -53,10 +54,8 @@ def emotion_scores(**ua: float) -> dict[str, dict[str, float]]:
 
 
 def manifest_rows(corpus: str, emotions: list[str | None]) -> list[dict[str, Any]]:
-    blank = dict.fromkeys(manifest.SCHEMA.names)
     return [
-        blank
-        | {"id": f"{corpus}/{i}", "corpus": corpus, "speaker": f"{corpus}/{i % 2}", "duration_s": 900.0}
+        utterance(f"{corpus}/{i}", corpus=corpus, speaker=f"{corpus}/{i % 2}", duration_s=900.0)
         | {"text": "kids are talking", "emotion": emotion, "split": "test" if i < 4 else "train"}
         for i, emotion in enumerate(emotions)
     ]
@@ -73,9 +72,8 @@ def prepare(folder: Path) -> dict[str, Path]:
     metrics = {"continuation_kl_libri": kl_scores(-0.01, 0.02), "emotion_acted": emotion_scores(head=0.9)}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     acted = manifest_rows("acted", ["neutral", "sad"] * 4)
-    parquet.write(parquet.from_rows(acted, manifest.SCHEMA), folder / "manifests" / "emotion.parquet")
-    libri = parquet.from_rows(manifest_rows("libri", [None] * 8), manifest.SCHEMA)
-    parquet.write(libri, folder / "manifests" / "semantic.parquet")
+    write_table(folder / "manifests" / "emotion.parquet", acted)
+    write_table(folder / "manifests" / "semantic.parquet", manifest_rows("libri", [None] * 8))
     confusions = {"acted": {system.name: [[0, 2, 0], [0, 2, 0]] for system in SYSTEMS}}
     (folder / "confusions.json").write_text(json.dumps(confusions))
     predictions = folder / "predictions" / "emotion"
@@ -85,15 +83,15 @@ def prepare(folder: Path) -> dict[str, Path]:
         | {"audio": flac(), "predicted": "sad", **answers}
         for row in acted[:4]
     ]
-    parquet.write(parquet.from_rows(examples, EXAMPLES_SCHEMA), predictions / "examples.parquet")
+    write_table(predictions / "examples.parquet", examples, EXAMPLES_SCHEMA)
     for kind, parts in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
         row = {"id": "x", "continuation": "Oh.", "token_ids": [1], "engine": "vllm 0.32.0"}
         kept = [{**row, "finish_reason": "stop", "echo": 0.0}] * 3
         kept += [{**row, "finish_reason": "length", "echo": 1.0}]
         dropped = [{**kept[0], "reason": reason} for reason in ("refusal", "too short", "refusal")]
         continuations = folder / "manifests" / "continuations"
-        parquet.write(parquet.from_rows(kept, KEPT_SCHEMA), continuations / f"{kind}.kept.parquet")
-        parquet.write(parquet.from_rows(dropped, DROPPED_SCHEMA), continuations / f"{kind}.dropped.parquet")
+        write_table(continuations / f"{kind}.kept.parquet", kept, KEPT_SCHEMA)
+        write_table(continuations / f"{kind}.dropped.parquet", dropped, DROPPED_SCHEMA)
         (folder / "models" / kind).mkdir(parents=True)
         lines = [json.dumps({"step": step, "lr": 0.1, "loss": 1.0, **parts}) for step in (5, 10)]
         (folder / "models" / kind / "losses.jsonl").write_text("\n".join(lines))

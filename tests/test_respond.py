@@ -15,6 +15,7 @@ from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams, fetch
+from tests.builders import model_config
 from train import saved_model
 from train.data.dataset import Collator, Examples
 from train.data.log_mel import LogMel
@@ -22,7 +23,6 @@ from train.inference import Answering, Clip
 from train.model.adapter import num_speech_tokens
 from train.model.inputs import sequences
 from train.model.plora import lora_config
-from train.saved_model import ModelConfig
 
 EMOTIONS = ["sad", "happy"]
 PROMPT = {"system": "s", "text": "say: ", "speech": "hear: "}
@@ -30,9 +30,7 @@ PROMPT = {"system": "s", "text": "say: ", "speech": "hear: "}
 
 @pytest.fixture
 def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
-    config = ModelConfig(
-        models=tiny_models, emotions=EMOTIONS, pad_to_30s=False, seed=3, encoder_trained=False, plora=True
-    )
+    config = model_config(tiny_models, plora=True)
     model = saved_model.build(config, torch.float32)
     model.add_plora(lora_config(2, 2, 0.0, "all-linear"))
     for parameter in model.parameters():

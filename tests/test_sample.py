@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
 from typer.testing import CliRunner
@@ -13,23 +12,20 @@ from pipeline.__main__ import app
 from pipeline.commands import sample as samples
 from pipeline.commands.text_tables import WIDTH
 from pipeline.stage import UserError
-from pipeline.tables import manifest, parquet, quarantine
+from pipeline.tables import manifest, quarantine
+from tests.builders import utterance, write_table
 
 
 def clip(i: int, **values: Any) -> dict[str, Any]:
-    empty = dict.fromkeys(manifest.SCHEMA.names)
-    known = {"id": f"acting/{i}", "corpus": "acting", "audio": f"{i}.wav", "start_s": 0.0, "duration_s": 0.5 + i}
-    return {**empty, **known, "speaker": f"acting/{i % 3}", "emotion": ("sad", "happy")[i % 2], **values}
-
-
-def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = manifest.SCHEMA) -> Path:
-    parquet.write(parquet.from_rows(rows, schema), path)
-    return path
+    known = {"corpus": "acting", "audio": f"{i}.wav", "start_s": 0.0, "duration_s": 0.5 + i}
+    return (
+        utterance(f"acting/{i}") | known | {"speaker": f"acting/{i % 3}", "emotion": ("sad", "happy")[i % 2]} | values
+    )
 
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    return write(tmp_path / "clips.parquet", [clip(i) for i in range(40)])
+    return write_table(tmp_path / "clips.parquet", [clip(i) for i in range(40)])
 
 
 def ids(sample: samples.Sample) -> list[str]:
@@ -60,7 +56,7 @@ def test_only_rows_that_fit_are_drawn(clips: Path) -> None:
 def test_an_expression_can_look_into_votes_and_at_what_is_null(tmp_path: Path) -> None:
     votes = [{"sad": 0.6, "happy": 0.4}, {"happy": 1.0}, None]
     rows = [clip(i, emotion_votes=None if vote is None else list(vote.items())) for i, vote in enumerate(votes)]
-    file = write(tmp_path / "clips.parquet", rows)
+    file = write_table(tmp_path / "clips.parquet", rows)
     drawn = samples.draw(file, 5, seed=1, where="emotion_votes.str.get('sad') > 0.5")
     assert ids(drawn) == ["acting/0"]
     assert drawn.rows[0]["emotion_votes"] == {"sad": 0.6, "happy": 0.4}
@@ -90,13 +86,13 @@ def test_a_wrong_expression_is_told(clips: Path, where: str, told: str) -> None:
 
 def test_an_empty_table_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.parquet: no rows"):
-        samples.draw(write(tmp_path / "a.parquet", []), 5, seed=1, where=None)
+        samples.draw(write_table(tmp_path / "a.parquet", []), 5, seed=1, where=None)
 
 
 def test_rows_are_told_without_what_is_null(tmp_path: Path) -> None:
     votes = [("sad", 0.75), ("happy", 0.25)]
     rows = [clip(0, text="kids are talking " * 6, emotion_votes=votes, turn=3, start_s=2.5, licence="MIT"), clip(1)]
-    text = samples.describe(samples.draw(write(tmp_path / "a.parquet", rows), 5, seed=1, where=None))
+    text = samples.describe(samples.draw(write_table(tmp_path / "a.parquet", rows), 5, seed=1, where=None))
     assert text == (
         "acting/0\n"
         "  text           kids are talking kids are talking kids are talking kids are\n"
@@ -122,7 +118,7 @@ def test_rows_are_told_without_what_is_null(tmp_path: Path) -> None:
 
 def test_of_other_tables_their_own_columns_are_told(tmp_path: Path) -> None:
     row = {"id": "acting/1", "corpus": "acting", "audio": "1.wav", "reason": "silent", "detail": "peak 0"}
-    drawn = samples.draw(write(tmp_path / "a.parquet", [row], quarantine.SCHEMA), 5, seed=1, where=None)
+    drawn = samples.draw(write_table(tmp_path / "a.parquet", [row], quarantine.SCHEMA), 5, seed=1, where=None)
     assert samples.describe(drawn).startswith("acting/1\n  audio   1.wav\n  reason  silent\n  detail  peak 0\n")
 
 
@@ -136,7 +132,7 @@ def corpus(folder: Path) -> Path:
         clip(1, duration_s=1.0, text="one, two", split="train"),
         clip(2, id="acting/it's a/long one", audio="it's a long one.flac", start_s=1.0, duration_s=0.25),
     ]
-    return write(folder / "clips.parquet", rows)
+    return write_table(folder / "clips.parquet", rows)
 
 
 def test_clips_are_written_to_listen_to(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from pipeline.generate.engines.interface import Answer
 from pipeline.generate.engines.server_engine import ServerEngine
-from pipeline.generate.params import GenerateParams, ServerParams
+from pipeline.generate.params import ServerParams
+from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations
-from pipeline.weights.source import ModelsParams
-from tests.builders import requests
+from tests.builders import generate_params, requests
 
 Reply = Callable[[list[int]], tuple[int, dict[str, Any]]]
 
@@ -78,11 +78,6 @@ def echo(prompt: list[int]) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture
-def llm(tiny_models: ModelsParams) -> Path:
-    return Path(tiny_models.llm.source)
-
-
-@pytest.fixture
 def serve(llm: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
@@ -97,25 +92,7 @@ def serve(llm: Path) -> Iterator[Callable[..., Server]]:
 
 def connect(llm: Path, server: Server, retries: int = 3, **settings: Any) -> ServerEngine:
     where = {"url": f"http://127.0.0.1:{server.port}/v1", "concurrency": 2, "retries": retries}
-    params = GenerateParams.model_validate(
-        {
-            "engine": "server",
-            "server": where,
-            "ray": None,
-            "generator": None,
-            "allow_foreign_generator": False,
-            "dtype": "float32",
-            "max_new_tokens": 12,
-            "max_model_len": 160,
-            "temperature": 0.0,
-            "top_p": 1.0,
-            "seed": 1,
-            "store_logprobs": 0,
-            "agreement": None,
-            "rows_per_part": 2,
-            **settings,
-        }
-    )
+    params = generate_params(engine="server", server=where, **settings)
     assert params.server is not None
     return ServerEngine(params, params.server, llm, "the hub's name", [0])
 
@@ -147,7 +124,7 @@ def test_a_server_that_answers_in_text_alone_is_understood(llm: Path, serve: Cal
         return 200, {"index": 0, "text": "hi", "finish_reason": ("length", "stop")[prompt[0] % 2], "logprobs": None}
 
     engine = connect(llm, serve(reply))
-    ids = tuple(engine._tokenizer("hi", add_special_tokens=False).input_ids)
+    ids = Prompter.load(llm).content_ids("hi")
     assert dict(engine.generate(requests([[0], [1]]))) == {0: Answer(ids, "length"), 1: Answer(ids, "stop")}
 
 

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,26 +14,22 @@ from pipeline.commands.show import main as show
 from pipeline.commands.text_tables import WIDTH
 from pipeline.leaks import __main__ as leaks
 from pipeline.stage import UserError
-from pipeline.tables import continuations, manifest, parquet, quarantine
+from pipeline.tables import continuations, manifest, quarantine
+from tests.builders import utterance, write_table
 
 COMMANDS = (
     "show", "sample", "diff", "quarantine", "dropped", "generate", "export", "import", "compare", "history", "leaks",
-    "download",
+    "download", "doctor",
 )  # fmt: skip
 
 
-def row(key: str, split: str | None, emotion: str | None, corpus: str = "acting") -> dict[str, object]:
-    row = {**dict.fromkeys(manifest.SCHEMA.names), "id": key, "corpus": corpus, "speaker": f"{corpus}/{key}"}
-    return {**row, "duration_s": 5400.0, "split": split, "emotion": emotion}
+def row(key: str, split: str | None, emotion: str | None, corpus: str = "acting") -> dict[str, Any]:
+    values = {"speaker": f"{corpus}/{key}", "duration_s": 5400.0, "split": split, "emotion": emotion}
+    return utterance(key, corpus=corpus, **values)
 
 
 def refusal(corpus: str, reason: str) -> dict[str, object]:
     return {"id": f"{corpus}/9", "corpus": corpus, "audio": "9.wav", "reason": reason, "detail": ""}
-
-
-def write(path: Path, rows: list[dict[str, object]], schema: pa.Schema = manifest.SCHEMA) -> Path:
-    parquet.write(parquet.from_rows(rows, schema), path)
-    return path
 
 
 def write_summary(folder: Path, corpus: str, coverage: dict[str, list[int]]) -> None:
@@ -42,7 +39,7 @@ def write_summary(folder: Path, corpus: str, coverage: dict[str, list[int]]) -> 
 
 def test_a_manifest_is_shown_by_corpus_and_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row("1", "test", "sad"), row("2", "train", "sad"), row("3", "train", "happy")]
-    show(write(tmp_path / "a.parquet", rows))
+    show(write_table(tmp_path / "a.parquet", rows))
     assert capsys.readouterr().out == (
         "corpus  split  hours  speakers  utterances\n"
         "acting  train   3.00         2           2\n"
@@ -55,7 +52,7 @@ def test_a_manifest_is_shown_by_corpus_and_split(tmp_path: Path, capsys: pytest.
 
 
 def test_a_manifest_without_parts_and_emotions_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show(write(tmp_path / "a.parquet", [row("1", None, None, "reading")]))
+    show(write_table(tmp_path / "a.parquet", [row("1", None, None, "reading")]))
     out = capsys.readouterr().out
     assert "reading  none yet   1.50         1           1" in out
     assert len(out.splitlines()) == 2
@@ -66,7 +63,7 @@ def test_several_corpora_are_added_up(tmp_path: Path, capsys: pytest.CaptureFixt
         row("1", "train", "sad"), row("2", "train", None), row("3", "train", "sad", "plays"),
         row("4", "test", None, "reading"),
     ]  # fmt: skip
-    show(write(tmp_path / "a.parquet", rows))
+    show(write_table(tmp_path / "a.parquet", rows))
     assert capsys.readouterr().out == (
         "corpus   split  hours  speakers  utterances\n"
         "acting   train   3.00         2           2\n"
@@ -83,9 +80,9 @@ def test_several_corpora_are_added_up(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_what_lies_beside_a_manifest_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path / "emotion.parquet", [row("1", "train", None), row("2", "train", None, "plays")])
+    file = write_table(tmp_path / "emotion.parquet", [row("1", "train", None), row("2", "train", None, "plays")])
     refused = [refusal("acting", "silent"), refusal("acting", "no-file"), refusal("acting", "no-file")]
-    write(tmp_path / "acting.quarantine.parquet", refused, quarantine.SCHEMA)
+    write_table(tmp_path / "acting.quarantine.parquet", refused, quarantine.SCHEMA)
     write_summary(tmp_path, "acting", {"clips": [1080, 1440], "speakers": [18, 24], "calm": [96, 96]})
     write_summary(tmp_path, "plays", {"clips": [1, 1]})
     show(file)
@@ -102,14 +99,14 @@ def test_what_lies_beside_a_manifest_is_shown(tmp_path: Path, capsys: pytest.Cap
 def test_what_lies_beside_a_manifest_under_another_name_than_its_corpus_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write(tmp_path / "mine.parquet", [row("1", "train", None)])
-    write(tmp_path / "mine.quarantine.parquet", [], quarantine.SCHEMA)
+    file = write_table(tmp_path / "mine.parquet", [row("1", "train", None)])
+    write_table(tmp_path / "mine.quarantine.parquet", [], quarantine.SCHEMA)
     show(file)
     assert capsys.readouterr().out.endswith("corpus  quarantined  reasons\nacting            0\n")
 
 
 def test_a_broken_summary_is_told(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.parquet", [row("1", "train", None)])
+    file = write_table(tmp_path / "a.parquet", [row("1", "train", None)])
     write_summary(tmp_path, "acting", {})
     show(file)
     for broken in ('{"corpus"', "[]", '{"coverage": {"clips": 3}}'):
@@ -121,31 +118,31 @@ def test_a_broken_summary_is_told(tmp_path: Path) -> None:
 def test_other_tables_are_counted_by_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blank = dict.fromkeys(continuations.SCHEMA.names)
     rows = [{**blank, "finish_reason": reason} for reason in ("length", "stop", "stop")]
-    show(write(tmp_path / "a.parquet", rows, continuations.SCHEMA))
+    show(write_table(tmp_path / "a.parquet", rows, continuations.SCHEMA))
     assert (
         capsys.readouterr().out
         == "finish reason  rows\nstop              2\nlength            1\nall               3\n"
     )
-    show(write(tmp_path / "b.parquet", [], quarantine.SCHEMA))
+    show(write_table(tmp_path / "b.parquet", [], quarantine.SCHEMA))
     assert capsys.readouterr().out == "reason  rows\nall        0\n"
     kinds = [{**dict.fromkeys(leaks.SCHEMA.names), "kind": "speaker"}]
-    show(write(tmp_path / "c.parquet", kinds, leaks.SCHEMA))
+    show(write_table(tmp_path / "c.parquet", kinds, leaks.SCHEMA))
     assert capsys.readouterr().out == "kind     rows\nspeaker     1\nall         1\n"
 
 
 def test_excluded_rows_are_shown_by_corpus_and_by_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     schema = manifest.SCHEMA.append(pa.field("reason", pa.string()))
-    show(write(tmp_path / "a.parquet", [{**row("1", "train", "calm"), "reason": "not a class: calm"}], schema))
+    show(write_table(tmp_path / "a.parquet", [{**row("1", "train", "calm"), "reason": "not a class: calm"}], schema))
     out = capsys.readouterr().out
     assert "acting  train     1" in out
     assert out.endswith("reason             rows\nnot a class: calm     1\nall                   1\n")
-    show(write(tmp_path / "b.parquet", [], schema))
+    show(write_table(tmp_path / "b.parquet", [], schema))
     assert capsys.readouterr().out == "reason  rows\nall        0\n"
 
 
 def test_json_holds_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path / "acting.parquet", [row("1", "train", "sad"), row("2", None, None)])
-    write(tmp_path / "acting.quarantine.parquet", [refusal("acting", "silent")], quarantine.SCHEMA)
+    file = write_table(tmp_path / "acting.parquet", [row("1", "train", "sad"), row("2", None, None)])
+    write_table(tmp_path / "acting.quarantine.parquet", [refusal("acting", "silent")], quarantine.SCHEMA)
     write_summary(tmp_path, "acting", {"clips": [3, 3]})
     show(file, as_json=True)
     group = {"corpus": "acting", "utterances": 1, "hours": 1.5, "speakers": 1}
@@ -174,7 +171,7 @@ def test_twelve_corpora_with_thirteen_emotions_fit_on_a_screen(
         for split in manifest.SPLITS
         for i, emotion in enumerate(EMOTIONS)
     ]
-    show(write(tmp_path / "a.parquet", rows))
+    show(write_table(tmp_path / "a.parquet", rows))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert sum(line.startswith("all ") for line in lines) == 3 * 4  # sizes, and emotions in three blocks
@@ -185,7 +182,7 @@ def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.yaml: not a Parquet file"):
         show(tmp_path / "a.yaml")
     with pytest.raises(UserError, match="lacks the column corpus; found other"):
-        show(write(tmp_path / "b.parquet", [{"other": "x"}], pa.schema([("other", pa.string())])))
+        show(write_table(tmp_path / "b.parquet", [{"other": "x"}], pa.schema([("other", pa.string())])))
 
 
 def test_the_help_lists_the_stages_and_commands_that_there_are() -> None:

@@ -13,6 +13,7 @@ from pipeline.params import Alignment
 from pipeline.split import __main__ as split
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
+from tests.builders import utterance
 
 OPTIONS: dict[str, Any] = {
     "seed": 1,
@@ -34,15 +35,14 @@ def assign(table: pa.Table, name: str, settings: split.SplitParams) -> pa.Table:
     return split.assign(table, name, settings, {"fold-1": ["1", "2"], "elsewhere": ["8", "9"]})
 
 
-def corpus(name: str, parts: Mapping[str, str | None], emotions: tuple[str | None, ...] = (None, None)) -> pa.Table:
-    """Rows of every speaker in the part that `parts` gives, one for each of `emotions`."""
-    blank = dict.fromkeys(manifest.SCHEMA.names)
+def corpus(name: str, splits: Mapping[str, str | None], emotions: tuple[str | None, ...] = (None, None)) -> pa.Table:
+    """Rows of every speaker in the split that `splits` gives, one for each of `emotions`."""
     rows = []
-    for speaker, part in parts.items():
+    for speaker, where in splits.items():
         for i, emotion in enumerate(emotions):
             key = f"{name}/{speaker}-{i}"
-            row = {"id": key, "corpus": name, "speaker": f"{name}/{speaker}", "audio": f"{key}.wav", "text": "words"}
-            rows.append({**blank, **row, "duration_s": 1.0, "emotion": emotion, "split": part})
+            row = {"corpus": name, "speaker": f"{name}/{speaker}", "audio": f"{key}.wav", "text": "words"}
+            rows.append(utterance(key, duration_s=1.0, emotion=emotion, split=where) | row)
     return parquet.from_rows(rows, manifest.SCHEMA)
 
 
@@ -309,11 +309,16 @@ def test_wrong_parameters_are_told(folder: Path, changes: dict[str, Any], messag
 
 def published(reader: str, root: Path) -> pa.Table:
     """Rows of all clips that a reader names, whether their audio is there or not."""
-    blank = dict.fromkeys(manifest.SCHEMA.names)
-    rows = []
-    for clip in registry.load(reader).read(root):
-        key = {"id": f"{reader}/{clip.utterance}", "speaker": f"{reader}/{clip.speaker}", "corpus": reader}
-        rows.append({**blank, **key, "audio": clip.audio, "split": clip.split})
+    rows = [
+        utterance(
+            f"{reader}/{clip.utterance}",
+            speaker=f"{reader}/{clip.speaker}",
+            corpus=reader,
+            audio=clip.audio,
+            split=clip.split,
+        )
+        for clip in registry.load(reader).read(root)
+    ]
     return parquet.from_rows(rows, manifest.SCHEMA)
 
 

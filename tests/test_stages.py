@@ -132,7 +132,7 @@ def test_a_file_system_that_takes_no_more_is_one_line_and_nothing_is_left_half_w
 def test_a_disk_that_is_full_while_training_saves_is_one_line(root: Path, tmp_path: Path, kind: str) -> None:
     saves = {
         "checkpoint": "checkpoint.save(Path('out'), checkpoint.Checkpoint(1, {'a': torch.zeros(9999)}, {}, []))",
-        "model": "saved_model._write({'a': torch.zeros(9999)}, Path('out/adapter.safetensors'))",
+        "model": "saved_model.save(torch.nn.ModuleDict({'adapter': torch.nn.Linear(99, 99)}), None, Path('out'))",
     }
     code = f"""
 import torch

@@ -74,7 +74,7 @@ def test_a_constant_difference_has_a_narrow_paired_interval() -> None:
 def test_chunks_change_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = np.random.default_rng(0).random((7, 2)) + 1
     whole = bootstrap.bootstrap(sums, bootstrap.ratio, HOW)
-    monkeypatch.setattr(bootstrap, "_CHUNK_CELLS", 700)
+    monkeypatch.setattr(bootstrap, "CHUNK_CELLS", 700)
     assert bootstrap.bootstrap(sums, bootstrap.ratio, HOW) == whole
 
 

@@ -2,7 +2,7 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pytest
 from pipeline.generate.signature import Signature
 from pipeline.generate.store import KEY, SCHEMA, AnswerStore, StoredAnswer, store_folder
 from pipeline.stage import UserError
+from tests.builders import stored_answer
 
 SIGNATURE = Signature(
     model="llm 1", tokenizer="t", system="S", text="Go on: ", dtype="float32", max_new_tokens=8, temperature=0.0,
@@ -19,23 +20,7 @@ SIGNATURE = Signature(
 )  # fmt: skip
 
 
-def row(transcript: str, continuation: str = "", num_top: int = 0) -> StoredAnswer:
-    return StoredAnswer(
-        key=SIGNATURE.key(transcript, None),
-        transcript=transcript,
-        emotion=None,
-        prompt_token_ids=[1, 2],
-        seed=None,
-        continuation=continuation or f"after {transcript}",
-        token_ids=[3],
-        finish_reason="stop",
-        logprob=-1.5,
-        top_ids=[list(range(num_top))] * 2 if num_top else None,
-        top_logprobs=[[-1.0] * num_top] * 2 if num_top else None,
-        engine="echo 1",
-        hardware="none",
-        written_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+answer_to = partial(stored_answer, SIGNATURE)
 
 
 def keys(*transcripts: str | None) -> pa.Array:
@@ -55,8 +40,8 @@ def test_a_stored_answer_has_the_columns_of_the_store_but_the_number_of_its_atte
 
 def test_answers_come_back_in_the_order_asked_from_whatever_shard_holds_them() -> None:
     answers = AnswerStore(SIGNATURE)
-    answers.append([row("a"), row("b")])
-    answers.append([row("c")])
+    answers.append([answer_to("a"), answer_to("b")])
+    answers.append([answer_to("c")])
     for each in (answers, AnswerStore(SIGNATURE)):
         assert read(each, "c", None, "a", "unknown", "c", "b") == [
             "after c",
@@ -80,20 +65,20 @@ def test_an_empty_store_lacks_everything(store: Path) -> None:
 
 def test_what_another_process_has_written_meanwhile_is_not_written_again() -> None:
     first, second = AnswerStore(SIGNATURE), AnswerStore(SIGNATURE)
-    assert first.append([row("a"), row("b")]) == 2
-    assert second.append([row("b", "otherwise"), row("c")]) == 1
+    assert first.append([answer_to("a"), answer_to("b")]) == 2
+    assert second.append([answer_to("b", "otherwise"), answer_to("c")]) == 1
     assert read(second, "a", "b", "c") == ["after a", "after b", "after c"]
     assert first.refresh()
     assert not first.refresh()
     assert first.known(key for key in keys("a", "c", "d").to_pylist()) == set(keys("a", "c").to_pylist())
-    assert first.append([row("c")]) == 0
+    assert first.append([answer_to("c")]) == 0
     assert len(list(first.folder.glob("parts/*"))) == 2
 
 
 def test_an_answer_given_anew_is_the_next_attempt_and_counts_when_it_is_chosen() -> None:
     answers = AnswerStore(SIGNATURE)
-    answers.append([row("a"), row("b")])
-    answers.append([row("a", "again"), row("c", "first")], anew=True)
+    answers.append([answer_to("a"), answer_to("b")])
+    answers.append([answer_to("a", "again"), answer_to("c", "first")], anew=True)
     (key,) = keys("a").to_pylist()
     assert read(answers, "a", "b", "c") == ["after a", "after b", "first"]
     assert read(answers, "a", "b", chosen={key: 2}) == ["again", "after b"]
@@ -108,7 +93,7 @@ def test_an_answer_given_anew_is_the_next_attempt_and_counts_when_it_is_chosen()
 
 def test_another_signature_has_a_store_of_its_own_that_says_what_it_is(store: Path) -> None:
     other = Signature(**{name: getattr(SIGNATURE, name) for name in Signature.__slots__} | {"system": "T"})
-    AnswerStore(SIGNATURE).append([row("a")])
+    AnswerStore(SIGNATURE).append([answer_to("a")])
     assert len(AnswerStore(other).missing(keys("a"))) == 1
     (note,) = store.glob("continuations/*/recipe.json")
     assert json.loads(note.read_text())["text"] == "Go on: "
@@ -126,15 +111,15 @@ def test_the_key_depends_on_the_emotion_where_the_prompt_names_it() -> None:
 def test_the_rate_of_the_newest_shard_is_remembered() -> None:
     answers = AnswerStore(SIGNATURE)
     assert answers.tokens_per_s() is None
-    answers.append([row("a")], tokens_per_s=12.34)
+    answers.append([answer_to("a")], tokens_per_s=12.34)
     assert AnswerStore(SIGNATURE).tokens_per_s() == 12.3
 
 
 def test_what_a_killed_writer_left_half_written_goes_and_a_broken_shard_is_named() -> None:
     answers = AnswerStore(SIGNATURE)
-    answers.append([row("a")])
+    answers.append([answer_to("a")])
     (answers.folder / "parts" / ".00000001-x.parquet.partial").write_text("PAR1")
-    answers.append([row("b")])
+    answers.append([answer_to("b")])
     assert sorted(shard.name[:8] for shard in (answers.folder / "parts").iterdir()) == ["00000000", "00000001"]
     (answers.folder / "parts" / "00000002-x.parquet").write_text("PAR1")
     with pytest.raises(
@@ -146,7 +131,7 @@ def test_what_a_killed_writer_left_half_written_goes_and_a_broken_shard_is_named
 def write(transcripts: Sequence[str]) -> None:
     answers = AnswerStore(SIGNATURE)
     for transcript in transcripts:
-        answers.append([row(transcript)])
+        answers.append([answer_to(transcript)])
 
 
 def test_processes_that_write_at_once_lose_and_double_nothing() -> None:
@@ -174,11 +159,11 @@ def test_one_process_at_a_time_is_the_first_to_write() -> None:
 
 
 def with_top(transcript: str, num_top: int) -> StoredAnswer:
-    return row(transcript, f"{transcript} with {num_top}", num_top)
+    return answer_to(transcript, f"{transcript} with {num_top}", num_top)
 
 
 def test_an_answer_kept_without_the_likeliest_tokens_that_are_wanted_counts_as_missing() -> None:
-    AnswerStore(SIGNATURE).append([row("a"), row("b")])
+    AnswerStore(SIGNATURE).append([answer_to("a"), answer_to("b")])
     answers = AnswerStore(SIGNATURE, num_top=3)
     assert answers.missing(keys("a", "b", "c")).equals(keys("a", "b", "c"))
     assert answers.append([with_top("a", 2), with_top("c", 2)]) == 2
@@ -194,7 +179,7 @@ def test_an_answer_kept_without_the_likeliest_tokens_that_are_wanted_counts_as_m
 
 def test_a_chosen_answer_without_the_likeliest_tokens_that_are_wanted_is_named() -> None:
     answers = AnswerStore(SIGNATURE, num_top=3)
-    answers.append([row("a")])
+    answers.append([answer_to("a")])
     answers.append([with_top("a", 3)])
     (key,) = keys("a").to_pylist()
     assert read(answers, "a", chosen={key: 2}) == ["a with 3"]

@@ -14,9 +14,8 @@ from pathlib import Path
 import httpx
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from pipeline.tables import continuations, manifest, parquet
+from tests.builders import change_params, read_continuations, utterance, write_generate_params, write_table
 
 NUM_ROWS, ROWS_PER_PART = 600, 20
 
@@ -31,7 +30,7 @@ def served(model: Path, port: int, log: Path) -> Iterator[None]:
     with log.open("a") as sink:
         server = subprocess.Popen(command, env=env, stdout=sink, stderr=sink, start_new_session=True)
     try:
-        while not _is_up(port):
+        while not is_up(port):
             assert server.poll() is None, log.read_text()[-2000:]
             time.sleep(0.5)
         yield
@@ -41,7 +40,7 @@ def served(model: Path, port: int, log: Path) -> Iterator[None]:
         server.wait()
 
 
-def _is_up(port: int) -> bool:
+def is_up(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
     except httpx.HTTPError:
@@ -58,26 +57,11 @@ def free_port() -> int:
 @pytest.fixture
 def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
     """A manifest, and the parameters by which a random llama answers it."""
-    source = {"source": str(llm_for_vllm), "revision": None, "sha256": None}
-    prompt = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
     question = {"system": "S", "text": "Which of {options}? {transcript} / {continuation}"}
-    sections = {
-        "models": {"encoder": source, "llm": source},
-        "emotions": ["sad", "happy"],
-        "prompts": {"semantic": prompt, "emotion": {**prompt, "text": "Go on, {emotion}: "}},
-        "generate": {
-            "engine": "transformers", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
-            "dtype": "float32", "max_new_tokens": 24, "max_model_len": 160, "temperature": 0.0, "top_p": 1.0, "seed": 1,
-            "store_logprobs": 2, "agreement": question, "rows_per_part": ROWS_PER_PART,
-        },
-        "filter": {"emotion": {"min_agreement": 0.1}},
-    }  # fmt: skip
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
-    empty = dict.fromkeys(manifest.SCHEMA.names)
-    rows = [
-        {**empty, "id": f"{i:04}", "text": f"number {i}", "emotion": ("sad", "happy")[i % 2]} for i in range(NUM_ROWS)
-    ]
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifest.parquet")
+    settings = {"max_new_tokens": 24, "store_logprobs": 2, "agreement": question, "rows_per_part": ROWS_PER_PART}
+    write_generate_params(tmp_path / "params.yaml", llm_for_vllm, min_agreement=0.1, **settings)
+    rows = [utterance(f"{i:04}", text=f"number {i}", emotion=("sad", "happy")[i % 2]) for i in range(NUM_ROWS)]
+    write_table(tmp_path / "manifest.parquet", rows)
     return tmp_path
 
 
@@ -96,10 +80,9 @@ def stored(project: Path) -> list[Path]:
 @pytest.mark.timeout(900)
 def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
     port, log = free_port(), project / "serve.log"
-    sections = yaml.safe_load((project / "params.yaml").read_text())
     where = {"url": f"http://127.0.0.1:{port}/v1", "concurrency": 8, "retries": 60}
-    sections["generate"] |= {"engine": "server", "server": where}
-    (project / "server.yaml").write_text(yaml.safe_dump(sections))
+    changes = {"generate.engine": "server", "generate.server": where}
+    change_params(changes, project / "params.yaml", to=project / "server.yaml")
     with served(project / "llm", port, log):
         run = start(project, "server.yaml", "a", "server.parquet")
         while not stored(project) and run.poll() is None:
@@ -110,7 +93,7 @@ def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
         said = run.communicate()[0]
     assert run.returncode == 0, said
 
-    rows = parquet.read(project / "server.parquet", continuations.SCHEMA).to_pylist()
+    rows = read_continuations(project / "server.parquet")
     assert [row["id"] for row in rows] == [f"{i:04}" for i in range(NUM_ROWS)]
     answers, scores = (
         [key for shard in shards for key in pq.read_table(shard)["key"].to_pylist()] for shards in by_content(project)
@@ -121,7 +104,7 @@ def test_a_server_killed_and_started_anew_loses_nothing(project: Path) -> None:
     plain = start(project, "params.yaml", "b", "plain.parquet")
     said = plain.communicate()[0]
     assert plain.returncode == 0, said
-    expected = parquet.read(project / "plain.parquet", continuations.SCHEMA).to_pylist()
+    expected = read_continuations(project / "plain.parquet")
     same = [row["token_ids"] == other["token_ids"] for row, other in zip(rows, expected, strict=True)]
     assert sum(same) >= 0.99 * NUM_ROWS  # but for ties of a random model
     for row, other in zip(rows, expected, strict=True):

@@ -5,20 +5,18 @@ import torch
 
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams, fetch
+from tests.builders import model_config, semantic_fit_section
 from train import saved_model
 from train.data.dataset import Examples
 from train.data.log_mel import LogMel
 from train.fit.ctc_warm_start import CTCHead, Vocabulary, ctc_loss, warm_start
 from train.fit.params import SemanticFitParams, WarmStartParams
 from train.model import SpeechLLM
-from train.saved_model import ModelConfig
 
 
 @pytest.fixture
 def model(tiny_models: ModelsParams) -> SpeechLLM:
-    config = ModelConfig(
-        models=tiny_models, emotions=["sad"], pad_to_30s=False, seed=3, encoder_trained=False, plora=False
-    )
+    config = model_config(tiny_models, emotions=["sad"])
     return saved_model.build(config, torch.float32)
 
 
@@ -28,11 +26,7 @@ def examples(packed_folder: Path, tiny_models: ModelsParams) -> Examples:
 
 
 def semantic_params(warm_start: WarmStartParams) -> SemanticFitParams:
-    return SemanticFitParams(
-        seed=1, epochs=1.0, max_steps=None, batch_size=4, accumulation=1, learning_rate=1e-2, warmup_steps=2,
-        weight_decay=0.0, max_grad_norm=1.0, precision="float32", workers=0, log_every=1, evaluate_every=1,
-        save_every=1, pad_to_30s=False, warm_start=warm_start, teacher="exact", temperature=2.0,
-    )  # fmt: skip
+    return SemanticFitParams.model_validate(semantic_fit_section(warm_start=warm_start))
 
 
 def test_embeddings_come_to_spell_the_transcripts_and_nothing_else_is_trained(
