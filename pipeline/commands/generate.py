@@ -1,4 +1,4 @@
-"""Answer rows by hand: preview some answers, or answer rows again.
+"""Generate answers outside the graph: preview some, write the missing ones, or answer rows again.
 
 Answers go to the store, and choices to manifests/choices.csv. The next `dvc repro` uses both.
 """
