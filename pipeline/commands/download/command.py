@@ -24,7 +24,7 @@ _WIDTH = 80  # characters of a line of the list
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class NamedArchive:
     """An archive of a corpus: one file to download."""
 
     corpus: str
@@ -42,9 +42,9 @@ class Part:
         return Path(unquote(urlsplit(self.archive.url).path)).name or self.name
 
 
-def find(wanted: str) -> list[Part]:
+def find(wanted: str) -> list[NamedArchive]:
     """Return the archives that `CORPUS` or `CORPUS:ARCHIVE` names; raises UserError if there are none to download."""
-    name, colon, part = wanted.partition(":")
+    name, colon, archive = wanted.partition(":")
     if name not in registry.names():
         raise UserError(f"{name}: no such corpus; expected one of {', '.join(registry.names())}")
     corpus = registry.load(name)
@@ -52,40 +52,40 @@ def find(wanted: str) -> list[Part]:
         raise UserError(
             f"{name}: {corpus.title} ({corpus.licence}) cannot be downloaded this way; ask at {corpus.source}"
         )
-    if colon and part not in corpus.archives:
-        raise UserError(f"{name}: found no archive {part!r}, expected one of {', '.join(corpus.archives)}")
-    return [Part(name, part, corpus.archives[part]) for part in ([part] if colon else corpus.archives)]
+    if colon and archive not in corpus.archives:
+        raise UserError(f"{name}: found no archive {archive!r}, expected one of {', '.join(corpus.archives)}")
+    return [NamedArchive(name, each, corpus.archives[each]) for each in ([archive] if colon else corpus.archives)]
 
 
-def fetch(part: Part, to: Path, keep: bool = False) -> None:
-    """Download `part` and unpack it below `to`, unless it has a marker; `keep` keeps the archive beside the marker."""
+def fetch(named: NamedArchive, to: Path, keep: bool = False) -> None:
+    """Download `named` and unpack it below `to`, unless it has a marker; `keep` keeps the archive beside the marker."""
     from pipeline.commands.download import transfer, unpack  # slow to import, and --help does not need them
 
-    root = to / part.corpus
-    marker = root / ".downloaded" / f"{part.name}.json"
-    if _is_in(part.archive, marker):
-        say(f"download: {part.title}: already in {root}; remove {marker} to download it again")
+    root = to / named.corpus
+    marker = root / ".downloaded" / f"{named.name}.json"
+    if _is_in(named.archive, marker):
+        say(f"download: {named.title}: already in {root}; remove {marker} to download it again")
         return
-    folder = root / part.archive.into
-    path = marker.with_name(f"{part.name}.part")
-    copies = 2 if unpack.is_named_archive(part.file_name) else 1  # the unpacked files are hardly smaller
-    arrived = transfer.fetch(part.title, part.archive.url, part.archive.md5, path, copies)
+    folder = root / named.archive.into
+    path = marker.with_name(f"{named.name}.part")
+    copies = 2 if unpack.is_named_archive(named.file_name) else 1  # the unpacked files are hardly smaller
+    arrived = transfer.fetch(named.title, named.archive.url, named.archive.md5, path, copies)
     num_files = 1
-    if unpack.is_archive(path, part.file_name):
+    if unpack.is_archive(path, named.file_name):
         num_files = unpack.unpack(path, folder)
         if keep:
-            path.replace(path.with_name(part.file_name))
+            path.replace(path.with_name(named.file_name))
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, folder / part.file_name)
+        shutil.move(path, folder / named.file_name)
     arrived.remove()
-    entry = {"url": part.archive.url, "md5": arrived.md5, "bytes": arrived.num_bytes}
+    entry = {"url": named.archive.url, "md5": arrived.md5, "bytes": arrived.num_bytes}
     with parquet.whole(marker) as partial:
         partial.write_text(json.dumps(entry, indent=2) + "\n")
-    checksum = "MD5 as published" if part.archive.md5 else f"no published checksum, MD5 {arrived.md5}"
+    checksum = "MD5 as published" if named.archive.md5 else f"no published checksum, MD5 {arrived.md5}"
     files = "file" if num_files == 1 else "files"
     size = transfer.megabytes(arrived.num_bytes)
-    say(f"download: {part.title}: {size}, {checksum}; {num_files:,} {files} in {folder}")
+    say(f"download: {named.title}: {size}, {checksum}; {num_files:,} {files} in {folder}")
 
 
 def catalogue() -> str:
@@ -94,8 +94,8 @@ def catalogue() -> str:
     indent = max(map(len, corpora)) + 2
     entries = []
     for name, corpus in corpora.items():
-        parts = f"archives: {' '.join(corpus.archives)}" if corpus.archives else f"ask at {corpus.source}"
-        entries += [_wrap(f"{corpus.title}, {corpus.licence}", name.ljust(indent)), _wrap(parts, " " * indent)]
+        source = f"archives: {' '.join(corpus.archives)}" if corpus.archives else f"ask at {corpus.source}"
+        entries += [_wrap(f"{corpus.title}, {corpus.licence}", name.ljust(indent)), _wrap(source, " " * indent)]
     return "\n".join(entries)
 
 
@@ -133,14 +133,14 @@ def main(
         say(catalogue())
     elif not wanted:
         raise typer.BadParameter("found none, expected one or more, or --list", param_hint="CORPUS")
-    for part in dict.fromkeys(part for each in wanted or [] for part in find(each)):
+    for named in dict.fromkeys(named for each in wanted or [] for named in find(each)):
         try:
-            fetch(part, to, keep)
+            fetch(named, to, keep)
         except OSError as error:
             if error.errno is None:
                 raise
             # the error of a full disk names no file
-            raise OSError(error.errno, os.strerror(error.errno), error.filename or str(to / part.corpus)) from None
+            raise OSError(error.errno, os.strerror(error.errno), error.filename or str(to / named.corpus)) from None
 
 
 if __name__ == "__main__":
