@@ -319,7 +319,7 @@ def test_the_published_lists_of_ravdess_make_the_same_test_part_as_its_fold(
     by_fold = split.assign(table, "ravdess", options(folds={"ravdess": "emobox-5"}), folds)
     assert by_list.equals(by_fold)
     assert parts_of(by_list)["test"] == {"02", "15", "16", "18"}
-    assert capsys.readouterr().out.startswith("split: ravdess: 360 of the 1,440 clips")
+    assert capsys.readouterr().out.startswith("split: ravdess: found 1,080 of the 1,440 clips")
 
 
 @pytest.mark.shared

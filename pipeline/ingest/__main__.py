@@ -124,7 +124,7 @@ def _describe(summary: dict[str, Any]) -> str:
     coverage: dict[str, tuple[int, int]] = summary["coverage"]
     short = [f"{key} {found:,} of {number:,}" for key, (found, number) in coverage.items() if found < number]
     if coverage:
-        line += f"; in part: {', '.join(short[:4])}" if short else "; complete"
+        line += f"; incomplete: {', '.join(short[:4])}" if short else "; complete"
     return line
 
 
