@@ -74,7 +74,7 @@ class Report:
     """Where something is missing or broken: what was found."""
 
 
-def examine(params_file: Path) -> Report:
+def collect(params_file: Path) -> Report:
     """Inspect this checkout, this Python and this machine, within seconds."""
     report = Report(
         python=f"{platform.python_version()} ({platform.python_implementation()})",
@@ -177,7 +177,7 @@ def _add_gpus(report: Report) -> None:
         report.problems["nvidia-smi"] = str(error)
         return
     for line in lines:
-        facts = [part.strip() for part in line.split(",")]
+        facts = [fact.strip() for fact in line.split(",")]
         report.gpus.append(dict(zip(("name", "memory", "driver"), facts, strict=False)))
 
 
@@ -257,5 +257,5 @@ def main(params_file: ParamsFile = Path("params.yaml"), as_json: Json = False) -
     weights: folder, free_gb, total_gb}; problems {where: what}. Null means
     unknown or not installed.
     """
-    report = examine(params_file)
+    report = collect(params_file)
     print_found(report, describe(report), as_json)

@@ -35,7 +35,7 @@ def rows(
     utterances: pa.Table,
     kept: pa.Table,
     signals: pa.Table | None,
-    part: str,
+    split: str,
     corpora: dict[str, Path],
     prompter: Prompter,
 ) -> Iterator[dict[str, Any]]:
@@ -43,7 +43,7 @@ def rows(
     responses = {row["id"]: (row, number) for number, row in enumerate(kept.to_pylist())}
     for row in utterances.to_pylist():
         response, number = responses.get(row["id"], (None, 0))
-        if row["split"] != part or (response is None and part == "train"):
+        if row["split"] != split or (response is None and split == "train"):
             continue
         samples = _samples(row, corpora)
         yield {
@@ -114,7 +114,7 @@ def main(
         }
     if counts["train"] == 0:
         raise UserError(f"{continuations_file}: no continuation of a train row of {manifest_file} was kept")
-    say(f"pack: {kind}: " + ", ".join(f"{count:,} {part}" for part, count in counts.items()) + " rows")
+    say(f"pack: {kind}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items()) + " rows")
 
 
 if __name__ == "__main__":

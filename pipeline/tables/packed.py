@@ -66,7 +66,7 @@ class Writer:
         self.shell = shell
         self.rows_per_shard = rows_per_shard
         self.schema = schema
-        self.parts: list[str] = []
+        self.splits: list[str] = []
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -76,14 +76,14 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: TracebackType | None) -> None:
         if kind is None:
             _dump(self.partial / SHELL_FILE, asdict(self.shell))
-            _dump(self.partial / "dataset_dict.json", {"splits": self.parts})
+            _dump(self.partial / "dataset_dict.json", {"splits": self.splits})
             shutil.rmtree(self.path, ignore_errors=True)
             os.replace(self.partial, self.path)
         shutil.rmtree(self.partial, ignore_errors=True)
 
-    def write(self, part: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    def write(self, split: str, rows: Iterable[Mapping[str, Any]]) -> int:
         """Write all rows of a split; return their number."""
-        folder = self.partial / part
+        folder = self.partial / split
         folder.mkdir()
         num_rows, num_shards = 0, 0
         sink = self._shard(folder, num_shards)
@@ -96,23 +96,23 @@ class Writer:
             num_rows += len(batch)
         sink.close()
         _describe(folder, num_shards + 1, self.schema)
-        self.parts.append(part)
+        self.splits.append(split)
         return num_rows
 
     def _shard(self, folder: Path, number: int) -> pa.RecordBatchStreamWriter:
         return pa.ipc.new_stream(folder / f"data-{number:05d}.arrow", self.schema)
 
 
-def load(path: Path, part: str, *, allow_empty: bool = False) -> "datasets.Dataset":
+def load(path: Path, split: str, *, allow_empty: bool = False) -> "datasets.Dataset":
     """Map a split into memory; raises UserError if the folder or the split is missing or empty."""
     import datasets
 
-    if not (path / part / "state.json").is_file():
-        raise UserError(f"{path}: no packed split {part}; run python -m pipeline.pack first")
-    dataset = datasets.load_from_disk(path / part)
+    if not (path / split / "state.json").is_file():
+        raise UserError(f"{path}: no packed split {split}; run python -m pipeline.pack first")
+    dataset = datasets.load_from_disk(path / split)
     assert isinstance(dataset, datasets.Dataset)
     if len(dataset) == 0 and not allow_empty:
-        raise UserError(f"{path}: the split {part} is empty; expected at least one row")
+        raise UserError(f"{path}: the split {split} is empty; expected at least one row")
     return dataset
 
 
