@@ -1,6 +1,6 @@
-"""What a person can do with the pipeline: its stages, and the commands of pipeline/commands.
+"""The command line `python -m pipeline`: an overview of the stages, and the commands of pipeline/commands.
 
-A command's module is imported when the command is called, so that --help is there at once.
+The module of a command is imported only when the command is called, so that --help prints at once.
 """
 
 import importlib
@@ -15,36 +15,36 @@ from pipeline.stage import run_app
 STAGES = {
     "synthesise": "make a synthetic corpus in a published layout",
     "ingest": "turn a corpus on disk into manifest rows",
-    "split": "deal the speakers to train, dev and test",
-    "leaks": "look for what train and test share",
+    "split": "assign the speakers to train, dev and test",
+    "leaks": "find what test shares with train and dev",
     "generate": "let the LLM write the continuations",
     "filter": "keep continuations that are usable targets",
     "pack": "write token ids and audio to Arrow",
 }
 COMMANDS = {
-    "show": "Print what a manifest holds, by corpus and split.",
+    "show": "Print what a manifest contains, by corpus and split.",
     "sample": "Print rows drawn at random, or write clips to listen to.",
     "diff": "Compare two tables, or a table at two git revisions.",
-    "quarantine": "Print what ingest refused, by reason and corpus.",
-    "dropped": "Print which continuations filter dropped, by reason.",
-    "generate": "Let the LLM answer rows: what is missing, or all anew.",
-    "export": "Write the prompts that lack an answer to a batch file.",
-    "import": "Take the answers to an exported batch into the store.",
-    "compare": "Answer a sample with two prompts or two models.",
-    "history": "Print all answers that a row ever had, and choose one.",
-    "leaks": "Report what train and test share; fails on what is forbidden.",
-    "download": "Download corpora, or tell where to ask for them.",
+    "quarantine": "Count the utterances that ingest refused, by reason.",
+    "dropped": "Count the continuations that filter dropped, by reason.",
+    "generate": "Generate the missing answers, or answer all rows again.",
+    "export": "Write the prompts without an answer to a batch file.",
+    "import": "Import the answers to an exported batch into the store.",
+    "compare": "Compare the answers of two prompts or two models.",
+    "history": "Print all stored answers to a row, and choose one.",
+    "leaks": "Report what test shares with train and dev, by corpus.",
+    "download": "Download corpora, or list them with their licences.",
     "doctor": "Print what a bug report needs: versions, hardware, disk.",
 }
 ELSEWHERE = {
     "import": "pipeline.commands.import_",
     "download": "pipeline.commands.download.command",
 }
-"""The modules of commands that are not pipeline.commands.NAME."""
+"""Modules of the commands whose module is not pipeline.commands.NAME."""
 
 
 class Commands(TyperGroup):
-    """Lists commands by their one line, and imports the one that is called."""
+    """Lists each command with one line, and imports only the command that is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command's name, the command, and the rest of the arguments."""

@@ -1,7 +1,7 @@
 """Sections of params.yaml, checked when a stage reads them.
 
-A section is a frozen pydantic model with no defaults: DVC only sees what stands in the file, so a
-default in code would change results behind its back.
+A section is a frozen pydantic model without defaults. DVC sees only the values in the file, so it would not notice that
+a default in the code has changed.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.stage import UserError
 
-# Every section that a params.yaml may hold; a stage reads its own and the shared ones.
+# All sections of params.yaml; a stage reads its own section and the shared ones.
 SECTIONS = (
     "models", "emotions", "prompts",
     "synthesise", "ingest", "split", "leaks", "generate", "filter", "pack", "fit", "respond", "score", "report",
@@ -26,11 +26,11 @@ Alignment = Literal["semantic", "emotion"]
 """The two trainings: semantic alignment is stage 1, emotion alignment is stage 2."""
 
 Precision = Literal["float32", "bfloat16", "auto"]
-"""The type in which an LLM is held and run; what is trained is always in float32. Each parameter explains its auto."""
+"""The type in which an LLM is held and run; trained weights are always float32. Each parameter explains its auto."""
 
 
 class Section(BaseModel):
-    """A section of params.yaml: every key is required and no other is taken."""
+    """A section of params.yaml: every key is required, and other keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -39,9 +39,9 @@ T = TypeVar("T")
 
 
 def load(path: Path, name: str, model: type[T]) -> T:
-    """Read the section `name` ("filter", or "prompts.emotion" for a part of one) as a `model`.
+    """Read the section `name`, such as "filter" or "prompts.emotion", as a `model`.
 
-    Raises UserError naming the file, the parameter, what was found and what was expected.
+    Raises UserError; its message names the file, the parameter, what was found and what was expected.
     """
     value: Any = _read(path)
     for i, key in enumerate(name.split(".")):
@@ -53,7 +53,7 @@ def load(path: Path, name: str, model: type[T]) -> T:
 
 
 def check(place: str, name: str, value: Any, model: type[T]) -> T:
-    """Take a value as a `model`; raises UserError as `load` does, with `place` in place of the file."""
+    """Read a value as a `model`; raises UserError as `load` does, with `place` instead of the file."""
     try:
         return TypeAdapter(model).validate_python(value)
     except ValidationError as error:

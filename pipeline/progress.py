@@ -1,4 +1,4 @@
-"""Progress of a task that may take longer than half a minute: a bar on a terminal, a line a minute in a log."""
+"""Progress of a task that may take longer than half a minute: a bar on a terminal, a line every minute in a log."""
 
 import sys
 import threading
@@ -19,7 +19,7 @@ class Task:
     """Counts the finished items of a task. It shows them on standard error, so that results can be piped."""
 
     def __init__(self, name: str, total: float | None = None, unit: str = "rows", initial: float = 0) -> None:
-        """Start a task of `total` items, or None if their number is unknown; `initial` items were finished before."""
+        """Start a task of `total` items (None if unknown), of which `initial` were finished before."""
         self.name, self.total, self.unit = name, total, unit
         self.done = self._initial = initial
         self._started = time.monotonic()
@@ -52,7 +52,7 @@ class Task:
 
 
 def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "rows") -> Iterator[T]:
-    """Yield the items and show how many have been taken."""
+    """Yield the items, and show the progress."""
     with Task(name, total, unit) as task:
         for item in items:
             yield item
@@ -61,7 +61,7 @@ def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "
 
 @contextmanager
 def heartbeat(name: str, state: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Print a line a minute during a call that tells nothing itself; `state` describes how far the call is."""
+    """Print a line every minute during a call that prints nothing itself; `state` describes how far the call is."""
     done = threading.Event()
     started = time.monotonic()
 

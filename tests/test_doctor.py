@@ -109,7 +109,7 @@ def test_each_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     hide(monkeypatch, "torch", "peft", "ray")
     report = examine(write_params("transformers"))
     assert report.packages["torch"] is None
-    assert report.problems["torch"] == "not installed; expected make setup to install it"
+    assert report.problems["torch"] == "not installed; make setup installs it"
     assert report.problems["engine"] == "found no torch, expected one installed for transformers"
     assert "peft" in report.problems
     assert "ray" not in report.problems  # for engine ray alone

@@ -166,7 +166,7 @@ def test_a_connection_that_breaks_half_way_goes_on_where_it_broke(
 def test_a_connection_that_always_breaks_is_given_up_and_the_next_call_goes_on(
     server: Server, part: Path, pauses: list[float]
 ) -> None:
-    give_up(server, part, r"corpus:all: http://.*/corpus.zip: .*; 0\.2 MB are kept, call again to go on")
+    give_up(server, part, r"corpus:all: http://.*/corpus.zip: .*; 0\.2 MB are kept, run again to continue")
     assert pauses == list(transfer.PAUSES_S)
     kept = part.stat().st_size
     server.ranges = []
@@ -204,7 +204,7 @@ def test_a_server_without_ranges_starts_anew(server: Server, part: Path, capsys:
     server.knows_range = False
     server.plan = ["cut"]
     assert fetch(server, part, md5(NOISE)) == NOISE
-    assert "starts anew" in capsys.readouterr().out
+    assert "starts again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("knows_if_range", "tries"), [(True, 1), (False, 2)])
@@ -336,14 +336,14 @@ def test_an_unknown_host_is_told_at_once_and_a_network_that_is_down_is_waited_fo
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     server.url = "http://corpora.invalid/corpus.zip"
-    with pytest.raises(UserError, match="no host of the name corpora.invalid" if tries == 1 else "cannot tell"):
+    with pytest.raises(UserError, match="found no host named corpora.invalid" if tries == 1 else "cannot tell"):
         fetch(server, part)
     assert len(pauses) == tries - 1
 
 
 def test_a_wrong_checksum_is_told_and_the_file_removed(server: Server, part: Path) -> None:
     expected = md5(b"another")
-    with pytest.raises(UserError, match=f"found MD5 {md5(NOISE)}, expected {expected}; what was loaded is removed"):
+    with pytest.raises(UserError, match=f"found MD5 {md5(NOISE)}, expected {expected}; the download is removed"):
         fetch(server, part, expected)
     assert not list(part.parent.iterdir())
 
@@ -416,7 +416,7 @@ def test_a_second_call_does_nothing_and_says_so(
     capsys.readouterr()
     command.main([f"free:{part}"], tmp_path)
     assert len(server.ranges) == 1
-    assert f"free:{part}: is in {tmp_path}/free already; remove" in capsys.readouterr().out
+    assert f"free:{part}: already in {tmp_path}/free; remove" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("entry", ["", "[]", "{}", '{"url": "https://old.example/1.zip", "md5": "0"}'])
@@ -471,7 +471,7 @@ def test_a_disk_without_room_for_an_archive_and_what_is_in_it_is_told_before_loa
 ) -> None:
     server.content = zipped(a=NOISE)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300_000))
-    with pytest.raises(UserError, match=r"free:two: needs 0\.4 MB more in .*, of which 0\.3 MB are free"):
+    with pytest.raises(UserError, match=r"free:two: needs 0\.4 MB more in .*, where 0\.3 MB are free"):
         command.main(["free:two"], tmp_path)
     assert (tmp_path / "free" / ".downloaded" / "two.part").stat().st_size == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500_000))
@@ -497,8 +497,8 @@ def test_a_disk_that_fills_up_names_the_corpus_and_keeps_what_arrived(
     ("wanted", "match"),
     [
         ("other", "^other: no such corpus; expected one of free, gated$"),
-        ("free:three", "^free: found no part 'three', expected one of one, two$"),
-        ("free:", "^free: found no part '', expected one of one, two$"),
+        ("free:three", "^free: found no archive 'three', expected one of one, two$"),
+        ("free:", "^free: found no archive '', expected one of one, two$"),
         (
             "gated",
             r"^gated: Gated corpus \(CC-BY-4.0\) cannot be downloaded this way; ask at https://corpora.example/asking$",
@@ -531,7 +531,7 @@ def test_the_list_fits_80_columns_and_tells_licence_and_parts_or_where_to_ask(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
         "free   Free corpus, CC-BY-4.0",
-        "       parts: one two",
+        "       archives: one two",
         "gated  Gated corpus, CC-BY-4.0",
         "       ask at https://corpora.example/asking",
     ]

@@ -328,5 +328,5 @@ def test_mosei_tells_a_rating_that_is_no_number(tmp_path: Path) -> None:
 
 def test_mosei_tells_a_list_of_videos_that_is_cut(tmp_path: Path) -> None:
     write(tmp_path / "cmu_mosei_std_folds.py", "standard_train_fold=['b', 'c']", "standard_valid_fold=['a_',")
-    with pytest.raises(UserError, match=r"folds\.py: expected the list standard_valid_fold, found none that is whole"):
+    with pytest.raises(UserError, match=r"folds\.py: expected the list standard_valid_fold, found no complete one"):
         read("mosei", tmp_path)

@@ -59,10 +59,10 @@ def test_the_published_id_counts_where_the_file_name_is_misspelt(tmp_path: Path)
         ({"c_train_1.jsonl.gz": gzip.compress(entries("a").encode())[:-9]}, "not a gzip file, or one cut short"),
         (
             {"c_train_1.jsonl": entries("x/a.wav").encode(), "c_test_1.jsonl": entries("x/a.wav").encode()},
-            "expected each clip in one part, found x/a in two",
+            "expected each clip in one split, found x/a in two",
         ),
-        ({"c_train_1.jsonl": entries("x/z.wav").encode()}, "names no clip of c; expected, for one, x/a.wav"),
-        ({"c_train_1.jsonl": b""}, "names no clip of c"),
+        ({"c_train_1.jsonl": entries("x/z.wav").encode()}, "no clip of c in the lists; expected clips such as x/a.wav"),
+        ({"c_train_1.jsonl": b""}, "no clip of c in the lists"),
     ],
 )
 def test_broken_lists_are_told(tmp_path: Path, files: dict[str, bytes], message: str) -> None:

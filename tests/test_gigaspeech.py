@@ -139,7 +139,7 @@ def test_a_recording_of_another_form_stops_with_its_line(tmp_path: Path, change:
     whole = segment(0, 0, "A", "XL")
     write(tmp_path, audio("POD0", whole), audio("POD1", whole | change))
     last = len((tmp_path / "GigaSpeech.json").read_text().splitlines()) - 2  # before the ends of list and file
-    with pytest.raises(UserError, match=rf"line {last}: expected aid, path, .+ in what ends here, found {found}"):
+    with pytest.raises(UserError, match=rf"line {last}: expected aid, path, .+ in this recording, found {found}"):
         list(read(tmp_path))
 
 

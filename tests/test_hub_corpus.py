@@ -158,7 +158,7 @@ def test_a_folder_of_audio_files_is_left_to_the_table_reader(
     for emotion in ("anger", "joy"):
         (tmp_path / "set" / emotion).mkdir(parents=True)
         (tmp_path / "set" / emotion / "a.wav").write_bytes(sound(0))
-    with pytest.raises(UserError, match=r"found audio files in place of rows .+ are read by --corpus table"):
+    with pytest.raises(UserError, match=r"found audio files in place of rows .+ are read by --reader table"):
         read(tmp_path / "set", root)
 
 

@@ -274,7 +274,7 @@ def test_the_stage_writes_manifest_quarantine_and_summary(
     line = coverage_line(ravdess, output, capsys)
     assert line == (
         "ingest: rav: 2 clips, 0.00 h, 2 speakers; 1 quarantined (1 not-speech); "
-        "in part: clips 2 of 1,440, speakers 2 of 24, fearful 2 of 192\n"
+        "incomplete: clips 2 of 1,440, speakers 2 of 24, fearful 2 of 192\n"
     )
     first = output.read_bytes()
     coverage_line(ravdess, output, capsys)

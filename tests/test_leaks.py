@@ -106,7 +106,7 @@ PLANTED: Mapping[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_leak_is_found_written_and_fails_the_stage(project: Project, kind: str) -> None:
     project.change("acted", 3, **PLANTED[kind])
-    message = rf"test to share nothing forbidden, found 1 of kind {kind} \(first acted/0 in train, acted/3 in test\)"
+    message = rf"expected no forbidden leak, found 1 of kind {kind} \(first acted/0 in train, acted/3 in test\)"
     with pytest.raises(UserError, match=message):
         project.run(forbid=[*OPTIONS["forbid"], "sentence"])
     (found,) = project.report().to_pylist()

@@ -49,7 +49,7 @@ def test_a_failure_leaves_the_folder_of_before_untouched(tmp_path: Path) -> None
 
 
 def test_a_missing_folder_and_an_empty_part_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no packed part train; run python -m pipeline\.pack"):
+    with pytest.raises(UserError, match=r"no packed split train; run python -m pipeline\.pack"):
         packed.load(tmp_path, "train")
     with pytest.raises(UserError, match=r"no frame\.json"):
         packed.load_shell(tmp_path)
@@ -57,6 +57,6 @@ def test_a_missing_folder_and_an_empty_part_are_told_apart(tmp_path: Path) -> No
         tmp_path / "a", packed.PromptShell(before_speech=[1], before_text=None, after=[2]), 10
     ) as writer:
         writer.write("dev", [])
-    with pytest.raises(UserError, match="the part dev is empty"):
+    with pytest.raises(UserError, match="the split dev is empty"):
         packed.load(tmp_path / "a", "dev")
     assert len(packed.load(tmp_path / "a", "dev", allow_empty=True)) == 0

@@ -32,7 +32,7 @@ def test_reasons_are_counted_and_explained(refused: Path) -> None:
         "reason     rows  meaning\n"
         "silent        2  no sample is louder than -60 dB of full scale\n"
         "truncated     1  the audio ends before the length in its header, or before the\n"
-        "                 utterance does\n"
+        "                 end of the utterance\n"
         "all           3"
     )
 

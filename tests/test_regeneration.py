@@ -207,8 +207,8 @@ def test_rows_that_filter_dropped_are_chosen_by_reason(engine: RecordingEngine) 
     ("arguments", "message"),
     [
         (("generate", "semantic", "--id", "z"), "no utterance z"),
-        (("generate", "semantic", "--id", "c", "--where", "duration_s > 1"), "no utterance c among those"),
-        (("generate", "semantic", "--where", "duration_s > 99"), "--where duration_s > 99: holds for no row"),
+        (("generate", "semantic", "--id", "c", "--where", "duration_s > 1"), "no utterance c that matches --where"),
+        (("generate", "semantic", "--where", "duration_s > 99"), "--where duration_s > 99: true for no row"),
         (("history", "z"), "z: no such utterance in manifests/semantic.parquet or manifests/emotion.parquet"),
         (("history", "a", "--use", "7"), "--use: found 7, expected one of none, because the store has no answer"),
     ],

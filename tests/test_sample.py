@@ -76,7 +76,7 @@ def test_an_expression_can_look_into_votes_and_at_what_is_null(tmp_path: Path) -
         ("emotion = 'sad'", "expected true or false for each row"),
         ("True", "expected true or false for each row"),
         ("", "--where : expr cannot be an empty string"),
-        ("duration_s > 99", r"clips\.parquet: --where duration_s > 99: holds for no row"),
+        ("duration_s > 99", r"clips\.parquet: --where duration_s > 99: true for no row"),
     ],
 )
 def test_a_wrong_expression_is_told(clips: Path, where: str, told: str) -> None:
@@ -170,9 +170,9 @@ def test_what_cannot_be_listened_to_is_told(tmp_path: Path) -> None:
     def listen(row: dict[str, Any]) -> None:
         samples.write_clips(samples.Sample("clips.parquet", 1, [row]), tmp_path / "listen", {"acting": tmp_path})
 
-    with pytest.raises(UserError, match=r"clips\.parquet: lacks the column audio; no clip can be found without"):
+    with pytest.raises(UserError, match=r"clips\.parquet: lacks the column audio, which is needed to find a clip"):
         listen({"id": "acting/1", "corpus": "acting"})
-    with pytest.raises(UserError, match=r"clips\.parquet: no root is known of plays; the section ingest lists acting"):
+    with pytest.raises(UserError, match=r"clips\.parquet: found no root of plays; the section ingest lists acting"):
         listen(clip(1, corpus="plays"))
     assert not (tmp_path / "listen").exists()
     with pytest.raises(UserError, match=r"1\.wav: no-file"):

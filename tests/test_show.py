@@ -88,7 +88,7 @@ def test_what_lies_beside_a_manifest_is_shown(tmp_path: Path, capsys: pytest.Cap
     show(file)
     assert capsys.readouterr().out.partition("\n\n")[2] == (
         "corpus  coverage\n"
-        "acting  in part: clips 1,080 of 1,440, speakers 18 of 24\n"
+        "acting  incomplete: clips 1,080 of 1,440, speakers 18 of 24\n"
         "plays   complete\n"
         "\n"
         "corpus  quarantined  reasons\n"
@@ -111,7 +111,7 @@ def test_a_broken_summary_is_told(tmp_path: Path) -> None:
     show(file)
     for broken in ('{"corpus"', "[]", '{"coverage": {"clips": 3}}'):
         (tmp_path / "ingested/acting.json").write_text(broken)
-        with pytest.raises(UserError, match=r"acting\.json: not a summary as ingest writes it; run ingest again"):
+        with pytest.raises(UserError, match=r"acting\.json: not a summary of ingest; run ingest again"):
             show(file)
 
 

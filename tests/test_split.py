@@ -133,8 +133,8 @@ def test_named_test_speakers_take_the_place_of_the_fraction() -> None:
     [
         (unsplit(2), {}, "a: expected speakers left for train, found 2, of which test takes 1 and dev 1"),
         (unsplit(3), {"test_speakers": {"a": ["7"]}}, "no speaker a/7; expected some of a/01, a/02, a/03"),
-        ({"1": "test"}, {"test_speakers": {"a": ["1"]}}, "a has an official test part; expected no speakers for it"),
-        ({"1": "test"}, {"folds": {"a": "fold-1"}}, "split.folds: a has an official test part; expected no speakers"),
+        ({"1": "test"}, {"test_speakers": {"a": ["1"]}}, "a has an official test split; expected no speakers for it"),
+        ({"1": "test"}, {"folds": {"a": "fold-1"}}, "split.folds: a has an official test split; expected no speakers"),
         (
             unsplit(3),
             {"folds": {"a": "fold-2"}},
@@ -177,7 +177,7 @@ def test_a_fold_makes_its_speakers_test_and_deals_dev_from_the_others() -> None:
 def test_a_fold_of_which_a_speaker_is_missing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     parts = parts_of(assign(corpus("a", dict.fromkeys("1345")), "a", options(folds={"a": "fold-1"})))
     assert parts["test"] == {"1"}
-    assert capsys.readouterr().out == "split: a: 1 of the 2 test speakers of fold-1 are there\n"
+    assert capsys.readouterr().out == "split: a: found 1 of the 2 test speakers of fold-1\n"
 
 
 def test_lists_take_the_place_of_official_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +188,7 @@ def test_lists_take_the_place_of_official_parts(tmp_path: Path, capsys: pytest.C
     part_of = dict(zip(dealt["id"].to_pylist(), dealt["split"].to_pylist(), strict=True))
     assert part_of["a/1-1"] == "test"
     assert Counter(part_of.values()) == {"train": 6, "dev": 1, "test": 1, None: 10}
-    assert capsys.readouterr().out == f"split: a: 1 of the 9 clips that {tmp_path} lists are not there\n"
+    assert capsys.readouterr().out == f"split: a: found 8 of the 9 clips in the lists of {tmp_path}\n"
 
 
 def test_what_a_manifest_cannot_use_is_excluded_with_a_reason() -> None:
@@ -222,7 +222,7 @@ def test_a_clip_without_a_transcript_serves_as_an_emotion_test_alone(kind: Align
 
 
 def test_a_class_that_no_clip_has_is_told() -> None:
-    with pytest.raises(UserError, match="emotions: no emotion clip is surprise; expected some of calm, sad"):
+    with pytest.raises(UserError, match="emotions: no clip has the emotion surprise; expected some of calm, sad"):
         split.check_classes(corpus("a", unsplit(2), ("sad", "calm")), ["sad", "surprise"])
 
 
@@ -333,7 +333,7 @@ def test_the_published_lists_of_ravdess_make_the_same_test_part_as_its_fold(
     by_fold = split.assign(table, "ravdess", options(folds={"ravdess": "emobox-5"}), folds)
     assert by_list.equals(by_fold)
     assert parts_of(by_list)["test"] == {"02", "15", "16", "18"}
-    assert capsys.readouterr().out.startswith("split: ravdess: 360 of the 1,440 clips")
+    assert capsys.readouterr().out.startswith("split: ravdess: found 1,080 of the 1,440 clips")
 
 
 @pytest.mark.shared

@@ -108,7 +108,7 @@ def test_a_missing_model_is_one_line(root: Path, tmp_path: Path) -> None:
     done = run(
         ["evaluate.respond", "--kind", "semantic", "--data", "d", "--model", "m", "--output", "o"], root, tmp_path
     )
-    assert "d: no packed part test" in the_one_line(done)
+    assert "d: no packed split test" in the_one_line(done)
 
 
 def test_a_file_system_that_takes_no_more_is_one_line_and_nothing_is_left_half_written(

@@ -175,7 +175,7 @@ def test_the_example_in_the_documentation_is_a_valid_mapping(tmp_path: Path) -> 
         ("labels: {Wut: anger}", r"labels\.Wut: expected neutral, happy, .+ or nothing, found 'anger'"),
         ("votes: {Wut: n_wut}", r"expected a line under labels for each label under votes, found none for Wut"),
         ("language: German", r"language: expected String should match pattern .+, found 'German'"),
-        ("speeker: who", r"speeker: unknown key, expected some of language, licence, columns"),
+        ("speeker: who", r"speeker: unknown key, expected one of language, licence, columns"),
         ("encoding: utf-16", r"encoding: expected 'utf-8', 'latin-1' or 'cp1252', found 'utf-16'"),
         ("a: 1\nlabels: 2", r"labels: expected a valid dictionary, found '2'; a: unknown key"),
         ("columns: {audio", r"mapping\.yaml: not valid YAML"),
@@ -215,7 +215,7 @@ def test_norwegian_is_no_boolean(tmp_path: Path) -> None:
         (
             "file,speaker\n",
             "",
-            r"clips\.csv: line 1: lacks the column audio; found the columns file, speaker, expected its name .+yaml",
+            r"csv: line 1: lacks the column audio; found the columns file, speaker, expected its actual name .+yaml",
         ),
         ("audio\n", "", r"lacks the column speaker; found the columns audio"),
         ("audio,speaker,start_s\n", "", r"lacks the column id; found the columns audio, speaker, start_s"),

@@ -29,8 +29,8 @@ def test_classes_are_read_in_prompt_order(tmp_path: Path) -> None:
     ("classes", "message"),
     [
         ("[sad, sadness]", "emotions: found sadness, expected some of neutral, happy"),
-        ("[sad, sad]", "emotions: expected two or more different ones, found sad, sad"),
-        ("[sad]", "emotions: expected two or more different ones, found sad"),
+        ("[sad, sad]", "emotions: expected two or more different emotions, found sad, sad"),
+        ("[sad]", "emotions: expected two or more different emotions, found sad"),
         ("sad", "emotions: expected a valid list, found 'sad'"),
     ],
 )

@@ -158,7 +158,7 @@ def test_nothing_is_written_through_a_link(folder: Path) -> None:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
         archive.addfile(link("way/link", "file"))
-    refuse(folder / "c.tar", "found two entries 'way', one a link to '.*/outside'")
+    refuse(folder / "c.tar", "found two entries 'way', one of them a link to '.*/outside'")
     assert not list((folder / "outside").iterdir())
 
 
@@ -198,7 +198,7 @@ def test_a_device_or_pipe_stops_it(kind: bytes, folder: Path) -> None:
 def test_a_damaged_archive_is_told(name: str, kept: int, folder: Path) -> None:
     archive = (as_zip if name.endswith("zip") else as_tar)(folder / name, {"noise": os.urandom(4_000)})
     archive.write_bytes(archive.read_bytes()[:kept])
-    refuse(archive, "not a whole zip or tar archive .*remove the download to load it anew")
+    refuse(archive, "not a whole zip or tar archive .*remove it to download it again")
 
 
 def test_a_web_page_in_place_of_an_archive_is_told(folder: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_full_disk_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_file_where_a_folder_lies_is_told(folder: Path) -> None:
     archive = as_zip(folder / "c.zip", {"a": b"1"})
     (folder / "target" / "a").mkdir(parents=True)
-    with pytest.raises(UserError, match="target/a: found a folder, the archive has the other there"):
+    with pytest.raises(UserError, match="target/a: found a folder, expected a file as in the archive"):
         unpack.unpack(archive, folder / "target")
 
 

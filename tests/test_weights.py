@@ -75,8 +75,8 @@ def test_a_hub_id_that_cannot_be_had_costs_one_line(source: str) -> None:
     ("source", "revision", "sha256", "message"),
     [
         ("pypi:some-llm", None, "0" * 64, "a version for each package"),
-        ("pypi:some-llm==1.0", None, None, "a sha256 for a pypi source and for no other"),
-        ("some/llm", None, "0" * 64, "a sha256 for a pypi source and for no other"),
+        ("pypi:some-llm==1.0", None, None, "a sha256 for a pypi source, and null for other sources"),
+        ("some/llm", None, "0" * 64, "a sha256 for a pypi source, and null for other sources"),
         ("pypi:some-llm==1.0", "main", "0" * 64, "no revision for a pypi source"),
         ("pypi:some-llm==1.0", None, "beef", "String should match pattern"),
     ],

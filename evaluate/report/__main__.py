@@ -217,7 +217,7 @@ def main(
     emotions = read_classes(params_file)
     percent = f"{100 * load(params_file, 'score', ScoreParams).confidence:g}\N{NO-BREAK SPACE}%"
     models = load(params_file, "models", dict[str, dict[str, Any]])
-    generation = load(params_file, "generate", dict[str, Any])
+    generate_params = load(params_file, "generate", dict[str, Any])
     numbers = _read_metrics(metrics)
     rows = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in ALIGNMENTS}
     counts = _read_confusions(confusions, emotions)
@@ -236,8 +236,8 @@ def main(
         continuations=[_read_continuations(manifests / "continuations", kind) for kind in ALIGNMENTS],
         curves={kind: Markup(plots.draw_losses(training_curves.read(models_folder, kind))) for kind in ALIGNMENTS},
         models=models,
-        generator=None if generation["generator"] == models["llm"] else generation["generator"],
-        echoed=generation["engine"] == "echo",
+        generator=None if generate_params["generator"] == models["llm"] else generate_params["generator"],
+        echoed=generate_params["engine"] == "echo",
         prompts=load(params_file, "prompts", dict[str, dict[str, str]]),
         parameters=params_file.read_text(encoding="utf-8"),
     )

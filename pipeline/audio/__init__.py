@@ -1,1 +1,1 @@
-"""Audio files, read and written."""
+"""Read and write audio files."""

@@ -1,4 +1,4 @@
-"""Audio as training and testing alike see it: mono at 16 kHz, stored as FLAC. Resampling is soxr's HQ."""
+"""Audio for training and testing: mono at 16 kHz, stored as FLAC. soxr resamples it with quality HQ."""
 
 import io
 
@@ -8,13 +8,13 @@ import soxr
 from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000
-PCM16_STEPS = 32_768  # of full scale, on either side of zero
+PCM16_STEPS = 32_768  # steps from zero to full scale
 
 Samples = NDArray[np.float32]
 
 
 def decode(flac_bytes: bytes) -> Samples:
-    """Read the audio bytes of a packed row as mono at 16 kHz."""
+    """Decode the audio bytes of a packed row to mono at 16 kHz."""
     return to_mono_16k(*soundfile.read(io.BytesIO(flac_bytes), dtype="float32", always_2d=True))
 
 
@@ -28,7 +28,7 @@ def encode_flac(samples: Samples) -> bytes:
 
 
 def to_mono_16k(samples: Samples, sample_rate_hz: int) -> Samples:
-    """Mix samples of (frames, channels) down to mono at 16 kHz."""
+    """Mix samples of (frames, channels) to mono, and resample them to 16 kHz."""
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if sample_rate_hz != SAMPLE_RATE_HZ:
         mono = soxr.resample(mono, sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ").astype(np.float32, copy=False)

@@ -1,7 +1,7 @@
-"""Audio files as published: any that libsndfile or FFmpeg reads, whole or in part.
+"""Read published audio files, or segments of them, in all formats of libsndfile and FFmpeg.
 
-libsndfile reads WAV, FLAC, MP3, Ogg and Opus; what it has no reader for, such as the MP4 and M4A of MELD and MEAD,
-is decoded through PyAV, which brings FFmpeg along.
+libsndfile reads WAV, FLAC, MP3, Ogg and Opus. Other formats, such as the MP4 and M4A of MELD and MEAD, are decoded by
+PyAV, which includes FFmpeg.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pipeline.audio import wav_header
 from pipeline.audio.mono_16k import Samples, to_mono_16k
 from pipeline.tables.quarantine import Fault
 
-# libsndfile's frame count for a file whose header does not tell its length
+# libsndfile's frame count for a file whose header does not contain its length
 _UNKNOWN_LENGTH = 2**62
 _LFS_POINTER = b"version https://git-lfs"
 _FFMPEG_SUFFIXES = {".mp4", ".m4a", ".mkv", ".mov", ".avi", ".webm", ".aac", ".wma"}
@@ -51,14 +51,14 @@ class Recording(Protocol):
 
 @contextmanager
 def opened(path: Path) -> Iterator[Recording]:
-    """Open a file; raises UnreadableAudio, then and while it is read."""
+    """Open a file; raises UnreadableAudio if the file cannot be opened, or if a later read fails."""
     try:
         if path.suffix.lower() in _FFMPEG_SUFFIXES:
             yield _FfmpegRecording(path)
         else:
             with soundfile.SoundFile(path) as file:
                 if file.frames >= _UNKNOWN_LENGTH:
-                    raise UnreadableAudio(Fault("unreadable", "the header tells no length"))
+                    raise UnreadableAudio(Fault("unreadable", "the header contains no length"))
                 if path.suffix.lower() == ".wav" and wav_header.is_cut(path):
                     raise UnreadableAudio(Fault("truncated", "the file ends before the length in its header"))
                 yield file
@@ -67,19 +67,19 @@ def opened(path: Path) -> Iterator[Recording]:
 
 
 def read_segment(file: Recording, start_s: float, duration_s: float | None, dtype: str) -> NDArray[Any]:
-    """Read a part of an open file as (frames, channels); raises UnreadableAudio where the file ends before."""
+    """Read a segment of an open file as (frames, channels); raises UnreadableAudio if the file ends before it."""
     if start_s < 0 or (duration_s is not None and duration_s <= 0):
         raise UnreadableAudio(Fault("too-short", f"starts at {start_s} s and lasts {duration_s} s"))
     start = round(start_s * file.samplerate)
     rest = max(file.frames - start, 0)
     wanted = rest if duration_s is None else round(duration_s * file.samplerate)
-    if wanted > rest + file.samplerate // 10:  # times are published rounded
+    if wanted > rest + file.samplerate // 10:  # published times are rounded
         raise UnreadableAudio(Fault("truncated", f"the file ends at {file.frames / file.samplerate:.2f} s"))
     wanted = min(wanted, rest)
     if wanted == 0:
         raise UnreadableAudio(Fault("truncated", "no samples"))
     try:
-        if file.tell() != start:  # to seek in FLAC is slow
+        if file.tell() != start:  # seeking in FLAC is slow
             file.seek(start)
         samples = file.read(wanted, dtype=dtype, always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -90,13 +90,13 @@ def read_segment(file: Recording, start_s: float, duration_s: float | None, dtyp
 
 
 def read(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> Samples:
-    """Read a clip, or a part of it, as mono at 16 kHz; raises UnreadableAudio."""
+    """Read a file, or a segment of it, as mono at 16 kHz; raises UnreadableAudio if that fails."""
     with opened(path) as file:
         return to_mono_16k(read_segment(file, start_s, duration_s, "float32"), file.samplerate)
 
 
 class _FfmpegRecording:
-    """The first audio stream of a file, decoded whole: what FFmpeg reads is seldom long and seeks inexactly."""
+    """The first audio stream of a file, decoded as a whole: such files are seldom long, and FFmpeg seeks inexactly."""
 
     subtype = "FLOAT"
 
@@ -107,7 +107,7 @@ class _FfmpegRecording:
             with av.open(str(path)) as container:
                 if not container.streams.audio:
                     raise UnreadableAudio(Fault("unreadable", "no audio stream"))
-                resampler = av.AudioResampler(format="fltp")  # same rate and channels, one kind of sample
+                resampler = av.AudioResampler(format="fltp")  # same rate and channels, one sample format
                 frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
                 frames += resampler.resample(None)
         except (av.FFmpegError, FileNotFoundError) as error:
@@ -134,7 +134,7 @@ class _FfmpegRecording:
 
 
 def _describe(path: Path, error: str) -> Fault:
-    """Tell why a file did not open, after the fact: looking first would cost every sound file as much."""
+    """Return why a file did not open. Only failed files are examined: a check beforehand would slow down all others."""
     if not path.is_file():
         return Fault("no-file")
     try:

@@ -1,14 +1,14 @@
-"""Whether a WAV file is whole, by its header: libsndfile reads what is left of a cut one as if it were all."""
+"""Find WAV files that are cut short: libsndfile reads such a file as if it were complete."""
 
 import os
 import struct
 from pathlib import Path
 
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # which programs leave that write into a pipe
+_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # programs that write to a pipe leave these
 
 
 def is_cut(path: Path) -> bool:
-    """Tell whether a file ends before the samples that its header counts; false for what is no RIFF file."""
+    """Return whether a file ends before the last sample that its header promises; false if it is not a RIFF file."""
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":
             return False
@@ -18,5 +18,5 @@ def is_cut(path: Path) -> bool:
             place += 8 + size
             if chunk == b"data":
                 return size not in _UNKNOWN_SIZES and place > end
-            place += size % 2  # chunks begin at even places
+            place += size % 2  # chunks begin at even positions
     return False

@@ -1,1 +1,1 @@
-"""What a person asks of the pipeline: one file a command."""
+"""The commands of `python -m pipeline`, one file for each."""

@@ -1,6 +1,6 @@
 """Compare the answers of two prompts or two models on a random sample of rows.
 
-Answers in the store are used. Missing ones are generated and stored, each under its own signature.
+Stored answers are used. Missing answers are generated and stored, each under the signature of its side.
 """
 
 import itertools
@@ -162,7 +162,7 @@ def _answer_by_one_engine(plans: Sequence[Plan]) -> None:
 
 
 def _engine_key(run: Run) -> tuple[GenerateParams, Weights, Path]:
-    """Return what determines an engine; the seed comes with each request."""
+    """Return what determines an engine. The seed does not: it comes with each request."""
     return run.settings.model_copy(update={"seed": 0}), run.llm, run.model
 
 
@@ -191,7 +191,7 @@ def _describe_sides(a: Side, b: Side) -> str:
         row("repeats itself", ".0%", *(side.repetition for side in both)),
         row("refuses", ".0%", *(side.refusal for side in both)),
         row("says it is a model", ".0%", *(side.model_talk for side in both)),
-        row("log-prob. a token", ".2f", *(side.logprob_per_token for side in both)),
+        row("log-prob. per token", ".2f", *(side.logprob_per_token for side in both)),
     ]
     return lay_out(rows)
 
@@ -213,20 +213,20 @@ def main(
     where: Where = None,
     ids: Ids = None,
     reason: Reason = None,
-    params_file: Annotated[Path, typer.Option("--params", help="The parameter file, that of A.")] = Path("params.yaml"),
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file of A.")] = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Answer a sample with two prompts or two models.
+    """Compare the answers of two prompts or two models on a random sample of rows.
 
-    A follows the parameters, B the options. Missing answers are generated and stored, each under its own prompt
-    and model. The graph still uses the answers of the parameters.
+    A uses the parameters. B uses the parameters as the options change them. Missing answers are generated and stored,
+    each under its own prompt and model. The graph still uses the answers of A.
 
     \b
     python -m pipeline compare emotion --prompt-b "Answer a {emotion} speaker: "
     python -m pipeline compare semantic --model-b Qwen/Qwen3-0.6B -n 20 --json
 
     \b
-    JSON: prompts (distinct ones in the selected rows); same (equal answers);
+    JSON: prompts (distinct pairs in the selected rows); same (equal answers);
     a and b: signature, stored, generated, summary {answered, tokens, cut, echo,
     repetition, refusal, model_talk, logprob_per_token}; rows: a list of id,
     transcript, emotion, and a and b {continuation, finish_reason, tokens,

@@ -1,7 +1,7 @@
-"""Two tables of one kind beside each other: rows and hours by group, and the rows that came, went or changed.
+"""Compare two tables of one kind: rows and hours by group, and the rows that were added, removed or changed.
 
-Rows are paired by id; of rows with one id, the first with the first. Columns are read one at a time, so that
-two manifests of millions of rows fit in memory.
+Rows are paired by id. Rows that share an id are paired in their order. Columns are read one at a time, so that two
+manifests of millions of rows fit in memory.
 """
 
 import tempfile
@@ -27,13 +27,13 @@ from pipeline.tables import emotions, manifest, parquet
 NONE = "none"
 
 _GROUPS = ("corpus", "emotion", "split", "reason", "finish_reason")
-_ORDER = (*manifest.SPLITS, *emotions.EMOTIONS)  # other values come after, by name
+_ORDER = (*manifest.SPLITS, *emotions.EMOTIONS)  # other values follow, sorted by name
 _ID_WIDTH = 40  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a group holds in A and in B; hours are None where a table has no durations."""
+    """Rows and hours of a group in A and in B; hours are None if one table has no durations."""
 
     rows: tuple[int, int]
     hours: tuple[float, float] | None
@@ -41,7 +41,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """How many rows it happened to, and the ids of the first."""
+    """A number of rows, and the ids of the first of them."""
 
     rows: int
     ids: list[str]
@@ -49,12 +49,12 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What differs between table A and table B."""
+    """The differences between table A and table B."""
 
     a: str
     b: str
     by: dict[str, dict[str, Totals]]
-    """Column: value: totals; NONE stands for no value."""
+    """Column: value: totals; NONE counts the rows without a value."""
     added: Rows
     removed: Rows
     changed: Rows
@@ -62,12 +62,12 @@ class Comparison:
     columns: dict[str, Rows]
     """Column: rows in which it changed."""
     only_in_a: list[str]
-    """Columns; they change no row."""
+    """Columns that B lacks; rows do not count as changed because of them."""
     only_in_b: list[str]
 
 
 def compare(a: Path, b: Path, num_ids: int) -> Comparison:
-    """Compare two tables, naming up to `num_ids` ids of each kind; raises UserError where one has no ids."""
+    """Compare two tables, with up to `num_ids` ids for each change; raises UserError if a table has no ids."""
     pairs = _ids(a).merge(_ids(b), on=["id", "copy"], how="outer", suffixes=("_a", "_b"), indicator="side")
     both = pairs[pairs["side"] == "both"]
     columns_a, columns_b = parquet.columns(a), parquet.columns(b)
@@ -96,14 +96,14 @@ def describe(comparison: Comparison) -> str:
     blocks.append(_describe_rows("rows", {**kinds, "unchanged": Rows(comparison.unchanged, [])}))
     if comparison.columns:
         blocks.append(_describe_rows("changed column", comparison.columns))
-    own = (("A alone", comparison.only_in_a), ("B alone", comparison.only_in_b))
+    own = (("A", comparison.only_in_a), ("B", comparison.only_in_b))
     if any(names for _, names in own):
-        blocks.append(lay_out([["in", "columns"], *([side, ", ".join(names)] for side, names in own if names)]))
+        blocks.append(lay_out([["only in", "columns"], *([side, ", ".join(names)] for side, names in own if names)]))
     return "\n\n".join(blocks)
 
 
 def _ids(path: Path) -> pd.DataFrame:
-    """Read the ids, each with its position and how many rows before it have the same."""
+    """Return the id and position of each row, and the number of earlier rows with the same id."""
     ids = parquet.read(path, pa.schema([("id", pa.string())]), allow_empty=True)["id"].to_pandas()
     return pd.DataFrame({"id": ids, "copy": ids.groupby(ids).cumcount(), "row": np.arange(len(ids))})
 
@@ -113,8 +113,8 @@ def _read(path: Path, name: str, rows: "pd.Series[Any]") -> pa.ChunkedArray:
 
 
 def _differs(a: pa.ChunkedArray, b: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Tell for each pair of values whether they differ; two nulls do not."""
-    if a.type != b.type or pa.types.is_nested(a.type):  # Arrow compares neither
+    """Return for each pair of values whether they differ; two nulls are equal."""
+    if a.type != b.type or pa.types.is_nested(a.type):  # Arrow cannot compare these
         pairs = zip(a.to_pylist(), b.to_pylist(), strict=True)
         return np.fromiter((x != y for x, y in pairs), bool, len(a))
     one_null = pc.xor(pc.is_null(a), pc.is_null(b))
@@ -127,7 +127,7 @@ def _rows(ids: "pd.Series[str]", num_ids: int) -> Rows:
 
 
 def _by_group(a: Path, b: Path) -> dict[str, dict[str, Totals]]:
-    """Count rows and hours by each of the columns that both tables have and that hold anything."""
+    """Count rows and hours by each group column that both tables have and that has values."""
     names_a, names_b = parquet.columns(a), parquet.columns(b)
     timed = "duration_s" in names_a and "duration_s" in names_b
     found = {}
@@ -145,7 +145,7 @@ def _position(value: str) -> tuple[bool, int, str]:
 
 
 def _count(path: Path, column: str, timed: bool) -> dict[str, tuple[int, float]]:
-    """Return rows and seconds by value."""
+    """Return the rows and seconds of each value."""
     table = pq.read_table(path, columns=[column, "duration_s"] if timed else [column])
     sums = [("duration_s", "sum")] if timed else []
     counts = table.group_by(column).aggregate([([], "count_all"), *sums]).to_pylist()
@@ -192,18 +192,18 @@ def _list_ids(rows: Rows) -> str:
 
 
 def main(
-    a: Annotated[str, typer.Argument(metavar="A", help="A table, or with --file a git revision.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A table, or a git revision with --file.")],
     b: Annotated[
         str | None,
-        typer.Argument(metavar="B", help="As A; with --file none is the file as it lies.", show_default=False),
+        typer.Argument(metavar="B", help="As A. Without B, --file compares with the file on disk.", show_default=False),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="The output of the graph to compare at two git revisions.")] = None,
-    number: Annotated[int, typer.Option("-n", help="How many ids to name of each kind.", min=0)] = 3,
+    number: Annotated[int, typer.Option("-n", help="Number of ids to print for each change.", min=0)] = 3,
     as_json: Json = False,
 ) -> None:
     """Compare two tables, or a table at two git revisions.
 
-    Rows and hours by corpus, emotion, split and reason, and which rows were added, removed and changed.
+    Prints rows and hours by corpus, emotion, split and reason, and the rows that were added, removed or changed.
 
     \b
     python -m pipeline diff old.parquet new.parquet
@@ -211,7 +211,7 @@ def main(
 
     \b
     JSON: a; b; by {column: {value: {rows: [a, b], hours: [a, b]}}}, hours null
-    where there are none; added, removed, changed: rows and the first ids;
+    without durations; added, removed, changed: rows and the first ids;
     unchanged; columns {changed column: rows and the first ids};
     only_in_a, only_in_b: columns.
     """
@@ -230,5 +230,5 @@ def main(
 
 def _table(path: str) -> Path:
     if not Path(path).exists():
-        raise UserError(f"{path}: no such file; a table is compared at two git revisions with --file TABLE")
+        raise UserError(f"{path}: no such file; to compare a table at two git revisions, name it with --file")
     return Path(path)

@@ -1,7 +1,7 @@
 """What a bug report needs: versions, hardware, free disk, and the engine that generates.
 
-What is missing or broken is named with the reason, and the rest is printed all the same. So versions come from the
-packages' metadata, the GPU from nvidia-smi, and no library is imported that may be broken.
+The report names what is missing or broken, with the reason, and continues. Versions come from the metadata of the
+packages and GPUs from nvidia-smi, so that a broken library does not stop the command.
 """
 
 import importlib.metadata
@@ -32,15 +32,15 @@ ENGINES: Mapping[str, Sequence[Sequence[str]]] = {
     "transformers": [["transformers"], ["torch"]],
     "echo": [],
 }
-"""What each value of generate.engine needs: of each group one package."""
+"""Packages that each value of generate.engine needs: one of each group."""
 
-_PATIENCE_S = 5.0  # for git and nvidia-smi, each
+_PATIENCE_S = 5.0  # for each call of git or nvidia-smi
 _GPU_FACTS = ("name", "memory.total", "driver_version")  # as nvidia-smi calls them
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The file system on which a folder lies or would lie, in GB."""
+    """The file system of a folder, which may not exist yet; sizes in GB."""
 
     folder: str
     free_gb: float
@@ -49,33 +49,33 @@ class Disk:
 
 @dataclass(slots=True)
 class Report:
-    """A machine and an installation; None is unknown, and `problems` says why."""
+    """The machine and the installation. None means unknown; `problems` says why."""
 
     version: str | None = None
     commit: str | None = None
     changed_files: int | None = None
-    """Files that differ from the commit, new ones included."""
+    """Files that differ from the commit, including new files."""
     engine: str | None = None
     engine_packages: dict[str, str | None] = field(default_factory=dict)
-    """Version by package that the engine needs; None is not installed."""
+    """Version of each package that the engine needs; None means not installed."""
     python: str = ""
     environment: str = ""
     system: str = ""
     processor: str = ""
     cores: int = 0
-    """That this process may use."""
+    """CPU cores that this process may use."""
     memory_gb: float = 0.0
     gpus: list[dict[str, str]] = field(default_factory=list)
-    """Name, memory and driver of each."""
+    """Name, memory and driver of each GPU."""
     packages: dict[str, str | None] = field(default_factory=dict)
-    """Version by package; None is not installed."""
+    """Version of each package; None means not installed."""
     disks: dict[str, Disk] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    """What is missing or broken: where, and what was found."""
+    """Where something is missing or broken: what was found."""
 
 
-def examine(params_file: Path) -> Report:
-    """Look at this checkout, this Python and this machine; takes at most some seconds."""
+def collect(params_file: Path) -> Report:
+    """Inspect this checkout, this Python and this machine, within seconds."""
     report = Report(
         python=f"{platform.python_version()} ({platform.python_implementation()})",
         environment=sys.prefix,
@@ -124,7 +124,7 @@ def describe(report: Report) -> str:
 
 
 def version_of(package: str) -> str | None:
-    """Return the version of an installed package, None where there is none or its metadata is damaged."""
+    """Return the version of a package; None if it is not installed or its metadata is damaged."""
     try:
         found: str | None = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -135,7 +135,7 @@ def version_of(package: str) -> str | None:
 def _add_code(report: Report) -> None:
     report.version = version_of("blsp-emo")
     if report.version is None:
-        report.problems["blsp-emo"] = "not installed; expected make setup to install it"
+        report.problems["blsp-emo"] = "not installed; make setup installs it"
     try:
         folder, commit = _ask("git", "-C", str(ROOT), "rev-parse", "--show-toplevel", "HEAD")
         if Path(folder) != ROOT:
@@ -149,7 +149,7 @@ def _add_code(report: Report) -> None:
 def _add_packages(report: Report) -> None:
     for name in REQUIRED:
         if report.packages[name] is None:
-            report.problems[name] = "not installed; expected make setup to install it"
+            report.problems[name] = "not installed; make setup installs it"
 
 
 def _add_engine(report: Report, params_file: Path) -> None:
@@ -177,7 +177,7 @@ def _add_gpus(report: Report) -> None:
         report.problems["nvidia-smi"] = str(error)
         return
     for line in lines:
-        facts = [part.strip() for part in line.split(",")]
+        facts = [fact.strip() for fact in line.split(",")]
         report.gpus.append(dict(zip(("name", "memory", "driver"), facts, strict=False)))
 
 
@@ -207,7 +207,7 @@ def _weights() -> Path:
 
 
 def _ask(*command: str) -> list[str]:
-    """Return the lines that a program prints; raises UserError where it is not there, fails or hangs."""
+    """Return the lines that a program prints; raises UserError if the program is missing, fails or hangs."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False
@@ -245,16 +245,17 @@ def _gb(num_bytes: int) -> float:
 def main(params_file: ParamsFile = Path("params.yaml"), as_json: Json = False) -> None:
     """Print what a bug report needs: versions, hardware, free disk.
 
-    It prints no environment variables but the places of the store and of the weights.
+    It prints no environment variables except those that name the folders of the store and of the weights.
 
     \b
     python -m pipeline doctor
 
     \b
     JSON: version, commit, changed_files, engine, engine_packages {name: version},
-    python, environment, system, processor, cores, memory_gb, gpus: a list of name,
-    memory, driver; packages {name: version}; disks {checkout, store, weights:
-    folder, free_gb, total_gb}; problems {where: what}. Null is unknown or not there.
+    python, environment, system, processor, cores, memory_gb, gpus: a list of
+    name, memory, driver; packages {name: version}; disks {checkout, store,
+    weights: folder, free_gb, total_gb}; problems {where: what}. Null means
+    unknown or not installed.
     """
-    report = examine(params_file)
+    report = collect(params_file)
     print_found(report, describe(report), as_json)

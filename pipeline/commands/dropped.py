@@ -1,4 +1,4 @@
-"""The continuations that filter dropped, by reason, with what was said and what was answered."""
+"""Count the continuations that filter dropped, and print the first of a reason with their transcripts."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ _SHOWN = ("id", "continuation", "finish_reason", "reason", "score")
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A table of dropped continuations in numbers."""
+    """The counts of a table of dropped continuations."""
 
     file: str
     rows: int
     reasons: dict[str, int]
-    """The most frequent first."""
+    """Rows by reason, the most frequent first."""
     answers: list[dict[str, Any]]
-    """The first rows of the reason that was asked for, with the transcript."""
+    """The first rows of the requested reason, with their transcripts."""
 
 
 def summarise(path: Path, manifest_file: Path, reason: str | None, number: int) -> Unusable:
-    """Count dropped continuations; with a `reason` those alone, and the first of them."""
+    """Count dropped continuations; with a `reason`, count only its rows and return the first of them."""
     rows = parquet.read(path, continuations.DROPPED_SCHEMA, allow_empty=True).to_pylist()
     if reason is not None:
         known = Counter(row["reason"] for row in rows)
@@ -56,12 +56,12 @@ def describe(unusable: Unusable) -> str:
 
 
 def main(
-    kind: Annotated[Alignment, typer.Argument(help="Which manifest's continuations.", show_default=False)],
-    reason: Annotated[str | None, typer.Option(help="Only this reason, and its first rows.")] = None,
-    number: Annotated[int, typer.Option("-n", help="How many rows of it.", min=0)] = 10,
+    kind: Annotated[Alignment, typer.Argument(help="The manifest of the continuations.", show_default=False)],
+    reason: Annotated[str | None, typer.Option(help="Count only this reason, and print its first rows.")] = None,
+    number: Annotated[int, typer.Option("-n", help="Number of rows to print with --reason.", min=0)] = 10,
     as_json: Json = False,
 ) -> None:
-    """Print which continuations filter dropped, by reason.
+    """Count the continuations that filter dropped, by reason.
 
     \b
     JSON: file; rows; reasons {reason: rows}; answers: with --reason a list of

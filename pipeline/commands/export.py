@@ -1,7 +1,7 @@
 """Batch files in OpenAI's format: prompts for a service that answers them later, and the service's answers.
 
 The custom_id of a line holds the signature, the key of the answer, and the seed if it differs from the signature's. So
-an answer to another prompt, of another model or with other sampling is not taken for this one.
+import recognises answers to other prompts, of other models or with other sampling.
 https://developers.openai.com/api/docs/guides/batch
 """
 
@@ -71,7 +71,7 @@ class Output:
     signature: str
     key: bytes
     seed: int | None
-    """None for the seed of the signature."""
+    """None means the seed of the signature."""
     line: _Line
 
     def completion(self) -> Completion | ChatCompletion:
@@ -90,7 +90,7 @@ class Output:
                 _Ids.model_validate(place.model_extra)
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
-            raise NotTakenError(NO_ANSWER, f"a body that is no completion: {where or type(response.body)}") from None
+            raise NotTakenError(NO_ANSWER, f"a body that is not a completion: {where or type(response.body)}") from None
         try:
             first_choice(answer)
         except NoAnswerError as error:
@@ -116,7 +116,7 @@ def parse(line: bytes) -> Output:
 
 
 def write(plan: Plan, model: str, output: Path, *, chat: bool, plain: bool) -> None:
-    """Write the requests as token ids, or as messages with `chat`; `plain` leaves out the fields of vLLM."""
+    """Write the requests as token ids, or as messages with `chat`; `plain` leaves out fields that only vLLM knows."""
     run = plan.run
     more = {} if plain else vllm_fields(end_ids(run)) | ({"chat_template_kwargs": TEMPLATE_SWITCHES} if chat else {})
     with parquet.whole(output) as partial, partial.open("w", encoding="utf-8") as file:
@@ -130,7 +130,7 @@ def write(plan: Plan, model: str, output: Path, *, chat: bool, plain: bool) -> N
 
 
 def command(run: Run, model: str, batch: Path) -> str:
-    """Return the command by which vLLM answers a batch with these parameters."""
+    """Return the vLLM command that answers a batch with these parameters."""
     settings = run.settings
     options = f"--dtype {settings.dtype} --max-model-len {settings.max_model_len} --generation-config vllm"
     return f"vllm run-batch -i {batch} -o answers.jsonl --model {model} {options}"
@@ -142,17 +142,17 @@ def model_name(run: Run) -> str:
 
 
 def end_ids(run: Run) -> list[int]:
-    """Return the tokens that end an answer."""
+    """Return the ids of the tokens that end an answer."""
     return interface.find_end_ids(run.model, run.prompter.end_id)
 
 
 def count_retokenized(plan: Plan) -> int:
-    """Count the prompts that have other token ids when they are sent as messages."""
+    """Count the prompts whose token ids differ when they are sent as messages."""
     return sum(chat_ids(request, plan.run) != request.prompt_ids for request in plan.requests)
 
 
 def chat_ids(request: Request, run: Run) -> tuple[int, ...]:
-    """Return the token ids of a prompt as messages: a service tokenizes it in one piece, so the ids may differ."""
+    """Return the token ids of a prompt sent as messages: a service tokenizes it in one piece, so they may differ."""
     return run.prompter.message_ids(_messages(request, run))
 
 
@@ -188,12 +188,12 @@ def main(
     ] = None,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Write the prompts that lack an answer to a batch file.
+    """Write the prompts without an answer to a batch file.
 
-    The file has OpenAI's format. It serves services that answer later, and machines without a network.
+    The file has OpenAI's format. It is for services that answer later, and for machines without a network.
     By default the prompts are token ids for /v1/completions, the same ids that other engines get. vllm run-batch
-    and some services take only messages (--chat). They tokenize a prompt in one piece; the command tells how many
-    prompts get other token ids that way. OpenAI needs --plain and takes 50,000 lines in a file.
+    and some services take only messages (--chat). They tokenize a prompt in one piece; the command prints how
+    many prompts get other token ids that way. OpenAI needs --plain, and accepts at most 50,000 lines in a file.
 
     \b
     python -m pipeline export emotion --output batch.jsonl --chat

@@ -1,4 +1,4 @@
-"""Answer rows by hand: preview some answers, or answer rows again.
+"""Generate answers outside the graph: preview some, write the missing ones, or answer rows again.
 
 Answers go to the store, and choices to manifests/choices.csv. The next `dvc repro` uses both.
 """
@@ -62,11 +62,11 @@ def answer_some(plan: Plan, number: int) -> list[Preview]:
 
 
 def carry_out_anew(plan: Plan, choices_file: Path) -> Written:
-    """Answer all requests of a plan. Each new answer is chosen, shard by shard, if it differs from the one in use."""
+    """Answer all requests of a plan. After each shard, choose its new answers that differ from those in use."""
     run = plan.run
     chosen = choices.read(choices_file, run.signature.name)
     keys = [request.key for request in plan.requests]
-    store = AnswerStore(run.signature)  # answers with any number of likeliest tokens
+    store = AnswerStore(run.signature)  # accepts answers with any number of stored likeliest tokens
     lacking = store.lacking(chosen)
     stored = {key: attempt for key, attempt in chosen.items() if key not in lacking}
     before = store.read(pa.array(keys, KEY), stored, ["token_ids"])["token_ids"].to_pylist()
@@ -113,7 +113,7 @@ def describe_previews(previews: Sequence[Preview]) -> str:
 
 
 def describe_written(done: Written, run: Run) -> str:
-    """Tell how many answers were written."""
+    """Return a line with the number of written answers."""
     line = f"generate: {done.written:,} answers written; the next dvc repro uses them"
     if done.unchanged:
         why = (
@@ -128,15 +128,15 @@ def main(
     where: Where = None,
     ids: Ids = None,
     reason: Reason = None,
-    preview: Annotated[int, typer.Option(help="Show so many prompts with their answers; write nothing.", min=0)] = 0,
+    preview: Annotated[int, typer.Option(help="Print this many prompts with answers; write nothing.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Answer all rows again, and choose the new answers.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Let the LLM answer rows: the missing ones, or all again.
+    """Generate the missing answers, or answer all rows again.
 
-    Shows the plan first. Answers go to the store, which keeps earlier answers. The next dvc repro uses the new ones.
+    Prints the plan first. Answers go to the store, which keeps earlier answers. The next dvc repro uses the new ones.
 
     \b
     python -m pipeline generate emotion --where "corpus == 'meld'" --preview 5
@@ -145,7 +145,7 @@ def main(
     \b
     JSON: rows, left_out, prompts, stored, prompt_tokens, new_tokens, minutes;
     previews: with --preview a list of transcript, prompt, answer, finish_reason;
-    written, unchanged (equal to the answers in use): unless --dry-run.
+    written, unchanged (equal to the answers in use): if answers were written.
     """
     selected = selection.select(selection.manifest_of(kind), where, ids or [], reason, selection.dropped_of(kind))
     run = open_run(kind, params_file)

@@ -42,7 +42,7 @@ class Entry:
 
 
 def read(utterance: dict[str, str | None], run: Run, choices_file: Path) -> list[Entry]:
-    """Return all answers to an utterance, of all signatures; those of the parameters come last."""
+    """Return the answers of all signatures to an utterance; answers of the current parameters come last."""
     entries = []
     others = [each for each in store.open_all() if each.signature != run.signature]
     for answers in (*others, run.store):
@@ -99,18 +99,19 @@ def choose(utterance: dict[str, str | None], run: Run, attempt: int, choices_fil
 
 def main(
     key: Annotated[str, typer.Argument(metavar="ID", help="The row's id.", show_default=False)],
-    kind: Annotated[Alignment | None, typer.Option(help="The manifest, if both have the row.")] = None,
+    kind: Annotated[Alignment | None, typer.Option(help="The manifest, if both contain the row.")] = None,
     use: Annotated[int | None, typer.Option(help="Use this attempt from now on.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
     """Print all stored answers to a row, and choose one.
 
-    Every attempt is shown, those of other prompts and models too.
+    Prints every attempt, including those of other prompts and models.
 
     \b
-    JSON: a list of signature, is_current, is_used, attempt, continuation, finish_reason,
-    seed (null if greedy), logprob, engine, hardware, written_at, model, system, text.
+    JSON: a list of signature, is_current, is_used, attempt, continuation,
+    finish_reason, seed (null if greedy), logprob, engine, hardware, written_at,
+    model, system, text.
     """
     found = selection.find(key, [kind] if kind else ["semantic", "emotion"])
     run = open_run(found.kind, params_file)

@@ -1,7 +1,7 @@
 """Import the answers of batch output files into the store.
 
-Each answer must fit the signature, an utterance, the model and the prompt. The command names lines that do not fit.
-The other answers go to the store, which replaces nothing.
+Each answer must fit the signature, an utterance, the model and the prompt. The command prints the lines that do not
+fit. It adds the other answers to the store, and replaces no stored answer.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ OTHER_MODEL = "other model"
 OTHER_PROMPT = "other prompt"
 """The service tokenized the prompt differently."""
 NO_SIGNALS = "no likeliest tokens"
-"""A position has fewer than generate.store_logprobs."""
+"""A position has fewer likeliest tokens than generate.store_logprobs."""
 TWICE = "answered twice"
 
 
@@ -52,7 +52,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The result of an import, in lines."""
+    """The result of an import; all numbers count lines."""
 
     lines: int
     written: int
@@ -65,14 +65,14 @@ class Imported:
 
 @dataclass(slots=True)
 class Importer:
-    """Imports answers to the utterances of a manifest; with `anew` as further attempts, which are then chosen."""
+    """Imports answers to the utterances of a manifest. With `anew`, they become further attempts and are chosen."""
 
     utterances: pa.Table
     run: Run
     model: str
     """The service's name for the LLM."""
     hardware: str
-    """The hardware that the user names for these answers."""
+    """The hardware that wrote the answers, as the user names it."""
     anew: bool
     reader: Reader = field(init=False)
     first_rows: dict[bytes, int] = field(init=False)
@@ -132,10 +132,8 @@ class Importer:
             answer = self.reader.chat(completion.choices[0])
         else:
             answer = self.reader.completion(completion.choices[0])
-        for each in (
-            completion,
-            completion.choices[0],
-        ):  # vLLM adds the ids to the first for messages, else to the second
+        # vLLM adds the ids of the prompt to the completion for messages, and to the choice for token ids
+        for each in (completion, completion.choices[0]):
             found = getattr(each, "prompt_token_ids", None)
             if found is not None and tuple(found) != request.prompt_ids:
                 raise NotTakenError(OTHER_PROMPT, f"{len(found)} token ids, expected {len(request.prompt_ids)} others")
@@ -201,13 +199,13 @@ def main(
     force: Annotated[
         bool, typer.Option("--force", help="Add further attempts to stored answers, and choose them.")
     ] = False,
-    number: Annotated[int, typer.Option("-n", help="Number of lines to name that are not imported.", min=0)] = 10,
+    number: Annotated[int, typer.Option("-n", help="Maximum number of refused lines to print.", min=0)] = 10,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
     """Import the answers to an exported batch into the store.
 
-    Only answers to prompts of these parameters are imported, and each once. Fails if no answer fits.
+    Imports only answers to prompts of these parameters, and each answer once. Fails if no answer fits.
 
     \b
     JSON: lines; written; known (in the store before); reasons {reason: lines};

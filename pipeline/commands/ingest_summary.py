@@ -1,4 +1,4 @@
-"""What ingest leaves beside a manifest: the quarantine and the summary of each corpus in it."""
+"""Read what ingest writes beside a manifest: the quarantine and the summary of each corpus."""
 
 import json
 from collections import Counter
@@ -12,13 +12,13 @@ from pipeline.stage import UserError
 from pipeline.tables import parquet, quarantine
 
 Coverage = Mapping[str, tuple[int, int]]
-"""Found and published number by what was counted."""
+"""What is counted: the number found and the number published."""
 
 _COUNTED = pa.schema([quarantine.SCHEMA.field(name) for name in ("corpus", "reason")])
 
 
 def quarantined(path: Path, corpora: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Count by corpus and reason what ingest refused; a corpus whose quarantine is not there is left out."""
+    """Count refused utterances by corpus and reason; leave out corpora without a quarantine file."""
     found = {}
     for corpus in corpora:
         place = _first(quarantine.beside(path.with_name(f"{name}.parquet")) for name in (path.stem, corpus))
@@ -30,7 +30,7 @@ def quarantined(path: Path, corpora: Iterable[str]) -> dict[str, dict[str, int]]
 
 
 def coverage(path: Path, corpora: Iterable[str]) -> dict[str, Coverage]:
-    """Read what ingest counted of each corpus; one without a summary or without published counts is left out."""
+    """Read the coverage of each corpus; leave out corpora without a summary or without published counts."""
     found = {}
     for corpus in corpora:
         place = _first(path.parent / "ingested" / f"{name}.json" for name in (path.stem, corpus))
@@ -40,7 +40,7 @@ def coverage(path: Path, corpora: Iterable[str]) -> dict[str, Coverage]:
 
 
 def describe_quarantined(quarantined: Mapping[str, Mapping[str, int]]) -> str:
-    """Lay out what was refused, a corpus a row."""
+    """Lay out the refused utterances, one row for each corpus."""
     rows = [["corpus", "quarantined", "reasons"]]
     for corpus, counts in quarantined.items():
         reasons = ", ".join(f"{reason}{TIE}{count:,}" for reason, count in counts.items())
@@ -49,12 +49,12 @@ def describe_quarantined(quarantined: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def describe_coverage(coverage: Mapping[str, Coverage]) -> str:
-    """Lay out what is there of each corpus: whether it is complete, and where not what falls short."""
+    """Lay out whether each corpus is complete; if it is not, list the counts that fall short."""
     rows = [["corpus", "coverage"]]
     for corpus, counts in coverage.items():
         short = (f"{key} {found:,} of {number:,}" for key, (found, number) in counts.items() if found < number)
         words = ", ".join(word.replace(" ", TIE) for word in short)
-        rows.append([corpus, f"in part: {words}" if words else "complete"])
+        rows.append([corpus, f"incomplete: {words}" if words else "complete"])
     return lay_out(rows)
 
 
@@ -67,4 +67,4 @@ def _read_coverage(place: Path) -> Coverage:
         summary = json.loads(place.read_bytes())
         return {key: (found, number) for key, (found, number) in summary.get("coverage", {}).items()}
     except (ValueError, AttributeError, TypeError):
-        raise UserError(f"{place}: not a summary as ingest writes it; run ingest again") from None
+        raise UserError(f"{place}: not a summary of ingest; run ingest again") from None

@@ -1,4 +1,4 @@
-"""Print the leaks between train and test as a table."""
+"""Report what test shares with train and dev, as a table."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.tables import parquet
 
 
 def describe(leaks: Leaks) -> str:
-    """Lay out the number of shared values by kind and corpus; a cell is blank if a corpus cannot show the kind."""
+    """Lay out the number of shared values by corpus and kind; a cell is blank if the corpus has no data on the kind."""
     found = leaks.table
     names = [kind.replace("_", " ") for kind in LEAK_KINDS]
     rows = [["corpus of test", *names]]
@@ -40,9 +40,9 @@ def main(
     output: Output = FOLDER / "leaks.parquet",
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Print what test shares with train and dev, by corpus. Writes the table of the leaks, too.
+    """Report what test shares with train and dev, by corpus.
 
-    Fails if something is forbidden by the section leaks of the parameter file.
+    Writes the table of leaks too. Fails if the section leaks of the parameter file forbids a leak.
     """
     leaks = find_all(semantic, emotion, params_file)
     parquet.write(leaks.table, output)

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how they print what they found."""
+"""Options that several commands share, and the function that prints a result."""
 
 import json
 from dataclasses import asdict
@@ -11,10 +11,10 @@ from pipeline.params import Alignment
 from pipeline.stage import say
 
 Table = Annotated[Path, typer.Argument(help="A manifest, or another table of the pipeline.", show_default=False)]
-KindArgument = Annotated[Alignment, typer.Argument(help="Which manifest, and which prompt.", show_default=False)]
-Where = Annotated[str | None, typer.Option(help="Only rows for which this pandas expression holds.")]
-Ids = Annotated[list[str] | None, typer.Option("--id", help="Only this row; may be given again.")]
-Reason = Annotated[str | None, typer.Option(help="Only rows that filter has dropped for this reason.")]
+KindArgument = Annotated[Alignment, typer.Argument(help="The manifest and its prompt.", show_default=False)]
+Where = Annotated[str | None, typer.Option(help="Only rows for which this pandas expression is true.")]
+Ids = Annotated[list[str] | None, typer.Option("--id", help="Only this row; repeat the option for more rows.")]
+Reason = Annotated[str | None, typer.Option(help="Only rows that filter dropped for this reason.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with the keys above.")]
 
 

@@ -1,4 +1,4 @@
-"""What ingest refused, by reason and corpus, with what each reason means."""
+"""Count the utterances that ingest refused by reason and corpus, and print the meaning of each reason."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Row = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A reason code: what it means, and how many utterances of each corpus it names."""
+    """A reason code: its meaning, and its number of utterances by corpus."""
 
     meaning: str
     rows: int
@@ -29,18 +29,21 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """A quarantine in numbers."""
+    """The counts of a quarantine."""
 
     file: str
     rows: int
     reasons: dict[str, Reason]
     """By code, the most frequent first."""
     clips: list[Row]
-    """The first rows of the reason that was asked for."""
+    """The first rows of the requested reason."""
 
 
 def summarise(path: Path, reason: str | None, number: int) -> Refusals:
-    """Count a quarantine, given by itself or by its manifest; with a `reason` that alone, and its first rows."""
+    """Count a quarantine; with a `reason`, count only its rows and return the first of them.
+
+    `path` is the quarantine or its manifest.
+    """
     if (not path.exists() and quarantine.beside(path).exists()) or "reason" not in parquet.columns(path):
         path = quarantine.beside(path)
     rows: list[dict[str, str]] = quarantine.read(path).to_pylist()
@@ -77,11 +80,11 @@ def _of_corpus(refusals: Refusals, corpus: str) -> dict[str, int]:
 
 def main(
     file: Annotated[Path, typer.Argument(help="A quarantine, or the manifest beside it.", show_default=False)],
-    reason: Annotated[str | None, typer.Option(help="Only this reason code, and its first rows.")] = None,
-    number: Annotated[int, typer.Option("-n", help="How many rows of it.", min=0)] = 10,
+    reason: Annotated[str | None, typer.Option(help="Count only this reason code, and print its first rows.")] = None,
+    number: Annotated[int, typer.Option("-n", help="Number of rows to print with --reason.", min=0)] = 10,
     as_json: Json = False,
 ) -> None:
-    """Print what ingest refused, by reason and corpus.
+    """Count the utterances that ingest refused, by reason and corpus.
 
     \b
     JSON: file; rows; reasons {code: meaning, rows, corpora {corpus: rows}};

@@ -1,4 +1,4 @@
-"""Answers scored and put in numbers, to be compared with others."""
+"""Scores of answers, and their means, for a comparison of two sides."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from pipeline.tables import continuations
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer with its scores; all are the higher the worse."""
+    """An answer with its scores; a higher score is worse."""
 
     continuation: str
     finish_reason: str
     tokens: int
     logprob: float | None
-    """Of the answer and its end token, in nats."""
+    """Log-probability of the answer and its end token, in nats."""
     echo: float
     repetition: float
     refusal: float
@@ -24,17 +24,17 @@ class Reply:
 
     @property
     def is_answer(self) -> bool:
-        """Whether the LLM was asked at all."""
+        """Whether the LLM was asked for an answer."""
         return self.finish_reason not in continuations.NOT_GENERATED
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Replies in numbers; null where there are none."""
+    """Means over the answers; None if there are none."""
 
     answered: int
     tokens: float | None
-    """Mean."""
+    """Mean number of tokens."""
     cut: float | None
     """Share of the answers that reached generate.max_new_tokens."""
     echo: float | None
@@ -42,11 +42,11 @@ class Summary:
     repetition: float | None
     """Mean share of an answer that repeats itself."""
     refusal: float | None
-    """Share of the answers."""
+    """Share of the answers that refuse."""
     model_talk: float | None
-    """Share of the answers that speak of being a model."""
+    """Share of the answers in which the LLM says that it is a model."""
     logprob_per_token: float | None
-    """In nats, as the LLM itself finds its answers, end tokens among them."""
+    """Mean log-probability of a token, in nats; end tokens are included."""
 
 
 def score(answer: Mapping[str, Any], transcript: str) -> Reply:
@@ -65,7 +65,7 @@ def score(answer: Mapping[str, Any], transcript: str) -> Reply:
 
 
 def summarise(replies: Sequence[Reply]) -> Summary:
-    """Put replies in numbers."""
+    """Compute the means over replies."""
     answered = [reply for reply in replies if reply.is_answer]
     told = [reply for reply in answered if reply.logprob is not None]
     steps = sum(reply.tokens + (reply.finish_reason == continuations.STOP) for reply in told)
@@ -82,7 +82,7 @@ def summarise(replies: Sequence[Reply]) -> Summary:
 
 
 def word(reply: Reply) -> str:
-    """Return an answer for a reader, or why there is none."""
+    """Return an answer as text to print, or the reason why there is none."""
     if not reply.is_answer:
         return f"({reply.finish_reason})"
     cut = " (cut)" if reply.finish_reason == continuations.LENGTH else ""

@@ -1,4 +1,4 @@
-"""Earlier versions of what the graph writes: git keeps a table's hash in dvc.lock, and DVC's cache the table."""
+"""Earlier versions of the graph's outputs: git keeps a table's hash in dvc.lock, and DVC's cache keeps the table."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,13 @@ from pipeline.stage import UserError
 
 
 def fetch(file: Path, revision: str, folder: Path) -> Path:
-    """Write `file`, as it was at a git revision, to a new folder; raises UserError where it is not there any more."""
+    """Write `file` as of a git revision to a new folder; raises UserError if that version is not available."""
     import dvc.api
     from dvc.exceptions import DvcException, PathMissingError
     from dvc.scm import SCM
 
     try:
-        # of the checkout, not of the nearest DVC project: a recipe's own, under runs/, has no revisions
+        # relative to the checkout, not to the nearest DVC project: a recipe's project, under runs/, has no revisions
         inside = os.path.relpath(file.absolute(), SCM(os.curdir, search_parent_directories=True).root_dir)
         content = dvc.api.read(inside, rev=revision, mode="rb")
     except PathMissingError:

@@ -1,4 +1,4 @@
-"""A few rows of a table, drawn at random: to read, or as clips to listen to."""
+"""Draw random rows of a table, to print them or to write their clips for listening."""
 
 import csv
 import random
@@ -24,24 +24,24 @@ from pipeline.tables import manifest, parquet
 
 INDEX_COLUMNS = ("file", "id", "corpus", "split", "speaker", "emotion", "duration_s", "text")
 
-# of a manifest's columns those that tell clips apart; columns of other tables are told all
+# the columns of a manifest that are printed; columns that no manifest has are printed too
 _TOLD = (
     "text", "emotion", "intensity", "emotion_votes", "speaker", "gender", "session", "dialogue", "turn", "split",
     "duration_s", "audio", "start_s",
 )  # fmt: skip
-# what pandas raises on an expression that it cannot make sense of
+# errors that pandas raises for a faulty expression
 _MISTAKES = (
     ArithmeticError, AttributeError, IndexError, KeyError, NameError, NotImplementedError, SyntaxError, TypeError,
     ValueError,
 )  # fmt: skip
-_NAME_LENGTH = 60  # characters, of up to 4 bytes: file systems take names of 255 bytes
+_NAME_LENGTH = 60  # characters of up to 4 bytes; file systems allow names of 255 bytes
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows drawn from those that fit."""
+    """Rows drawn at random; `fitting` is the number of rows that they were drawn from."""
 
     file: str
     fitting: int
@@ -49,9 +49,9 @@ class Sample:
 
 
 def draw(path: Path, number: int, seed: int, where: str | None) -> Sample:
-    """Draw rows for which a pandas expression holds; they come in the table's order, the same for equal seeds.
+    """Draw rows for which a pandas expression is true, in the table's order; equal seeds draw equal rows.
 
-    Raises UserError where the expression is none, or holds for no row.
+    Raises UserError if the expression is faulty, or true for no row.
     """
     positions = fitting(path, where)
     chosen = sorted(random.Random(seed).sample(positions, min(number, len(positions))))
@@ -60,9 +60,9 @@ def draw(path: Path, number: int, seed: int, where: str | None) -> Sample:
 
 
 def fitting(path: Path, where: str | None) -> Sequence[int]:
-    """Return the positions of the rows for which a pandas expression holds, reading no column that it does not name.
+    """Return the positions of the rows for which a pandas expression is true; read only the columns that it names.
 
-    Raises UserError where the expression is none, or holds for no row.
+    Raises UserError if the expression is faulty, or true for no row.
     """
     import pandas as pd
 
@@ -83,12 +83,12 @@ def fitting(path: Path, where: str | None) -> Sequence[int]:
         raise UserError(f"--where {where}: expected true or false for each row, as in \"emotion == 'sad'\"")
     positions: list[int] = holds.to_numpy(dtype=bool, na_value=False).nonzero()[0].tolist()
     if not positions:
-        raise UserError(f"{path}: --where {where}: holds for no row")
+        raise UserError(f"{path}: --where {where}: true for no row")
     return positions
 
 
 def describe(sample: Sample) -> str:
-    """Lay out the rows under their ids, without what is null."""
+    """Lay out the rows under their ids, without null values."""
     records = [lay_out_record(str(row.get("id", "")), _facts(row)) for row in sample.rows]
     return "\n\n".join([*records, f"{len(sample.rows):,} of {sample.fitting:,} rows"])
 
@@ -96,15 +96,15 @@ def describe(sample: Sample) -> str:
 def write_clips(sample: Sample, folder: Path, roots: Mapping[str, Path]) -> list[Row]:
     """Write each row's clip as a WAV file named by its id, then index.csv; return the rows, each with its `file`.
 
-    Raises UserError where a row names no audio, its corpus has no root, or its clip cannot be read.
+    Raises UserError if a row names no audio, its corpus has no root, or its clip cannot be read.
     """
     for row in sample.rows:
         missing = [name for name in ("id", "corpus", "audio") if name not in row]
         if missing:
-            raise UserError(f"{sample.file}: lacks the column {missing[0]}; no clip can be found without")
+            raise UserError(f"{sample.file}: lacks the column {missing[0]}, which is needed to find a clip")
         if row["corpus"] not in roots:
             known = ", ".join(roots) or "none"
-            raise UserError(f"{sample.file}: no root is known of {row['corpus']}; the section ingest lists {known}")
+            raise UserError(f"{sample.file}: found no root of {row['corpus']}; the section ingest lists {known}")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for row, name in zip(sample.rows, _file_names([row["id"] for row in sample.rows]), strict=True):
@@ -137,7 +137,7 @@ def _word(value: Any) -> str:
 
 
 def _file_names(ids: Sequence[str]) -> list[str]:
-    """Return a file name for each id that any file system takes, different ones for different ids."""
+    """Return a file name for each id; the names are unique and valid on every file system."""
     stems = [re.sub(r"[^\w.-]+", "_", key)[-_NAME_LENGTH:] for key in ids]
     seen = Counter[str]()
     names = []
@@ -149,25 +149,25 @@ def _file_names(ids: Sequence[str]) -> list[str]:
 
 def main(
     file: Table,
-    number: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 5,
+    number: Annotated[int, typer.Option("-n", help="Number of rows.", min=1)] = 5,
     where: Where = None,
-    seed: Annotated[int, typer.Option(help="Another one draws other rows.")] = 1,
-    to: Annotated[Path | None, typer.Option(help="Folder to write the clips to, with an index.csv.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random draw.")] = 1,
+    to: Annotated[Path | None, typer.Option(help="Write the clips and an index.csv to this folder.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
     """Print rows drawn at random, or write clips to listen to.
 
-    Clips become 16 kHz mono WAV files named by id; where the corpora lie says section ingest of the
-    parameter file.
+    Clips become 16 kHz mono WAV files named by id. The section ingest of the parameter file names the folders of the
+    corpora.
 
     \b
     python -m pipeline sample manifests/emotion.parquet --to listen \\
         --where "emotion == 'sad' and duration_s < 3"
 
     \b
-    JSON: file; fitting (rows from which was drawn); rows: a list of all columns
-    by name, and of file (the clip in --to) where clips are written.
+    JSON: file; fitting (number of rows to draw from); rows: a list of all columns
+    by name, and with --to also of file (the name of the clip).
     """
     drawn = draw(file, number, seed, where)
     if to is not None:

@@ -1,4 +1,4 @@
-"""Which utterances of a manifest a person means: by a pandas expression, by id, or by the reason they were dropped."""
+"""Select utterances of a manifest by a pandas expression, by id, or by the reason why filter dropped them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from pipeline.tables import continuations, parquet
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An utterance, and the manifest that has it."""
+    """An utterance, and the manifest that contains it."""
 
     kind: Alignment
     utterance: dict[str, str | None]
 
 
 def find(key: str, kinds: Sequence[Alignment]) -> Found:
-    """Return the utterance of an id; raises UserError where no manifest has it, or both have."""
+    """Return the utterance with an id; raises UserError if no manifest contains it, or if both do."""
     files = {kind: manifest_of(kind) for kind in kinds}
     found = [
         Found(kind, row)
@@ -39,26 +39,26 @@ def find(key: str, kinds: Sequence[Alignment]) -> Found:
 
 
 def manifest_of(kind: Alignment) -> Path:
-    """Return the manifest of a kind, as the graph names it."""
+    """Return the path of an alignment's manifest in the graph."""
     return Path(f"manifests/{kind}.parquet")
 
 
 def dropped_of(kind: Alignment) -> Path:
-    """Return the table of a kind's dropped continuations, as the graph names it."""
+    """Return the path of an alignment's dropped continuations in the graph."""
     return Path(f"manifests/continuations/{kind}.dropped.parquet")
 
 
 def select(manifest_file: Path, where: str | None, ids: Sequence[str], reason: str | None, dropped: Path) -> pa.Table:
-    """Return the utterances that fit all that is given, ordered by id; raises UserError where there are none.
+    """Return the utterances that meet all conditions, sorted by id; raises UserError if there are none.
 
-    `reason` is one of those in the table `dropped`, which filter has written.
+    `reason` is a reason in the table `dropped`, which filter writes.
     """
     utterances = parquet.read(manifest_file, READ)
     utterances = utterances.take(pa.array(sample.fitting(manifest_file, where), pa.int64())).sort_by("id")
     if ids:
         utterances = _only(utterances, ids)
         if missing := sorted(set(ids) - set(utterances["id"].to_pylist())):
-            raise UserError(f"{manifest_file}: no utterance {missing[0]}" + (" among those" if where else ""))
+            raise UserError(f"{manifest_file}: no utterance {missing[0]}" + (" that matches --where" if where else ""))
     if reason is not None:
         rows = parquet.read(dropped, continuations.DROPPED_SCHEMA, allow_empty=True)
         if reason not in (known := sorted(set(rows["reason"].to_pylist()))):
@@ -66,7 +66,7 @@ def select(manifest_file: Path, where: str | None, ids: Sequence[str], reason: s
             raise UserError(f"--reason: found {reason}, expected a reason of {dropped}: {expected}")
         utterances = _only(utterances, rows.filter(pc.equal(rows["reason"], reason))["id"].to_pylist())
     if not len(utterances):
-        raise UserError(f"{manifest_file}: no utterance fits all that was asked for")
+        raise UserError(f"{manifest_file}: no utterance meets all conditions")
     return utterances
 
 

@@ -1,4 +1,4 @@
-"""What a manifest holds by corpus and part, and what another table of the pipeline holds by reason."""
+"""Summarise a manifest by corpus and split, or another table of the pipeline by reason."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,15 +16,15 @@ from pipeline.tables.emotions import EMOTIONS
 NO_EMOTION = "none"
 
 _NO_SPLIT = "none yet"
-# enough to sum up, so that manifests of other versions and tables with a manifest's columns are read, too
+# no other columns are read, so that manifests of other versions and tables with these columns can be summarised too
 _SUMMED = pa.schema([manifest.SCHEMA.field(name) for name in ("corpus", "split", "speaker", "duration_s", "emotion")])
-# columns of the tables beside the manifests that say why a row is there
+# columns of other tables that say why a row is in the table
 _REASONS = ("reason", "finish_reason", "kind")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The utterances of a corpus in one part; None is no part yet."""
+    """The utterances of a corpus in one split; None means that no split is assigned yet."""
 
     corpus: str
     split: str | None
@@ -32,12 +32,12 @@ class Group:
     hours: float
     speakers: int
     emotions: dict[str, int]
-    """Utterances by unified emotion; NO_EMOTION counts those without."""
+    """Utterances by unified emotion; NO_EMOTION counts utterances without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A table of the pipeline in numbers."""
+    """The counts of a table of the pipeline."""
 
     file: str
     groups: list[Group] = field(default_factory=list)
@@ -46,11 +46,11 @@ class Contents:
     coverage: dict[str, ingest_summary.Coverage] = field(default_factory=dict)
     reason_column: str | None = None
     reasons: dict[str, int] = field(default_factory=dict)
-    """Rows by the value of that column, the most frequent first."""
+    """Rows by value of `reason_column`, the most frequent first."""
 
 
 def summarise(path: Path) -> Contents:
-    """Count what a table holds; raises UserError where it is neither a manifest nor has reasons."""
+    """Count the rows of a table; raises UserError if it is not a manifest and has no column of reasons."""
     names = parquet.columns(path)
     column = next((name for name in _REASONS if name in names), None)
     reasons = {} if column is None else _count_reasons(path, column)
@@ -111,7 +111,7 @@ def _position(split: str | None) -> int:
 
 
 def _totals(groups: list[Group]) -> Iterable[Group]:
-    """Add up the parts of several corpora."""
+    """Yield the sums over the corpora for each split, if there are several corpora."""
     if len({group.corpus for group in groups}) < 2:
         return
     for split in sorted({group.split for group in groups}, key=_position):
@@ -135,11 +135,11 @@ def _describe_sizes(groups: list[Group]) -> str:
 
 
 def _describe_emotions(groups: list[Group]) -> str:
-    """Lay out utterances by emotion, of the corpora that have emotions; an empty text where none has."""
+    """Lay out utterances by emotion, for the corpora with emotions; return an empty text if there are none."""
     labelled = {group.corpus for group in groups if set(group.emotions) - {NO_EMOTION}}
     groups = [group for group in groups if group.corpus in labelled]
     found = {label for group in groups for label in group.emotions}
-    others = sorted(found - {*EMOTIONS, NO_EMOTION})  # of another version's taxonomy
+    others = sorted(found - {*EMOTIONS, NO_EMOTION})  # from the taxonomy of another version
     labels = [label for label in (*EMOTIONS, *others, NO_EMOTION) if label in found]
     rows = [["corpus", "split", *labels]]
     for group in [*groups, *_totals(groups)]:
@@ -150,10 +150,10 @@ def _describe_emotions(groups: list[Group]) -> str:
 
 
 def main(file: Table, as_json: Json = False) -> None:
-    """Print what a manifest holds, by corpus and split.
+    """Print what a manifest contains, by corpus and split.
 
-    Hours, speakers, utterances and emotions, how much of the published corpus that is, and what ingest
-    refused; of other tables how many rows have which reason.
+    Prints hours, speakers, utterances and emotions, the coverage of the published corpus, and the utterances that
+    ingest refused. Of other tables it prints the number of rows by reason.
 
     \b
     JSON: file; groups: a list of corpus, split (null before split), utterances,

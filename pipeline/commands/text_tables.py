@@ -1,7 +1,7 @@
 """Tables as plain text for a terminal of 80 columns.
 
-Numbers stand to the right, long names lose their middle, long text is wrapped, and what is too wide goes on
-in a second block that repeats the names of the rows.
+Numbers are aligned to the right, long names lose their middle, and long text is wrapped. Columns that do not fit go to
+a second block, which repeats the names of the rows.
 """
 
 import re
@@ -11,10 +11,10 @@ from itertools import zip_longest
 
 WIDTH = 80  # characters
 TIE = "\N{NO-BREAK SPACE}"
-"""Stands for a space at which no line is broken."""
+"""A space at which no line is broken."""
 
 _GAP = "  "
-_NAME_WIDTH = 24  # leaves two thirds of a line to the numbers
+_NAME_WIDTH = 24  # leaves two thirds of a line for the numbers
 _TEXT_WIDTH = 24  # narrower text is hard to read
 _NUMBER = re.compile(r"[-+]?\d[\d.,]*%?")
 
@@ -22,7 +22,7 @@ Column = Sequence[str]
 
 
 def lay_out(rows: Sequence[Sequence[str]], names: int = 1) -> str:
-    """Set columns under each other; the first row is the header, and the first `names` columns name the rows."""
+    """Align rows in columns; the first row is the header, and the first `names` columns name the rows."""
     columns = list(zip(*rows, strict=True))
     head: list[Column] = [[shorten(cell, _NAME_WIDTH) for cell in column] for column in columns[:names]]
     blocks = [[*head]]
@@ -36,7 +36,7 @@ def lay_out(rows: Sequence[Sequence[str]], names: int = 1) -> str:
 
 
 def lay_out_record(name: str, facts: Mapping[str, str]) -> str:
-    """Set facts under the name of what they tell of."""
+    """Lay out a name, and below it the facts about it."""
     margin = max(map(len, facts), default=0) + 2 * len(_GAP)
     lines = _wrap(name, WIDTH)
     for key, value in facts.items():
@@ -46,7 +46,7 @@ def lay_out_record(name: str, facts: Mapping[str, str]) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Leave out the middle of a text that is longer than `width`, for names differ at their ends."""
+    """Leave out the middle of a text that is longer than `width`, because names differ at their ends."""
     if len(text) <= width:
         return text
     tail = (width - 1) // 2
@@ -54,7 +54,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def signed(value: float, digits: int = 0) -> str:
-    """Write a difference with its sign; none where nothing is left of it."""
+    """Format a difference with its sign; a difference that rounds to 0 has no sign."""
     text = f"{value:+,.{digits}f}"
     return text if re.search(r"[1-9]", text) else text[1:]
 

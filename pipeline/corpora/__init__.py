@@ -1,1 +1,1 @@
-"""Readers of corpora from their published layouts: one file a corpus, which holds its CORPUS."""
+"""Corpora on disk: their readers, and the clips that the readers return."""

@@ -1,4 +1,4 @@
-"""What a reader of pipeline/corpora/readers gives: the facts of a published corpus, and a clip for each utterance."""
+"""The result of a reader in pipeline/corpora/readers: facts about a corpus, and a clip for each utterance."""
 
 import csv
 import io
@@ -12,27 +12,27 @@ from pipeline.tables.quarantine import Fault
 AUDIO_SUFFIXES = (".wav", ".flac")
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen, which would take twice the time to make one
+@dataclass(slots=True, kw_only=True)  # not frozen: creating a frozen one takes twice the time
 class Clip:
-    """An utterance, from names and metadata; ingest adds corpus name, unified emotion and what the audio tells."""
+    """An utterance from names and metadata; ingest adds the corpus name, the unified emotion and facts of the audio."""
 
     utterance: str
     """Published id, unique in the corpus."""
     audio: str
     """File, relative to the corpus root, with forward slashes."""
     text: str | None
-    """Transcript as published; None where the corpus publishes none, "" where this utterance lacks it."""
+    """Transcript as published; None if the corpus publishes none, "" if only this utterance lacks it."""
     speaker: str
     """Published id."""
     start_s: float = 0.0
     duration_s: float | None = None
-    """None reads to the end of the file."""
+    """None means to the end of the file."""
     language: str | None = None
-    """ISO 639-1; None is the corpus' own."""
+    """ISO 639-1 code; None means the language of the corpus."""
     gender: str | None = None
     """female or male."""
     session: str | None = None
-    """Recording session: what is recorded in one shares the room and the speakers."""
+    """Recording session; its utterances share the room and the speakers."""
     dialogue: str | None = None
     """Dialogue or chapter, unique in the corpus."""
     turn: int | None = None
@@ -40,71 +40,71 @@ class Clip:
     emotion: str | None = None
     """Label as published."""
     votes: Mapping[str, float] | None = None
-    """Annotators by published label, of those who heard the voice alone."""
+    """Votes by published label, of annotators who only heard the voice."""
     votes_face: Mapping[str, float] | None = None
-    """Of those who saw the face alone."""
+    """Votes of annotators who only saw the face."""
     votes_both: Mapping[str, float] | None = None
-    """Of those who heard and saw."""
+    """Votes of annotators who heard the voice and saw the face."""
     intensity: str | None = None
     split: str | None = None
-    """The official part, where the corpus has one."""
+    """Official split; None if the corpus has none."""
     attributes: Mapping[str, str] | None = None
-    """What else is published of the utterance or its speaker, by its published name."""
+    """Other published facts about the utterance or its speaker, by their published names."""
     fault: Fault | None = None
-    """Why the clip is unusable, where that shows without its audio."""
+    """Why the clip is unusable, if that is known without its audio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """A file to download: it is unpacked where it is an archive, and stays as it is where not."""
+    """A file to download; it is unpacked if it is a zip or tar archive."""
 
     url: str
     md5: str | None
-    """None where the publisher gives none."""
+    """None if the publisher publishes none."""
     into: str = "."
     """Folder under the corpus root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """One file of pipeline/corpora/readers, under the name CORPUS; the file's name is the reader's."""
+    """Facts about a corpus. The file of a published corpus in pipeline/corpora/readers defines one, named CORPUS."""
 
     title: str
     layout: str
-    """Where its files lie under the root, by example; told when a reader finds nothing."""
+    """Example of its files below the root, for the message if a reader finds nothing."""
     licence: str
-    """SPDX id where one exists."""
+    """SPDX id if one exists."""
     source: str
-    """Web page where it is described, and asked for where it is not free to download."""
+    """Web page that describes the corpus, and takes requests for it if it is not free to download."""
     archives: Mapping[str, Archive] = field(default_factory=dict)
-    """Part: its file, where the corpus is free to download."""
+    """Name of an archive: its file. Empty if the corpus is not free to download."""
     language: str
-    """ISO 639-1, of clips that do not tell theirs."""
+    """ISO 639-1 code of clips without a language of their own."""
     read: Callable[..., Iterator[Clip]]
-    """Of the root: yields a clip for each utterance that the corpus names, in a fixed order; opens no audio."""
+    """Function of the root that yields each utterance that the corpus names, in a fixed order; it opens no audio."""
     subsets: Sequence[str] = ()
-    """What `read` takes as its keyword `part`: --corpus NAME:PART reads that part alone."""
+    """Values that `read` accepts as its keyword `subset`: --reader NAME --subset SUBSET reads only that subset."""
     labels: Mapping[str, str | None] = field(default_factory=dict)
-    """Published label: unified emotion of pipeline/tables/emotions.py; None where it names no single emotion."""
+    """Published label: unified emotion of pipeline/tables/emotions.py; None if it names no single emotion."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Published counts: `clips`, `speakers`, and clips of each published label and official part."""
+    """Published counts: `clips`, `speakers`, and the clips of a published label, an official split or a folder."""
     faults: Mapping[str, str] = field(default_factory=dict)
-    """Published ids of files that are broken as published, with what is wrong."""
+    """Published id of a file that is broken as published: its fault."""
     doubles: Sequence[str] = ()
-    """Published ids of clips that hold the same samples as another one, yet belong to its counts: they stay."""
+    """Published ids of clips with the same samples as another clip; they stay, because the counts include them."""
     folds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Name of a published fold: the published ids of its test speakers."""
     headers_suffice: bool = False
-    """The published audio is known to be sound, so that headers are looked at in place of samples."""
+    """Whether reading headers in place of samples suffices, because the published audio is known to be intact."""
 
 
 def audio_files(*folders: Path) -> list[Path]:
-    """Return the WAV and FLAC files that lie in `folders`, sorted."""
+    """Return the WAV and FLAC files in `folders`, sorted."""
     return sorted(path for folder in folders for path in folder.glob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
 
 
 def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """Read a corpus' text file; lines end with a line feed whatever they end with on disk."""
+    """Read a text file of a corpus; every line end on disk becomes a line feed."""
     try:
         return path.read_text(encoding=encoding)
     except UnicodeDecodeError as error:
@@ -116,7 +116,7 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
 
 
 def read_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
-    """Read a table with a header; raises UserError when it lacks one of `columns` or a line lacks a cell."""
+    """Read a table with a header; raises UserError if it lacks one of `columns`, or a line lacks a cell."""
     reader = csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter, restval=None)
     try:
         return _read_rows(path, reader, columns)

@@ -1,11 +1,11 @@
-"""The mapping of a table of clips: a few lines of YAML that tell which column holds which field.
+"""The mapping of a table of clips: a few lines of YAML that name the column of each field.
 
     language: de
     licence: CC-BY-4.0
     columns: {audio: file, speaker: actor, emotion: label}
     labels: {Freude: happy, Wut: angry, unklar: }
 
-`columns` names the column of each field. A column with the name of its field needs no line, and an empty name leaves a
+`columns` names the column of each field. A column with the name of its field needs no line. An empty name leaves a
 field out. The fields are id (by default the audio's path without suffix), audio (relative to the root), text, speaker,
 start_s, duration_s, language, gender, session, dialogue, turn, emotion, intensity and split.
 `labels` maps each published label to a unified emotion, or to nothing if it names no single emotion. A label with the
@@ -145,7 +145,7 @@ def describe(title: str, fields: Fields, source: str, read: Callable[[Path], Ite
 def read_mapping(path: Path) -> TableMapping:
     """Read the YAML file; raises UserError with all mistakes in it."""
     try:
-        # text alone: Norwegian is "no", and a label may be 1
+        # BaseLoader reads all values as text: no is the code of Norwegian, and a label may be 1
         content = yaml.load(path.read_bytes(), yaml.BaseLoader)
         return TableMapping.model_validate(content)
     except FileNotFoundError:
@@ -167,7 +167,7 @@ def find_fields(mapping: TableMapping, found: Sequence[str], table: str, path: P
             raise UserError(f"{table}: lacks the column {column} that {path} names; {has}")
     needed = {"audio", "speaker"} | ({"id"} if "start_s" in columns else set()) | ({"emotion"} if votes else set())
     for name in sorted(needed - columns.keys() - mapping.constants.keys()):
-        raise UserError(f"{table}: lacks the column {name}; {has}, expected its name there under columns in {path}")
+        raise UserError(f"{table}: lacks the column {name}; {has}, expected its actual name under columns in {path}")
     return Fields(mapping, columns)
 
 
@@ -181,6 +181,6 @@ def _tell(mistake: Mapping[str, Any]) -> str:
     if mistake["type"] == "missing":
         return f"{where}: missing"
     if mistake["type"] == "extra_forbidden":
-        return f"{where}: unknown key, expected some of {', '.join(TableMapping.model_fields)}"
+        return f"{where}: unknown key, expected one of {', '.join(TableMapping.model_fields)}"
     expected = mistake["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{where}: expected {expected}, found {mistake['input']!r}" if where else f"expected {expected}"

@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 
 def load(name: str, subset: str | None = None) -> Corpus:
-    """Import a reader and return its corpus, or one subset of it; raises UserError if there is none of that name."""
+    """Import a reader and return its corpus, or one subset of it; raises UserError if one does not exist."""
     if name not in names():
         raise UserError(f"--reader: found {name}, expected one of {', '.join([*names(), *_OF_ANY_CORPUS])}")
     corpus: Corpus = _import(name).CORPUS

@@ -1,6 +1,6 @@
-"""The rows of a table in CSV, TSV, JSONL or Parquet, each with its place, so that a mistake can be told.
+"""The rows of a table in CSV, TSV, JSONL or Parquet, each with its place for error messages.
 
-Rows are streamed. A table that cannot be read to its end stops with the line at which it breaks.
+Rows are streamed. A broken table raises an error that names the broken line.
 """
 
 import csv
@@ -26,24 +26,24 @@ class Record:
     """A row of a table."""
 
     cells: Mapping[str, Any]
-    """Column: what stands in it."""
+    """Column: value."""
     table: str
     """File or data set."""
     place: str
-    """Where in the table: line 3."""
+    """Place in the table, such as line 3."""
 
     def text(self, column: str) -> str | None:
-        """Return a cell as text, None where it is empty; raises UserError where it is neither text nor a number."""
+        """Return a cell as text, None if it is empty; raises UserError if it is neither text nor a number."""
         value = self.cells.get(column)
         if isinstance(value, float):
-            # pandas makes whole numbers floats where one is missing, and the missing one not a number
+            # if a value of a column is missing, pandas writes NaN for it and floats for whole numbers
             value = None if math.isnan(value) else int(value) if value.is_integer() else value
         if isinstance(value, bytes | dict | list):
             raise self.mistake(column, "text or a number", type(value).__name__)
         return None if value is None else str(value).strip() or None
 
     def number(self, column: str) -> float | None:
-        """Return a cell as a number, None where it is empty; raises UserError where it is none, or not finite."""
+        """Return a cell as a number, None if it is empty; raises UserError if it is not a finite number."""
         text = self.text(column)
         try:
             number = None if text is None else float(text)
@@ -54,19 +54,19 @@ class Record:
         return number
 
     def count(self, column: str) -> int | None:
-        """Return a cell as a whole number from 0, None where it is empty; raises UserError where it is none."""
+        """Return a cell as a whole number from 0, None if it is empty; raises UserError if it is not one."""
         number = self.number(column)
         if number is not None and not (number.is_integer() and 0 <= number < 2**31):
             raise self.mistake(column, "a whole number", self.text(column))
         return None if number is None else int(number)
 
     def mistake(self, column: str, expected: str, found: object) -> UserError:
-        """Tell what is wrong with a cell."""
+        """Return the error that says what is wrong with a cell."""
         return UserError(f"{self.table}: {self.place}: {column}: expected {expected}, found {found}")
 
 
 def columns(path: Path, encoding: str = "utf-8") -> list[str]:
-    """Return the names of a table's columns; of JSONL, those that any row has."""
+    """Return the names of a table's columns; for JSONL, the keys of all rows."""
     kind = _kind(path)
     if kind == "csv":
         return next((cells for _, cells in _csv(path, encoding)), [])
@@ -76,7 +76,7 @@ def columns(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def read(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
-    """Yield the rows of a table; raises UserError at the first that is broken."""
+    """Yield the rows of a table; raises UserError at the first broken row."""
     kind = _kind(path)
     if kind == "csv":
         yield from _csv_records(path, encoding)
@@ -87,7 +87,7 @@ def read(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
 
 
 def lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    """Yield the lines of a text file, with their ends; raises UserError with the line that is not so encoded."""
+    """Yield the lines of a text file with their ends; raises UserError at a line that is not in `encoding`."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -107,7 +107,7 @@ def _kind(path: Path) -> str:
 
 
 def _csv(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, the header first, with the line on which each ends."""
+    """Yield the header and the rows that are not blank, each with the number of its last line."""
     text = lines(path, encoding)
     header = next(text, "")
     delimiter = max(_DELIMITERS, key=header.count)

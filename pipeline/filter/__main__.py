@@ -1,4 +1,4 @@
-"""Continuations that are usable as targets are kept; the others are dropped, each with its reason and score."""
+"""Filter: keep the continuations that are usable as targets. Drop the others, each with a reason and a score."""
 
 import json
 from collections import Counter
@@ -28,27 +28,29 @@ _READ = ["id", "corpus", "text", "language", "emotion", "duration_s"]
 
 
 class FilterParams(Section):
-    """The section `filter.<kind>`; null sets no limit. The scores are explained in pipeline/filter/scores.py."""
+    """The section `filter.<kind>`; null means no limit. pipeline/filter/scores.py explains the scores."""
 
     min_duration_s: Annotated[float, Field(ge=0)]
     max_duration_s: Annotated[float, Field(le=30)]  # Whisper's window
     max_tokens: Annotated[int, Field(gt=0)]
-    """Tokens of the transcript's prompt and the continuation together."""
+    """Largest number of tokens in the transcript's prompt and the continuation together."""
     min_words: Annotated[int, Field(ge=1)]
     drop_truncated: bool
-    """Those cut at generate.max_new_tokens; kept, they are trained without an end."""
+    """Drop continuations cut at generate.max_new_tokens; if they are kept, they are trained without an end token."""
     drop_refusals: bool
     drop_model_talk: bool
     drop_sentence_talk: bool
     max_prompt_words: Annotated[int, Field(ge=0)] | None
-    """Words in a row that an answer may have in common with the prompt around the transcript."""
+    """Longest run of words that a continuation may share with the prompt around the transcript."""
     max_non_text: Share | None
     max_other_language: Share | None
     max_repetition: Share | None
     max_echo: Share | None
     min_agreement: Share | None
-    """Of the emotion that was asked for, as the LLM itself finds it (pipeline/generate/agreement.py); one of k is 1 / k
-    by chance."""
+    """Lowest probability of the requested emotion, as the LLM finds it (pipeline/generate/agreement.py).
+
+    With k classes, chance is 1 / k.
+    """
 
     @model_validator(mode="after")
     def _check_durations(self) -> Self:
@@ -111,7 +113,7 @@ def make_rules(settings: FilterParams) -> list[Rule]:
 
 
 def first_broken_rule(row: Row, rules: Sequence[Rule]) -> dict[str, Any]:
-    """Return the reason to drop a row and the score that says so, or None and None."""
+    """Return the reason to drop a row, and the score outside its limit; both are None if the row is kept."""
     if row["finish_reason"] in continuations.NOT_GENERATED:
         return {"reason": row["finish_reason"], "score": None}
     for rule in rules:
@@ -126,7 +128,7 @@ def apply_rules(
 ) -> list[dict[str, Any]]:
     """Return the rows of `answers` in the order of `utterances`, each with `echo`, `reason` and `score`.
 
-    Raises UserError naming an utterance that has no answer.
+    Raises UserError if an utterance has no answer.
     """
     by_id = {row["id"]: row for row in answers.to_pylist()}
     rows = []
@@ -143,7 +145,7 @@ def apply_rules(
 
 
 def count(rows: Sequence[Row]) -> dict[str, Any]:
-    """Count rows before and after, by corpus and emotion, and the dropped ones by reason."""
+    """Count the rows before and after the filter, by corpus and emotion; count the dropped rows by reason."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for row in rows:
         cell = counts.setdefault(row["corpus"], {}).setdefault(row["emotion"] or "none", {"before": 0, "after": 0})
@@ -154,15 +156,15 @@ def count(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def main(
-    kind: Annotated[Alignment, typer.Option(help="Whose prompt and limits hold: those of stage 1 or of stage 2.")],
-    manifest_file: Annotated[Path, typer.Option("--manifest", help="Utterances.")],
+    kind: Annotated[Alignment, typer.Option(help="Which prompt and limits: semantic (stage 1) or emotion (stage 2).")],
+    manifest_file: Annotated[Path, typer.Option("--manifest", help="The utterances.")],
     continuations_file: Annotated[Path, typer.Option("--continuations", help="Their continuations.")],
-    kept: Annotated[Path, typer.Option(help="Where the usable continuations go.")],
-    dropped: Annotated[Path, typer.Option(help="Where the others go, with a reason and a score.")],
-    metrics: Annotated[Path, typer.Option(help="Where the counts go, as JSON.")],
+    kept: Annotated[Path, typer.Option(help="Table of the usable continuations to write.")],
+    dropped: Annotated[Path, typer.Option(help="Table of the other continuations to write, with reasons and scores.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file of the counts to write.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Keep the continuations that are usable as targets, and tell why the others are not."""
+    """Keep the continuations that are usable as targets, and write down why the others are not."""
     settings = params.load(params_file, f"filter.{kind}", FilterParams)
     prompt = params.load(params_file, f"prompts.{kind}", Prompt)
     llm = params.load(params_file, "models.llm", Weights)
@@ -170,8 +172,8 @@ def main(
     answers = parquet.read(continuations_file, continuations.SCHEMA)
     if settings.min_agreement is not None and answers["agreement"].null_count == len(answers):
         raise UserError(
-            f"filter.{kind}.min_agreement: {continuations_file} has no agreement; expected generate.agreement with it, "
-            "and emotional speech"
+            f"filter.{kind}.min_agreement: {continuations_file} has no agreement; expected the scores of "
+            "generate.agreement on emotional speech"
         )
 
     rows = apply_rules(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))

@@ -1,7 +1,7 @@
-"""What may be wrong with a continuation, each as a score that is the higher the worse it is.
+"""Scores of the faults that a continuation may have. A higher score is worse.
 
-Nothing is dropped here: limits are filter's parameters. Words are runs of letters and digits, and each Chinese
-character by itself; case and apostrophes do not count.
+The limits are parameters of the stage filter, which drops continuations. A word is a run of letters and digits, or one
+Chinese character. Case and apostrophes are ignored.
 """
 
 import re
@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
-# A refusal names a service, so that an apology and what a person cannot do are none.
+# A refusal names a service. So an apology is not a refusal, and neither is a task that a person cannot do.
 _SERVICE = (
     r"(?:assist|comply|fulfill?|provide\b(?! for)|generate|continue (?:the|this|that)"
     r"|help (?:you )?with (?:that|this|your))"
@@ -19,7 +19,7 @@ _SERVICE = (
 _SERVICE_ZH = r"(?:继续(?:这|该|写|完成|生成|对话)|提供|回答|协助|帮助您|满足|完成[这该您]|生成|处理[这该您])"
 _MODEL_ZH = r"(?:AI|人工智能|大?型?语言模型|大模型|(?:智能|虚拟)助手|聊天机器人)(?!工程|研究|专家|专业|公司|行业)"
 REFUSALS = (
-    r"(?i:i'm sorry, but i)", r"I'm not sure what you",  # those of the official data_process/clean_noise_examples.py
+    r"(?i:i'm sorry, but i)", r"I'm not sure what you",  # from the official data_process/clean_noise_examples.py
     r"(?i:\bi(?: am|'m) (?:unable|not able) to (?:help\b|continue\b|" + _SERVICE + "))",
     r"(?i:\bi (?:cannot|can't) " + _SERVICE + r"\b)",
     r"(?i:\bi(?: am|'m) sorry,? i (?:cannot|can't) (?:do|help with) (?:that|this)\b)",
@@ -38,10 +38,10 @@ SENTENCE_TALK = (
     r"(?i:\bemotion tone\b|\bgrammatical(?:ly)?\b|\b(?:revised|corrected|improved|rewritten) version\b)",
     r"(?:这|该|原|上述)(?:个|段|句)*(?:句子|话)(?:的|中|里|表达|描述|传达)",
 )  # fmt: skip
-MARKERS = r"<\|[a-z_]+\|>|\[/?INST\]|</?s>|###\s*(?:Instruction|Response|Input)"  # of chat templates, as text
+MARKERS = r"<\|[a-z_]+\|>|\[/?INST\]|</?s>|###\s*(?:Instruction|Response|Input)"  # of chat templates, written as text
 
 NGRAM = 3  # words
-MIN_WORDS_FOR_LANGUAGE = 5  # fewer tell no language
+MIN_WORDS_FOR_LANGUAGE = 5  # fewer words do not show the language
 
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
 
@@ -52,46 +52,49 @@ def words(text: str) -> list[str]:
 
 
 def refusal(continuation: str) -> float:
-    """Return 1 where an answer declines, in English or Chinese, else 0."""
+    """Return 1 if an answer declines, in English or Chinese, else 0."""
     return float(_matches(REFUSALS, continuation))
 
 
 def model_talk(continuation: str) -> float:
-    """Return 1 where an answer speaks of being a model, in English or Chinese, else 0."""
+    """Return 1 if an answer says that it comes from a model, in English or Chinese, else 0."""
     return float(_matches(MODEL_TALK, continuation))
 
 
 def sentence_talk(continuation: str) -> float:
-    """Return 1 where an answer comments on the sentence in place of continuing it, in English or Chinese, else 0."""
+    """Return 1 if an answer comments on the sentence instead of continuing it, in English or Chinese, else 0."""
     return float(_matches(SENTENCE_TALK, continuation))
 
 
 def echo(continuation: str, transcript: str) -> float:
-    """Return the share of an answer's words that lie in its longest run of words out of the transcript."""
+    """Return the longest run of the transcript's words in an answer, as a share of the answer's words."""
     answer = words(continuation)
     return _longest_run(answer, words(transcript)) / len(answer) if answer else 0.0
 
 
 def repetition(continuation: str) -> float:
-    """Return the share of an answer's runs of three words that stood in it before."""
+    """Return the share of an answer's runs of three words that repeat an earlier one."""
     answer = words(continuation)
     runs = [tuple(answer[i : i + NGRAM]) for i in range(len(answer) - NGRAM + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def non_text(continuation: str) -> float:
-    """Return the share of an answer's characters that are no letters, digits or spaces; in prose it is below 0.1."""
+    """Return the share of an answer's characters that are not letters, digits or spaces; it is below 0.1 in prose."""
     other = sum(unicodedata.category(character)[0] not in "LMNZ" for character in continuation)
     return other / len(continuation) if continuation else 0.0
 
 
 def prompt_leak(continuation: str, prompt: str) -> float:
-    """Return the longest run of words that an answer shares with its instruction or system message; 99 for markers."""
+    """Return the length of the longest run of words that an answer shares with its prompt; 99 if it has a marker."""
     return 99.0 if re.search(MARKERS, continuation) else float(_longest_run(words(continuation), words(prompt)))
 
 
 def other_language(continuation: str, language: str) -> float:
-    """Return how likely an answer is not in a language (ISO 639-1); 0 where it is too short to tell."""
+    """Return the probability of an answer's language if that is not `language` (ISO 639-1), else 0.
+
+    An answer of fewer than MIN_WORDS_FOR_LANGUAGE words gets 0.
+    """
     if len(words(continuation)) < MIN_WORDS_FOR_LANGUAGE:
         return 0.0
     found, probability = _identifier().classify(continuation)

@@ -1,7 +1,7 @@
 """Generate: the LLM continues each transcript of a manifest. The speech model learns to give the same continuations.
 
-Every answer is kept in the store (pipeline/generate/store.py). Only missing answers are generated; without any, the
-engine does not start. The output holds the manifest's continuations from the store, ordered by id.
+Every answer is kept in the store (pipeline/generate/store.py). Only missing answers are generated; if none is missing,
+the engine does not start. The output holds the manifest's continuations from the store, ordered by id.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ def main(
     manifest_file: Annotated[Path, typer.Option("--manifest", help="The utterances to continue.")],
     output: Annotated[Path, typer.Option(help="The table of continuations to write.")],
     choices_file: Annotated[
-        Path, typer.Option("--choices", help="Attempts that count instead of the first ones; the file may be missing.")
+        Path, typer.Option("--choices", help="CSV file of attempts that replace the first ones; it may be missing.")
     ] = choices.FILE,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:

@@ -50,7 +50,7 @@ def score_agreement(
 
 
 def open_scores(run: Run, prompt: AgreementPrompt) -> AnswerStore:
-    """Open the store of the scores that one question gives for the run's classes."""
+    """Open the store of one question's scores for the run's classes."""
     text = f"{prompt.text.replace('{options}', ', '.join(sorted(run.classes)))}\n{{emotion}}"
     signature = replace(run.signature, system=prompt.system, text=text, max_new_tokens=0, temperature=0.0, seed=None)
     return AnswerStore(signature)
@@ -59,7 +59,10 @@ def open_scores(run: Run, prompt: AgreementPrompt) -> AnswerStore:
 def questions(
     utterances: pa.Table, answers: pa.Table, classes: Sequence[str], store: AnswerStore
 ) -> list[list[Question]]:
-    """Return each row's questions, one for each of the `classes` in their order; none for a row without an answer."""
+    """Return each row's questions: one for each of the `classes`, in their order.
+
+    A row without an answer, or with an emotion that is not a class, has no questions.
+    """
     asked = []
     columns = (utterances["text"], utterances["emotion"], answers["continuation"], answers["finish_reason"])
     for text, emotion, continuation, reason in zip(*(column.to_pylist() for column in columns), strict=True):
@@ -129,8 +132,8 @@ def _stored_score(
 def read(asked: Sequence[Sequence[Question]], emotions: Sequence[str | None], store: AnswerStore) -> list[float | None]:
     """Return the probability of each row's own emotion among the classes; None for a row without scores.
 
-    An LLM prefers some names whatever it reads. So each label's mean log-probability is subtracted first. The mean is
-    taken per emotion and then over the emotions, so that a frequent emotion weighs no more than a rare one (batch
+    An LLM prefers some names, whatever the text is. So each name's mean log-probability is subtracted first. The mean
+    is taken per emotion, and then over the emotions, so that a frequent emotion weighs no more than a rare one (batch
     calibration, https://arxiv.org/abs/2309.17249).
     """
     numbers = np.array([number for number, row in enumerate(asked) if row], int)

@@ -44,7 +44,7 @@ class RayParams(Section):
 
 
 class AgreementPrompt(Section):
-    """The section `generate.agreement`: the question which emotion the LLM finds in a continuation."""
+    """The section `generate.agreement`: the question that asks the LLM for the emotion in a continuation."""
 
     system: str
     text: Annotated[str, known_places("options", "transcript", "continuation")]
@@ -66,7 +66,7 @@ class GenerateParams(Section):
     ray: RayParams | None
     """Parameters of the engine ray; null for other engines."""
     generator: Weights | None
-    """The LLM that writes instead of models.llm. null, as published: a model learns best from its own."""
+    """The LLM that writes instead of models.llm; null as in the paper, as a model learns best from its own answers."""
     allow_foreign_generator: bool
     """Whether `generator` may be another model than models.llm; the report says so."""
     dtype: Literal["float32", "bfloat16", "float16"]

@@ -1,4 +1,4 @@
-"""A run of generate: its parameters, its store, and the requests that the utterances of a manifest give."""
+"""A run of generate: its parameters, its store, and the requests for the utterances of a manifest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

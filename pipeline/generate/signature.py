@@ -10,7 +10,7 @@ from pipeline.generate.params import GenerateParams
 from pipeline.prompts import Prompt
 from pipeline.weights.source import Weights, digest_files, name_weights
 
-_LAYOUT = 1  # of keys; another number gives every signature another name
+_LAYOUT = 1  # version of the keys; another number gives every signature another name
 _TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
     "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",

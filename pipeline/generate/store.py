@@ -1,7 +1,7 @@
-"""The store: all answers that an LLM has written. It lies outside every checkout.
+"""The store: all answers that an LLM has written. It is outside every checkout.
 
 An AnswerStore holds the answers of one signature. Its shards are Parquet files. Each is written whole and never
-changed, so a crash loses only the answers that are not yet in a shard. Any number of processes may write at once: they
+changed. So a crash loses only the answers that are not yet in a shard. Any number of processes may write at once: they
 add shards one at a time, under a lock, and leave out answers that another process has added meanwhile. A further answer
 to a key is its next attempt; the column `generation` counts attempts from 1. No answer is ever deleted.
 

@@ -1,1 +1,1 @@
-"""From a corpus on disk to manifest rows."""
+"""Turn a corpus on disk into manifest rows."""

@@ -1,4 +1,4 @@
-"""Ingest: a corpus as it lies on disk becomes manifest rows, and what is refused a quarantine table with reasons."""
+"""Ingest: turn a corpus on disk into manifest rows. Unusable clips go to a quarantine table with a reason."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) -> dict[str, Any]:
-    """Write the manifest and the quarantine of a corpus; return the summary of what came in."""
+    """Write the manifest and the quarantine of a corpus; return their summary."""
     coverage = Coverage(name, corpus)
     intake = CorpusRows(corpus=corpus, root=root, name=name, check=check, coverage=coverage)
     seconds, num_rows, reasons, speakers = 0.0, 0, Counter[str](), set[str]()
@@ -65,7 +65,7 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
 
 
 def _wrong_layout(root: Path, corpus: Corpus) -> UserError:
-    """Tell what lies at a root in which a reader found nothing."""
+    """Return the error for a root in which the reader found no clip; the message says what is there."""
     expected = f"{corpus.title}'s layout ({corpus.layout})"
     if not root.is_dir():
         return UserError(f"{root}: no such folder; expected {expected}")
@@ -80,19 +80,20 @@ def _counts(reasons: Counter[str]) -> str:
 
 def main(
     reader: Annotated[
-        str, typer.Option("--reader", "--corpus", help="Reader of the corpus; python -m pipeline download --list.")
+        str, typer.Option("--reader", "--corpus", help="Reader of the corpus; see python -m pipeline download --list.")
     ],
     root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
     output: Annotated[Path, typer.Option(help="Manifest to write (.parquet); the quarantine is written beside it.")],
-    name: Annotated[str | None, typer.Option(help="Name in the manifest; by default the reader's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Corpus name in the manifest; by default the reader's.")] = None,
     check: Annotated[
-        Check | None, typer.Option(help="Check all samples or only file headers; by default what the corpus needs.")
+        Check | None, typer.Option(help="Check all samples or only file headers; the default depends on the corpus.")
     ] = None,
     subset: Annotated[str | None, typer.Option(help="Read only this subset, such as M of GigaSpeech.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="With --reader hub: id or folder of a data set.")] = None,
-    table: Annotated[Path | None, typer.Option(help="With --reader table: CSV, TSV, JSONL or Parquet.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="With --reader hub: id or folder of the data set.")] = None,
+    table: Annotated[Path | None, typer.Option(help="With --reader table: CSV, TSV, JSONL or Parquet file.")] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="With --reader table or hub: YAML that names columns; by default in ROOT.")
+        Path | None,
+        typer.Option(help="With --reader table or hub: YAML that names the columns; by default ROOT/mapping.yaml."),
     ] = None,
 ) -> None:
     """Turn a corpus on disk into manifest rows. Unusable clips go to a quarantine table with a reason."""
@@ -106,7 +107,7 @@ def main(
     how: Check = check or ("headers" if corpus.headers_suffice else "samples")
     summary = ingest(corpus, root, name, how, output)
     summary["manifest_xxh3_128"] = xxhash.xxh3_128_hexdigest(output.read_bytes())
-    # last, for it tells DVC that the corpus is in
+    # written last: it shows DVC that the corpus is ingested
     with parquet.whole(output.parent / "ingested" / f"{output.stem}.json") as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
     say(_describe(summary))
@@ -123,7 +124,7 @@ def _describe(summary: dict[str, Any]) -> str:
     coverage: dict[str, tuple[int, int]] = summary["coverage"]
     short = [f"{key} {found:,} of {number:,}" for key, (found, number) in coverage.items() if found < number]
     if coverage:
-        line += f"; in part: {', '.join(short[:4])}" if short else "; complete"
+        line += f"; incomplete: {', '.join(short[:4])}" if short else "; complete"
     return line
 
 

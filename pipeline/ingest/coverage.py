@@ -1,4 +1,4 @@
-"""How much of a published corpus is there: counts found beside counts published."""
+"""Coverage: compare the number of clips found with the number of clips published."""
 
 from collections import Counter
 
@@ -6,12 +6,12 @@ from pipeline.corpora.corpus import Clip, Corpus
 from pipeline.stage import UserError
 from pipeline.tables.quarantine import Fault
 
-# what lies at the root and is no clip of the corpus, and what the corpus names and does not lie there
+# clips with these reasons are not counted: they do not belong to the corpus, repeat an id, or have no file
 _NOT_COUNTED = {"bad-name", "not-listed", "not-speech", "double-id", "no-file"}
 
 
 class Coverage:
-    """Counts clips as they pass, those known to be broken even where they are missing: they are as published."""
+    """Counts the clips of a corpus. A clip that was published broken counts even if its file is missing."""
 
     def __init__(self, name: str, corpus: Corpus) -> None:
         self.name = name
@@ -20,7 +20,7 @@ class Coverage:
         self.speakers: set[str] = set()
 
     def add(self, clip: Clip, fault: Fault | None) -> None:
-        """Count a clip whose file is there, sound or not."""
+        """Count a clip, usable or not; a clip without a file, and a file that is not a clip, are left out."""
         if not self.published:
             return
         if fault is not None and fault.reason in _NOT_COUNTED and clip.utterance not in self.faults:
@@ -32,12 +32,12 @@ class Coverage:
                 self.counts[key] += 1
 
     def table(self) -> dict[str, tuple[int, int]]:
-        """Return found and published numbers by key, of the keys of which anything is there."""
+        """Return the found and the published number by key; keys of which nothing was found are left out."""
         found = self.counts + Counter({"speakers": len(self.speakers)})
         return {key: (found[key], number) for key, number in self.published.items() if found[key]}
 
     def check(self) -> None:
-        """Raise UserError where there is more than was published: doubled data, or labels gone wrong."""
+        """Raise UserError if more was found than was published: clips are doubled, or labels are wrong."""
         for key, (found, published) in self.table().items():
             if found > published:
                 raise UserError(f"{self.name}: {key}: found {found:,}, expected at most {published:,} as published")

@@ -1,7 +1,7 @@
-"""A look at the audio of utterances: at all of its samples, or at the header alone.
+"""Inspect the audio of utterances: all samples, or only the header of the file.
 
-Both give length, rate, channels and a hash of the samples: their MD5 as FLAC's header holds it, so that a
-recording has the same in WAV and FLAC, whether it was decoded or not.
+Both return length, sample rate and channels. The content hash is the MD5 of the samples as FLAC's header contains
+it, so a recording has the same hash in WAV and in FLAC. The header of another format has no hash.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 192_000
 SILENT_PEAK = 1e-3  # -60 dB of full scale
 CLIPPED_SHARE = 0.01
 
-# how samples are read that are hashed as they are stored; all others are read and hashed as float32
+# subtypes whose samples are read and hashed in the stored type; all other samples are read and hashed as float32
 _STORED = {"PCM_16": "int16", "PCM_24": "int32"}
 
 
 class Segment(NamedTuple):
-    """Where an utterance lies in its file; no duration means to the end."""
+    """Position of an utterance in its file; a duration of None means up to the end."""
 
     start_s: float
     duration_s: float | None
 
 
 class AudioFacts(NamedTuple):
-    """What the audio of an utterance tells."""
+    """Facts about the audio of an utterance."""
 
     duration_s: float
     sample_rate_hz: int
@@ -42,12 +42,12 @@ class AudioFacts(NamedTuple):
 
 
 def inspect_samples(path: str | Path, segments: Sequence[Segment]) -> list[AudioFacts | Fault]:
-    """Decode the parts of a file, opened once, in the order given."""
+    """Decode the segments of a file, in the order given; the file is opened once."""
     return _each(path, segments, _inspect_segment_samples)
 
 
 def inspect_header(path: str | Path, segments: Sequence[Segment]) -> list[AudioFacts | Fault]:
-    """Look at the header of a file alone."""
+    """Inspect the segments of a file by its header only."""
     header = flac_header.read_header(path)
     if isinstance(header, Fault):
         return [header] * len(segments)
@@ -78,7 +78,7 @@ def _inspect_segment_header(file: Recording, segment: Segment) -> AudioFacts | F
     if segment.start_s < 0:
         return Fault("too-short", f"starts at {segment.start_s} s")
     duration_s = length_s - segment.start_s if segment.duration_s is None else segment.duration_s
-    if segment.start_s + duration_s > length_s + 0.1:  # times are published rounded
+    if segment.start_s + duration_s > length_s + 0.1:  # published times are rounded
         return Fault("truncated", f"the file ends at {length_s:.2f} s")
     return _checked(AudioFacts(duration_s, file.samplerate, file.channels, None))
 
@@ -91,7 +91,7 @@ def _inspect_segment_samples(file: Recording, segment: Segment) -> AudioFacts | 
 
 
 def _fault_of(samples: NDArray[Any], stored: str) -> Fault | None:
-    """Judge by the loudest sample, and by the share of those at full scale."""
+    """Return a fault if the samples are not finite, silent or clipped."""
     full = {"int16": 2**15 - 1, "int32": 2**31 - 2**8, "float32": 1.0}[stored]
     low, high = float(samples.min()), float(samples.max())
     if not np.isfinite(low + high):
@@ -115,8 +115,8 @@ def _checked(facts: AudioFacts) -> AudioFacts | Fault:
 
 
 def _hash(samples: NDArray[Any], stored: str) -> str:
-    """Hash the samples in FLAC's order, little-endian and interleaved; libsndfile reads 24 bits into the top of 32."""
+    """Hash the samples as FLAC does: little-endian and interleaved."""
     little = samples.astype(samples.dtype.newbyteorder("<"), copy=False)
-    if stored == "int32":
+    if stored == "int32":  # libsndfile puts 24 bits into the upper bits of 32
         little = (little >> 8).view(np.uint8).reshape(-1, 4)[:, :3]
     return hashlib.md5(np.ascontiguousarray(little).data).hexdigest()

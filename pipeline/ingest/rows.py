@@ -1,7 +1,7 @@
-"""The rows of a corpus: each utterance is judged by its metadata, its audio and those before it.
+"""The rows of a corpus: each utterance is checked by its metadata, its audio and the utterances before it.
 
-Utterances pass a chunk at a time, so that memory does not grow with the corpus. Audio is decoded on all
-cores, a file with many utterances opened once; where headers suffice, they alone are read.
+Utterances are processed in chunks, so that the rows of a large corpus need not fit in memory. Audio is decoded on all
+cores, and a file with many utterances is opened once. If headers suffice, only headers are read.
 """
 
 import itertools
@@ -26,17 +26,17 @@ from pipeline.tables import emotions
 from pipeline.tables.quarantine import Fault
 
 CHUNK = 4096  # utterances
-_FILES_PER_TASK = 256  # files that a process is given at once
-# English runs at 15 characters a second, and no one speaks at three times that
+_FILES_PER_TASK = 256  # files that a process gets at a time
+# English has about 15 characters a second, and nobody speaks three times as fast
 MAX_CHARACTERS_PER_S = 50
-_ALWAYS_FITS = 20  # characters: a word or two may be cut close
+_ALWAYS_FITS = 20  # characters: a clip of one or two words may be cut tightly
 
 Row = dict[str, Any]
 
 
 @dataclass(slots=True)
 class CorpusRows:
-    """One corpus on its way into the manifest, under `name`."""
+    """Makes the rows of a corpus, which the manifest calls `name`."""
 
     corpus: Corpus
     root: Path
@@ -49,16 +49,16 @@ class CorpusRows:
     """Hashes of the content hashes so far."""
 
     def rows(self) -> Iterator[list[Row]]:
-        """Yield the rows of each chunk in the reader's order, refused ones with a `reason`."""
+        """Yield the rows of each chunk in the reader's order; a refused row has a `reason`."""
         with self._pool() as pool:
-            # while the rows of a chunk are made, the audio of the next is looked at
+            # while the rows of a chunk are made, the audio of the next chunk is inspected
             chunks = (self._inspect(clips, pool) for clips in _chunks(self._clips()))
             for (clips, found), _ in itertools.pairwise(itertools.chain(chunks, [([], ())])):
                 facts_by_clip = dict(found)
                 yield [self._row(clip, facts_by_clip[id(clip)]) for clip in clips]
 
     def _pool(self) -> Executor:
-        """Decoding leaves Python's lock, so that threads suffice; parsing a header does not."""
+        """Return threads to decode audio, which releases Python's lock, or processes to parse headers."""
         if self.check == "samples":
             return ThreadPoolExecutor(os.cpu_count())
         return ProcessPoolExecutor(
@@ -66,7 +66,7 @@ class CorpusRows:
         )
 
     def _clips(self) -> Iterable[Clip]:
-        """Read the corpus; one with emotions is checked for unknown labels before any audio is looked at."""
+        """Read the corpus. If it has emotions, check for unknown labels before any audio is inspected."""
         clips = map(_writable, self.corpus.read(self.root))
         if not self.corpus.labels:
             return clips
@@ -77,7 +77,7 @@ class CorpusRows:
     def _inspect(
         self, clips: list[Clip], pool: Executor
     ) -> tuple[list[Clip], Iterable[tuple[int, AudioFacts | Fault]]]:
-        """Begin to look at a chunk; the second of the pair yields what is found of each clip, by its id()."""
+        """Start to inspect a chunk; return it, and an iterator over each clip's Python id() and its facts or fault."""
         if not self.corpus.labels:
             emotions.check_labels(self.name, {}, _labels(clips))
         faults = {id(clip): self._fault(clip) for clip in clips}
@@ -86,7 +86,7 @@ class CorpusRows:
         paths = [self._path(file[0]) for file in files]
         segments = [[Segment(clip.start_s, clip.duration_s) for clip in file] for file in files]
         inspect = inspection.inspect_samples if self.check == "samples" else inspection.inspect_header
-        # a process takes longer to start than a few headers to read
+        # starting a process takes longer than reading a few headers
         each = map if self.check == "headers" and len(files) < CHUNK else partial(pool.map, chunksize=_FILES_PER_TASK)
         found = itertools.chain.from_iterable(each(inspect, paths, segments))
         inspected = zip((id(clip) for file in files for clip in file), found, strict=True)
@@ -94,11 +94,11 @@ class CorpusRows:
         return clips, itertools.chain(refused, inspected)
 
     def _fault(self, clip: Clip) -> Fault | None:
-        """Judge an utterance by all but its audio; that there is none comes before all that ingest finds by itself."""
+        """Return the reader's fault, or else a fault of the metadata; a missing file comes before the latter."""
         if clip.fault is not None:
             return clip.fault
         fault = self._fault_of_metadata(clip)
-        # a look at the audio tells that by itself, without a call of its own for each file
+        # without a fault, the inspection of the audio finds a missing file, which saves a call for each file
         return Fault("no-file") if fault is not None and not os.path.exists(self._path(clip)) else fault
 
     def _fault_of_metadata(self, clip: Clip) -> Fault | None:
@@ -111,11 +111,11 @@ class CorpusRows:
         return None
 
     def _path(self, clip: Clip) -> str:
-        """Return where the audio lies; tables may name it absolutely. Joining strings is faster than joining paths."""
+        """Return the path of the audio; a table may give an absolute one. Joining strings is faster than using Path."""
         return os.path.join(self.root, clip.audio)
 
     def _row(self, clip: Clip, facts: AudioFacts | Fault) -> Row:
-        """Make a row of an utterance; what it shares with those before it shows only here."""
+        """Make the row of an utterance; copies of earlier utterances are found only here, in order."""
         fault = self._double_id(clip) or (facts if isinstance(facts, Fault) else self._fault_with(clip, facts))
         self.coverage.add(clip, fault)
         row = {"id": f"{self.name}/{clip.utterance}", "corpus": self.name, "audio": clip.audio}
@@ -141,7 +141,7 @@ class CorpusRows:
         return None
 
     def _published(self, clip: Clip) -> Row:
-        """Return the columns that come from the corpus' names and metadata."""
+        """Return the columns that come from file names and metadata."""
         labels, votes = self.corpus.labels, clip.votes or clip.votes_both
         return {
             "text": None if clip.text is None else normalise(clip.text),
@@ -166,7 +166,7 @@ class CorpusRows:
 
 
 def _labels(clips: Iterable[Clip]) -> Iterator[str]:
-    """Yield all labels of usable clips, the votes' too."""
+    """Yield all labels of usable clips, and the labels of their votes."""
     for clip in clips:
         if clip.fault is None:
             if clip.emotion is not None:
@@ -176,7 +176,7 @@ def _labels(clips: Iterable[Clip]) -> Iterator[str]:
 
 
 def _by_file(clips: Sequence[Clip]) -> list[list[Clip]]:
-    """Put the clips of each file together, in time order."""
+    """Group the clips by file, in time order."""
     files: dict[str, list[Clip]] = {}
     for clip in sorted(clips, key=attrgetter("start_s")):
         files.setdefault(clip.audio, []).append(clip)
@@ -184,7 +184,7 @@ def _by_file(clips: Sequence[Clip]) -> list[list[Clip]]:
 
 
 def _writable(clip: Clip) -> Clip:
-    """Refuse a clip whose file name is not UTF-8, since no table can hold it; it is told with its odd bytes escaped."""
+    """Refuse a clip whose file name is not UTF-8: no table can hold the name, so its invalid bytes are escaped."""
     names = (clip.utterance, clip.audio)
     if all(map(str.isascii, names)):
         return clip

@@ -1,1 +1,1 @@
-"""Find what train and test share."""
+"""Find what test shares with train and dev."""

@@ -1,8 +1,8 @@
-"""Leaks: what the test rows of both manifests share with train and dev, and which of it a run forbids.
+"""Leaks: find what the test rows of both manifests share with train and dev, and fail if the run forbids it.
 
-Shared are speakers, dialogues, sentences (equal normalised text), recordings (equal content hash) and near-identical
-recordings (equal fingerprint). Acted corpora share sentences by design, official parts often speakers: `forbid` and
-`allow` say what a run takes. An unknown speaker, dialogue or transcript is shared with nobody.
+A leak is a shared speaker, dialogue, sentence (equal normalised text), recording (equal content hash) or near-identical
+recording (matching fingerprint). Acted corpora share sentences by design, and official splits often share speakers. So
+`forbid` and `allow` say which leaks a run accepts. Unknown speakers, dialogues and transcripts are never shared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,14 +27,14 @@ LEAK_KINDS: tuple[LeakKind, ...] = get_args(LeakKind)
 SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
-        ("corpus", pa.string()),  # of the test rows
-        ("value", pa.string()),  # what is shared: an id, a sentence, a hash, or the test row that others are near to
+        ("corpus", pa.string()),  # corpus of the test rows
+        ("value", pa.string()),  # the shared id, sentence or hash; for near_audio, the id of the test row
         ("train_rows", pa.int64()),
         ("dev_rows", pa.int64()),
         ("test_rows", pa.int64()),
-        ("seen_id", pa.string()),  # the first such row of train, or else of dev
-        ("test_id", pa.string()),  # and of test
-        ("allowed", pa.string()),  # the parameter that lets it pass; null where it is forbidden
+        ("seen_id", pa.string()),  # first row with the value in train, or else in dev
+        ("test_id", pa.string()),  # first row with the value in test
+        ("allowed", pa.string()),  # the parameter that allows the leak; null if it is forbidden
     ]
 )
 
@@ -50,14 +50,14 @@ _READ = pa.schema([manifest.SCHEMA.field(name) for name in _COLUMNS])
 
 
 class LeaksParams(Section):
-    """What may be shared."""
+    """The section `leaks`."""
 
     forbid: list[LeakKind]
-    """Kinds on which the stage fails."""
+    """Kinds of leaks on which the stage fails."""
     allow: dict[str, list[LeakKind]]
-    """Corpus of the test rows: kinds that pass for it all the same."""
+    """Corpus of the test rows: forbidden kinds that are allowed for it."""
     near_audio_of: list[Alignment]
-    """Manifests whose clips are read for near-identical recordings."""
+    """Manifests whose clips are searched for near-identical recordings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,18 @@ class Leaks:
     table: pa.Table
     """Rows of SCHEMA."""
     known: Mapping[str, set[LeakKind]]
-    """Corpus with test rows: the kinds that its metadata or audio can show."""
+    """Corpus with test rows: the kinds that its metadata or audio allows to check."""
 
 
 def find(table: pa.Table, kind: LeakKind) -> pa.Table:
-    """Tell what of a kind test shares with train and dev, by value and corpus of the test rows; sorted."""
+    """Return the leaks of a kind, one row for each value and corpus of the test rows, sorted by corpus and value."""
     keyed = table.select(["id", "corpus", "split"]).append_column("value", keys(table, kind))
     return shared(keyed.filter(pc.is_valid(keyed["value"])), kind)
 
 
 def keys(table: pa.Table, kind: LeakKind) -> pa.ChunkedArray:
-    """Return what of a kind each row has, null where nothing is known."""
-    if kind == "speaker":  # corpus name, a slash, the published id; who is unknown may be anybody
+    """Return each row's value of a kind, such as its speaker; null if it is unknown."""
+    if kind == "speaker":  # the column has corpus name, a slash, published id; an unknown speaker may be anybody
         return pc.if_else(
             pc.match_substring_regex(table["speaker"], f"/({manifest.UNKNOWN_SPEAKER})?$"), None, table["speaker"]
         )
@@ -89,7 +89,7 @@ def keys(table: pa.Table, kind: LeakKind) -> pa.ChunkedArray:
 
 
 def find_near(table: pa.Table, corpora: Mapping[str, Path]) -> pa.Table:
-    """Tell which test rows hold the same recording as a row of train or dev, as `find` does."""
+    """Return the test rows with the same recording as a row of train or dev, in the form of `find`."""
     names = ("id", "corpus", "split", "value")
     pairs = near_duplicates.pairs(table, corpora)
     keyed = {(row["id"], row["corpus"], row["split"], test["id"]) for seen, test in pairs for row in (seen, test)}
@@ -99,7 +99,7 @@ def find_near(table: pa.Table, corpora: Mapping[str, Path]) -> pa.Table:
 
 def shared(keyed: pa.Table, kind: LeakKind) -> pa.Table:
     """Join the rows of train and dev with those of test that have the same value."""
-    # train comes before dev in falling order
+    # in descending order, train comes before dev
     keyed = keyed.sort_by([("split", "descending"), ("id", "ascending")])
     for split in manifest.SPLITS:
         keyed = keyed.append_column(f"{split}_rows", pc.equal(keyed["split"], split).cast(pa.int64()))
@@ -116,7 +116,7 @@ def shared(keyed: pa.Table, kind: LeakKind) -> pa.Table:
 
 
 def mark_allowed(found: pa.Table, options: LeaksParams) -> pa.Table:
-    """Fill in which parameter lets each leak pass."""
+    """Fill the column `allowed` with the parameter that allows each leak."""
     reasons = []
     for kind, corpus in zip(found["kind"].to_pylist(), found["corpus"].to_pylist(), strict=True):
         is_allowed = kind in options.allow.get(corpus, [])
@@ -125,7 +125,7 @@ def mark_allowed(found: pa.Table, options: LeaksParams) -> pa.Table:
 
 
 def check(found: pa.Table, output: Path) -> None:
-    """Raise UserError, with the first pair of each kind, when something shared is not allowed."""
+    """Raise UserError if a leak is not allowed; the message names the first pair of each kind."""
     forbidden = found.filter(pc.is_null(found["allowed"]))
     found_kinds = []
     for kind in forbidden["kind"].unique().to_pylist():
@@ -136,13 +136,11 @@ def check(found: pa.Table, output: Path) -> None:
             f"{rows.num_rows:,} of kind {kind} (first {first['seen_id']} in {split}, {first['test_id']} in test)"
         )
     if found_kinds:
-        raise UserError(
-            f"leaks: expected test to share nothing forbidden, found {'; '.join(found_kinds)}; see {output}"
-        )
+        raise UserError(f"leaks: expected no forbidden leak, found {'; '.join(found_kinds)}; see {output}")
 
 
 def known_kinds(everything: pa.Table, compared: pa.Table) -> dict[str, set[LeakKind]]:
-    """Return of each corpus with test rows the kinds that anything is known of."""
+    """Return, for each corpus with test rows, the kinds that its metadata or audio allows to check."""
     test = everything.filter(pc.equal(everything["split"], "test"))
     known: dict[str, set[LeakKind]] = {corpus: set() for corpus in test["corpus"].unique().to_pylist()}
     for kind in LEAK_KINDS:
@@ -153,7 +151,7 @@ def known_kinds(everything: pa.Table, compared: pa.Table) -> dict[str, set[LeakK
 
 
 def merge(manifests: Iterable[pa.Table]) -> pa.Table:
-    """Put manifests together; a corpus may be in both, with the same parts."""
+    """Join manifests; rows of a corpus that is in both, with the same splits, are taken once."""
     merged = _READ.empty_table()
     for table in manifests:
         is_new = pc.invert(pc.is_in(table["id"], merged["id"].combine_chunks()))
@@ -179,7 +177,7 @@ def main(
     output: Output = FOLDER / "leaks.parquet",
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Find what test shares with train and dev. Writes all of it, and fails if something is forbidden."""
+    """Find what test shares with train and dev. Writes a table of it, and fails if any of it is forbidden."""
     found = find_all(semantic, emotion, params_file).table
     parquet.write(found, output)
     check(found, output)
@@ -187,7 +185,7 @@ def main(
 
 
 def check_params(options: LeaksParams, found: set[str], corpora: Mapping[str, Path]) -> None:
-    """Raise UserError when a parameter names a corpus that is not there, or forbids what is not looked for."""
+    """Raise UserError if a corpus is unknown, or if near_audio is forbidden but not searched for."""
     unlisted = sorted(found - set(corpora))
     if unlisted:
         raise UserError(

@@ -1,8 +1,9 @@
-"""Acoustic fingerprints: which clips hold the same recording, after another codec, level, rate, trim or quiet noise.
+"""Acoustic fingerprints: find copies of a recording with another codec, level, sample rate, trim or quiet noise.
 
-A word of 32 bits for each 16 ms tells whether the energy of a band exceeds that of the next by more than it did
-64 ms before, in 33 bands of 300 to 3,000 Hz (Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System",
-ISMIR 2002). Clips that agree in a word at some alignment are compared there bit by bit.
+A fingerprint has a word of 32 bits for each 16 ms. Each bit compares two neighbouring bands of 33 between 300 and
+3,000 Hz: it is 1 if the difference of their energies is larger than 64 ms before (Haitsma and Kalker, "A Highly Robust
+Audio Fingerprinting System", ISMIR 2002). If two clips have a word in common, they are aligned there and compared bit
+by bit.
 
 Share of differing bits at the best alignment, measured on 100 clips of RAVDESS and 84 of LibriSpeech:
 
@@ -17,12 +18,12 @@ Share of differing bits at the best alignment, measured on 100 clips of RAVDESS 
     Opus, 16 kbit/s            0.08     0.21    99 %  |
     Opus, 7 kbit/s             0.22     0.37    17 %  |
 
-Of copies of clips cut to 1 s, 97 % or more are found of each kind but the loud noise and Opus at 7 kbit/s, of those
-cut to 0.7 s 64 % or more. Among all pairs of 2,474 clips, synthetic voices among them, nothing was found but the one
-recording that RAVDESS has twice. A copy at another speed or pitch is another recording here.
+If the clips are cut to 1 s, at least 97 % of the copies of each kind are found, except noise at 10 dB and Opus at
+7 kbit/s. If they are cut to 0.7 s, it is at least 64 %. Among all pairs of 2,474 clips, some of them synthetic, the
+only match was the recording that RAVDESS has twice. A copy at another speed or pitch counts as another recording.
 
-69,254 clips of 78 h on one core: fingerprints 1,200 times faster than real time, an index of a fifth of them 0.5 s,
-looking up the rest 1.1 ms a clip; 0.5 GB with all of them held.
+69,254 clips of 78 h on one core: fingerprints are computed 1,200 times faster than real time. An index of a fifth of
+the clips takes 0.5 s, and looking up one of the other clips takes 1.1 ms. All of them together need 0.5 GB of memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,51 +34,51 @@ from numpy.typing import NDArray
 
 from pipeline.audio.mono_16k import SAMPLE_RATE_HZ, Samples
 
-FRAME = 4_096  # samples: 256 ms, which tells the harmonics of a voice apart
-HOP = 256  # samples: 16 ms, so that an alignment between two frames costs few bits
-LAG = 4  # frames from the energies to those that they are compared with
-EDGES = np.round(np.geomspace(300, 3_000, num=34) * FRAME / SAMPLE_RATE_HZ).astype(int)  # of the bands, in lines
+FRAME = 4_096  # samples: 256 ms, long enough to resolve the harmonics of a voice
+HOP = 256  # samples: 16 ms, so that few bits differ if a copy starts between two frames
+LAG = 4  # frames between the energies that are compared
+EDGES = np.round(np.geomspace(300, 3_000, num=34) * FRAME / SAMPLE_RATE_HZ).astype(int)  # of the bands, in FFT bins
 
-QUIET = 10**-3.5  # -35 dB of the loudest frame; below, bits are noise
-FLIPS = 4  # bits of a word, the least certain ones, that one at a time may differ when it is looked up
-COMMON = 1_000  # frames; a word that more of them share tells nothing
+QUIET = 10**-3.5  # -35 dB of the loudest frame; bits of quieter frames are noise
+FLIPS = 4  # number of least certain bits in a word; one of them at a time may differ in a look-up
+COMMON = 1_000  # frames; a word that is in more frames than this is not looked up
 
-# greatest share of differing bits from so many overlapping sounding frames on; fewer than the least tell nothing
+# least number of overlapping sounding frames: largest share of differing bits; with fewer frames there is no match
 LIMITS = {96: 0.20, 32: 0.15, 16: 0.10}
 MIN_FRAMES = min(LIMITS)
-OVERLAP = 0.5  # of the sounding frames of the clip with fewer
+OVERLAP = 0.5  # least overlap, as a share of the sounding frames of the clip that has fewer
 
-_BLOCK = 8  # frames; arrays above 128 kB are fetched from the system each time, at three times the cost
-_SPAN = 2**32  # more than there are alignments of two clips
+_BLOCK = 8  # frames; larger arrays, above 128 kB, come from the system each time, which costs three times as much
+_SPAN = 2**32  # more than the number of alignments of two clips
 
 Words = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What of a clip survives; all arrays have a row a frame."""
+    """The fingerprint of a clip; all arrays have one row per frame."""
 
     words: Words
     flips: Words
-    """The word's FLIPS least certain bits, each as a mask."""
+    """The FLIPS least certain bits of each word, as masks."""
     sounding: NDArray[np.bool_]
-    """Frames that are not QUIET."""
+    """Whether the frame is louder than QUIET."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A clip of the index that holds the same recording."""
+    """A clip of the index that contains the same recording."""
 
     clip: int
     """Position in the index."""
     errors: float
     """Share of differing bits."""
     frames: int
-    """Sounding frames that were compared."""
+    """Number of sounding frames that were compared."""
 
 
 def take(samples: Samples) -> Fingerprint:
-    """Take the fingerprint of a clip at 16 kHz; one shorter than 0.32 s has no frame."""
+    """Return the fingerprint of a clip at 16 kHz; a clip shorter than 0.32 s has no frame."""
     energies = _energies(samples)
     steps = energies[:, :-1] - energies[:, 1:]
     changes = steps[LAG:] - steps[:-LAG]
@@ -101,7 +102,7 @@ def _energies(samples: Samples) -> NDArray[np.float32]:
 
 
 class Index:
-    """Fingerprints in which to look others up: words in order, with the clip and frame of each; 12 bytes a word."""
+    """A searchable index of fingerprints: their words, sorted, each with its clip and frame. A word takes 12 bytes."""
 
     def __init__(self, fingerprints: Sequence[Fingerprint]) -> None:
         self._fingerprints = fingerprints
@@ -114,7 +115,7 @@ class Index:
         self._frames = np.concatenate([np.zeros(0, np.int32), *frames])[order]
 
     def find(self, fingerprint: Fingerprint) -> list[Match]:
-        """Return the clips that hold the same recording, in the index' order."""
+        """Return the clips that contain the same recording, in the order of the index."""
         best: dict[int, Match] = {}
         for clip, offset in self._candidates(fingerprint):
             match = _compare(fingerprint, self._fingerprints[clip], clip, offset)
@@ -123,7 +124,7 @@ class Index:
         return list(best.values())
 
     def _candidates(self, fingerprint: Fingerprint) -> Iterator[tuple[int, int]]:
-        """Yield the clips and alignments at which a word agrees, or agrees but for one uncertain bit."""
+        """Yield the clips and alignments at which a word is equal, or differs only in one uncertain bit."""
         frames = np.flatnonzero(fingerprint.sounding)
         words = fingerprint.words[frames, np.newaxis]
         probes = np.concatenate([words, words ^ fingerprint.flips[frames]], axis=1)
@@ -137,7 +138,7 @@ class Index:
 
 
 def _compare(a: Fingerprint, b: Fingerprint, clip: int, offset: int) -> Match | None:
-    """Count the differing bits where frame n + `offset` of `a` meets frame n of `b`."""
+    """Compare two clips, frame n + `offset` of `a` with frame n of `b`; None if they do not match."""
     start, end = max(offset, 0), min(len(a.words), offset + len(b.words))
     here, there = slice(start, end), slice(start - offset, end - offset)
     both = a.sounding[here] & b.sounding[there]

@@ -1,8 +1,8 @@
 """Pack the clips and token ids that training and evaluation read.
 
-The train part holds the rows whose continuation the filter kept. The dev and test parts hold every row
-of the manifest, those without a usable continuation with an empty one, so that no filter setting
-changes on what emotions are tested; the KL is of the rows that have a continuation.
+The train split contains the rows whose continuation the filter kept. The dev and test splits contain every row of the
+manifest, so that the filter does not change on which clips emotions are tested. In dev and test, a row without a usable
+continuation has an empty one. The KL divergence is computed only for rows with a continuation.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from pipeline.weights.source import Weights, fetch
 
 
 class PackParams(Section):
-    """How the packed folder is cut."""
+    """The section `pack`."""
 
     rows_per_shard: Annotated[int, Field(ge=1)]
     """A shard is one file; 10,000 clips of 10 s are about 2 GB."""
@@ -35,15 +35,15 @@ def rows(
     utterances: pa.Table,
     kept: pa.Table,
     signals: pa.Table | None,
-    part: str,
+    split: str,
     corpora: dict[str, Path],
     prompter: Prompter,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the packed rows of a part, reading the clips one after the other; `signals` go with the rows of `kept`."""
+    """Yield the packed rows of a split, and read their clips one by one; `signals` belong to the rows of `kept`."""
     responses = {row["id"]: (row, number) for number, row in enumerate(kept.to_pylist())}
     for row in utterances.to_pylist():
         response, number = responses.get(row["id"], (None, 0))
-        if row["split"] != part or (response is None and part == "train"):
+        if row["split"] != split or (response is None and split == "train"):
             continue
         samples = _samples(row, corpora)
         yield {
@@ -61,7 +61,7 @@ def rows(
 
 
 def _response_ids(response: dict[str, Any], end_id: int) -> list[int]:
-    """Return the continuation's ids, with the end token only where the LLM ended by itself."""
+    """Return the continuation's ids, with the end token only if the LLM ended the continuation itself."""
     return [*response["token_ids"], *([end_id] if response["finish_reason"] == continuations.STOP else [])]
 
 
@@ -74,7 +74,7 @@ def _samples(row: dict[str, Any], corpora: dict[str, Path]) -> Any:
 
 
 def prompt_shell(prompt: Prompt, prompter: Prompter, kind: str) -> packed.PromptShell:
-    """Return what all rows of a kind share."""
+    """Return the prompt ids that all rows of a kind share."""
     speech = prompter.speech(prompt)
     text = prompter.text(prompt, "") if kind == "semantic" else None
     return packed.PromptShell(
@@ -85,8 +85,8 @@ def prompt_shell(prompt: Prompt, prompter: Prompter, kind: str) -> packed.Prompt
 
 
 def main(
-    kind: Annotated[Alignment, typer.Option(help="Which alignment the rows are for.")],
-    manifest_file: Annotated[Path, typer.Option("--manifest", help="The manifest of that kind.")],
+    kind: Annotated[Alignment, typer.Option(help="Which alignment the rows are for: semantic or emotion.")],
+    manifest_file: Annotated[Path, typer.Option("--manifest", help="The manifest of this alignment.")],
     continuations_file: Annotated[Path, typer.Option("--continuations", help="The kept continuations.")],
     output: Annotated[Path, typer.Option(help="The packed folder to write.")],
     params_file: ParamsFile = Path("params.yaml"),
@@ -114,7 +114,7 @@ def main(
         }
     if counts["train"] == 0:
         raise UserError(f"{continuations_file}: no continuation of a train row of {manifest_file} was kept")
-    say(f"pack: {kind}: " + ", ".join(f"{count:,} {part}" for part, count in counts.items()) + " rows")
+    say(f"pack: {kind}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items()) + " rows")
 
 
 if __name__ == "__main__":

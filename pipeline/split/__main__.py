@@ -1,8 +1,8 @@
-"""Split: the manifests of the corpora become one of speech with transcripts and one of emotional speech.
+"""Split: join the manifests of the corpora into one of speech with transcripts and one of emotional speech.
 
-The official parts of a corpus stay, unless `lists` gives the part of each clip; `folds` and `test_speakers` name
-the test speakers of a corpus without an official test part; pipeline/split/speakers.py deals the rest by speaker. So
-what is dealt here shares no speaker; official parts and lists may, and the stage leaks tells.
+A corpus keeps its official splits, unless `lists` names the split of each clip. `folds` and `test_speakers` name the
+test speakers of a corpus without an official test split. pipeline/split/speakers.py assigns the other speakers, each
+to one split. Official splits and lists may share speakers; the stage leaks reports them.
 """
 
 import json
@@ -31,7 +31,7 @@ Corpora = Annotated[list[str], Field(min_length=1)]
 
 
 class SplitParams(Section):
-    """Which corpora go into which manifest, and what makes their parts; a corpus is in one of the last three."""
+    """The corpora of both manifests, and their splits. A corpus is in at most one of test_speakers, folds and lists."""
 
     seed: int
     semantic: Corpora
@@ -41,25 +41,26 @@ class SplitParams(Section):
     dev_fraction: Fraction
     test_fraction: Fraction
     test_speakers: dict[str, list[str]]
-    """Corpus: published ids of the speakers that make its test part, in place of test_fraction."""
+    """Corpus: published ids of its test speakers, in place of test_fraction."""
     folds: dict[str, str]
-    """Corpus: name of a fold of its reader, whose speakers make its test part."""
+    """Corpus: name of a fold of its reader; the fold names the test speakers."""
     lists: dict[str, str]
-    """Corpus: folder with EmoBox's lists of a fold, in place of official parts; a clip in no list is left out."""
+    """Corpus: folder with EmoBox's lists of a fold, in place of official splits; a clip in no list is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """The rows that a manifest takes, and those left out, which carry a reason."""
+    """The rows of a manifest, and the rows that it leaves out, each with a reason."""
 
     kept: pa.Table
     excluded: pa.Table
 
 
 def assign(table: pa.Table, corpus: str, options: SplitParams, folds: Mapping[str, Collection[str]]) -> pa.Table:
-    """Give each row of a corpus its part, none to rows that have no place; raises UserError where that cannot be.
+    """Assign a split to each row of a corpus; `folds` maps each of its folds to the test speakers.
 
-    `folds` are the test speakers of the corpus' folds by name.
+    A row without a split has null: it is in no list, or only other rows have official splits. Raises UserError if the
+    parameters do not fit the corpus.
     """
     chosen: set[str] = set()
     if corpus in options.lists:
@@ -72,13 +73,13 @@ def assign(table: pa.Table, corpus: str, options: SplitParams, folds: Mapping[st
             raise UserError(f"split.folds: {corpus} has no fold {name}; expected one of {', '.join(folds) or 'none'}")
         chosen = speakers.choose(table, corpus, folds[name], "split.folds", allow_missing=True)
         if len(chosen) < len(folds[name]):
-            say(f"split: {corpus}: {len(chosen)} of the {len(folds[name])} test speakers of {name} are there")
+            say(f"split: {corpus}: found {len(chosen)} of the {len(folds[name])} test speakers of {name}")
     fractions = {"dev_fraction": options.dev_fraction, "test_fraction": options.test_fraction}
     return speakers.assign_speakers(table, corpus, chosen, seed=options.seed, **fractions)
 
 
 def divide(table: pa.Table, kind: Alignment, classes: Iterable[str], listed: Iterable[str]) -> Divided:
-    """Leave out the rows that the manifest of a kind cannot use; `listed` are the corpora whose parts are lists."""
+    """Leave out the rows that an alignment of this kind cannot use; `listed` are the corpora with lists."""
     no_split, no_text, emotion = pc.is_null(table["split"]), pc.is_null(table["text"]), table["emotion"]
     is_listed = pc.is_in(table["corpus"], pa.array(list(listed), pa.string()))
     rules: list[tuple[Any, Any]] = [(pc.and_(no_split, is_listed), "in no list"), (no_split, "no official part")]
@@ -86,7 +87,7 @@ def divide(table: pa.Table, kind: Alignment, classes: Iterable[str], listed: Ite
         is_class = pc.is_in(emotion, pa.array(list(classes), pa.string()))
         rules.append((pc.is_null(emotion), "no emotion"))
         rules.append((pc.invert(is_class), pc.binary_join_element_wise("not a class", emotion, ": ")))
-        # a clip can be tested on without its words; training continues them
+        # a test clip needs no transcript; in training, the LLM continues the transcript
         no_text = pc.and_(no_text, pc.not_equal(table["split"], "test"))
     rules.append((no_text, "no transcript"))
     conditions = pc.make_struct(*(rule[0] for rule in rules), field_names=[str(i) for i in range(len(rules))])
@@ -96,16 +97,16 @@ def divide(table: pa.Table, kind: Alignment, classes: Iterable[str], listed: Ite
 
 
 def check_classes(table: pa.Table, classes: Iterable[str]) -> None:
-    """Raise UserError when no row is of one of the classes."""
+    """Raise UserError if a class has no row."""
     found = {label for label in table["emotion"].unique().to_pylist() if label}
     for name in classes:
         if name not in found:
             expected = ", ".join(sorted(found)) or "none"
-            raise UserError(f"emotions: no emotion clip is {name}; expected some of {expected}")
+            raise UserError(f"emotions: no clip has the emotion {name}; expected some of {expected}")
 
 
 def read_folds(summary: Path) -> Mapping[str, Collection[str]]:
-    """Read the published folds that ingest has written into the summary of a corpus: the test speakers by fold."""
+    """Read the folds of a corpus from the summary that ingest has written: the test speakers by fold."""
     try:
         folds: dict[str, list[str]] = json.loads(summary.read_bytes())["folds"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -125,7 +126,7 @@ def join(manifests: Path, corpora: list[str], options: SplitParams) -> pa.Table:
 
 
 def check_corpora(options: SplitParams, ingested: Collection[str]) -> None:
-    """Raise UserError when a corpus has its parts from two parameters, or is named in vain."""
+    """Raise UserError if a corpus is unknown, is in neither manifest, or gets its splits from two parameters."""
     corpora = [*options.semantic, *options.emotion]
     unknown = [corpus for corpus in corpora if corpus not in ingested]
     if unknown:
@@ -146,7 +147,7 @@ def main(
     excluded: Annotated[Path, typer.Option(help="Table of the rows left out, with reasons, to write.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Join corpora into the two manifests and give each row its part."""
+    """Join the corpora into two manifests, and assign a split to each row."""
     options = params.load(params_file, "split", SplitParams)
     ingested = params.load(params_file, "ingest", dict[str, CorpusParams])
     classes = emotions.read_classes(params_file)

@@ -1,8 +1,9 @@
-"""Lists of the clips of train, valid and test in EmoBox's form, matched to a corpus by audio path.
+"""Lists of the clips of train, valid and test in EmoBox's format, matched to a corpus by audio path.
 
-A fold is a folder with `*_train_*.jsonl`, and `*_valid_*.jsonl` and `*_test_*.jsonl` where it has such parts,
-each plain or as `.gz`. An entry counts by the tail of its path without suffix, as long as it takes to tell the
-entries apart: the file's name in most corpora, folder and name in MELD, whose parts repeat the names.
+A fold is a folder with `*_train_*.jsonl` and, if it has these splits, `*_valid_*.jsonl` and `*_test_*.jsonl`. Each
+list is plain or compressed as `.gz`. An entry is identified by the tail of its path, without suffix. All tails of a
+fold have the smallest length that makes them unique. In most corpora, the tail is the file name. In MELD it is folder
+and name, because the splits repeat the names.
 """
 
 import gzip
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.stage import UserError, say
 
-# part in the names of the lists: part in the manifest
+# split in the names of the lists: split in the manifest
 SPLITS = {"train": "train", "valid": "dev", "test": "test"}
 
 Tail = tuple[str, ...]
@@ -28,27 +29,27 @@ class FoldLists:
     """The clips of a fold."""
 
     splits: Mapping[Tail, str]
-    """Tail of an audio path: its part in the manifest."""
+    """Tail of an audio path: its split in the manifest."""
     length: int
-    """Names in each tail."""
+    """Number of names in each tail."""
 
 
 def read(folder: Path) -> FoldLists:
-    """Read the lists of a fold; raises UserError when one is broken, train is missing or a clip is in two parts."""
+    """Read the lists of a fold; raises UserError if a list is broken, train is missing or a clip is in two splits."""
     split_of: dict[Tail, str] = {}
     for name, split in SPLITS.items():
         for path in _entries(folder, name):
             if split_of.setdefault(path, split) != split:
-                raise UserError(f"{folder}: expected each clip in one part, found {'/'.join(path)} in two")
+                raise UserError(f"{folder}: expected each clip in one split, found {'/'.join(path)} in two")
     length = next(n for n in itertools.count(1) if len({path[-n:] for path in split_of}) == len(split_of))
     return FoldLists({path[-length:]: split for path, split in split_of.items()}, length)
 
 
 def match(table: pa.Table, corpus: str, folder: Path) -> pa.Array:
-    """Return the part of each row of a corpus, null where no list of `folder` names it.
+    """Return the split of each row of a corpus; null if no list in `folder` names the row.
 
-    Where the audio path fails, the published id is tried, since readers mend misspelt file names there. Raises
-    UserError when the lists name no row; says how many clips they name that have none.
+    If the lists do not name the audio path, the published id is tried: in the id, readers correct misspelt file names.
+    Raises UserError if the lists name no row. Prints how many listed clips were found, if some were not.
     """
     lists = read(folder)
     tails = []
@@ -57,10 +58,9 @@ def match(table: pa.Table, corpus: str, folder: Path) -> pa.Array:
         tails.append(next((path[-lists.length :] for path in names if path[-lists.length :] in lists.splits), None))
     found = len({tail for tail in tails if tail})
     if not found:
-        raise UserError(f"{folder}: names no clip of {corpus}; expected, for one, {table['audio'][0]}")
+        raise UserError(f"{folder}: no clip of {corpus} in the lists; expected clips such as {table['audio'][0]}")
     if found < len(lists.splits):
-        missing = len(lists.splits) - found
-        say(f"split: {corpus}: {missing:,} of the {len(lists.splits):,} clips that {folder} lists are not there")
+        say(f"split: {corpus}: found {found:,} of the {len(lists.splits):,} clips in the lists of {folder}")
     return pa.array([tail and lists.splits[tail] for tail in tails], pa.string())
 
 

@@ -1,9 +1,9 @@
-"""Speakers dealt to train, dev and test: what no official part, list or name of a speaker settles.
+"""Assigns speakers to train, dev and test if no official split, list or parameter has assigned them.
 
-Dev is dealt where a corpus has train but no dev, test and dev where it has no part at all. The order hashes the
-seed and the published speaker id: the same on every machine, and the same for two names of one corpus. A speaker
-goes to one part whole, together with all who speak in the same dialogues. Fractions are of speakers, at least one
-where above 0.
+A corpus with train but without dev gets dev speakers. A corpus without splits gets test and dev speakers. The order of
+the speakers comes from a hash of the seed and the published speaker id. So it is the same on every machine, and under
+every name of the corpus. All clips of a speaker go to one split, and so do all speakers of a dialogue. Fractions count
+speakers; a fraction above 0 gives at least one speaker.
 """
 
 import itertools
@@ -20,12 +20,12 @@ from pipeline.tables import manifest
 def choose(
     table: pa.Table, corpus: str, published: Iterable[str], key: str, *, allow_missing: bool = False
 ) -> set[str]:
-    """Return the speakers that the parameter `key` names for the test part.
+    """Return the speakers that the parameter `key` names for test.
 
-    Raises UserError when the corpus has a test part, or lacks a speaker; with `in_part` when it lacks them all.
+    Raises UserError if the corpus has an official test split or lacks a speaker; with `allow_missing`, if it lacks all.
     """
     if "test" in table["split"].unique().to_pylist():
-        raise UserError(f"{key}: {corpus} has an official test part; expected no speakers for it")
+        raise UserError(f"{key}: {corpus} has an official test split; expected no speakers for it")
     speakers = set(table["speaker"].unique().to_pylist())
     named = {f"{corpus}/{speaker}" for speaker in published}
     unknown = sorted(named - speakers)
@@ -37,10 +37,9 @@ def choose(
 def assign_speakers(
     table: pa.Table, corpus: str, chosen: Collection[str], *, seed: int, dev_fraction: float, test_fraction: float
 ) -> pa.Table:
-    """Give parts to the rows of a corpus, test to the speakers in `chosen`.
+    """Assign splits to the rows of a corpus; the speakers in `chosen` go to test.
 
-    A row without a part, in a corpus that has them, stays without. Raises UserError where no speaker is left to
-    train on.
+    If some rows of the corpus have a split, rows without a split stay so. Raises UserError if train gets no speaker.
     """
     found = {split for split in table["split"].unique().to_pylist() if split}
     is_chosen = pc.is_in(table["speaker"], pa.array(sorted(chosen), pa.string()))
@@ -64,12 +63,12 @@ def assign_speakers(
 
 
 def with_splits(table: pa.Table, splits: pa.Array) -> pa.Table:
-    """Put `parts` in the place of the column split."""
+    """Return the table with `splits` in the column split."""
     return table.set_column(manifest.SCHEMA.get_field_index("split"), manifest.SCHEMA.field("split"), splits)
 
 
 def _speaker_groups(table: pa.Table) -> list[list[str]]:
-    """Group speakers so that those of one dialogue are in one group, each group sorted."""
+    """Group the speakers so that all speakers of a dialogue are in one group; each group is sorted."""
     groups = {speaker: [speaker] for speaker in table["speaker"].unique().to_pylist()}
     meetings = table.filter(pc.is_valid(table["dialogue"])).group_by("dialogue", use_threads=False)
     for speakers in meetings.aggregate([("speaker", "distinct")])["speaker_distinct"].to_pylist():
@@ -89,7 +88,7 @@ def _shuffled(groups: Iterable[list[str]], seed: int) -> list[list[str]]:
 
 
 def _take(groups: Iterator[list[str]], num_speakers: int) -> list[str]:
-    """Take whole groups until there are at least so many speakers."""
+    """Take whole groups until they have at least `num_speakers` speakers."""
     taken: list[str] = []
     while len(taken) < num_speakers and (group := next(groups, None)):
         taken += group

@@ -1,7 +1,7 @@
-"""Synthesise: a corpus in LibriSpeech's or CREMA-D's layout, spoken by espeak-ng, so that a run needs no download.
+"""Synthesise: make a corpus in LibriSpeech's or CREMA-D's layout with espeak-ng, so that a run needs no download.
 
-Synthetic speech serves to try the pipeline and says little of real voices; SYNTHETIC.txt in its root says so.
-Equal parameters give equal bytes.
+Synthetic speech is for trying the pipeline; results on it say little about real voices. The file SYNTHETIC.txt marks
+the folder of the corpus. Equal parameters give equal bytes.
 """
 
 import itertools
@@ -42,20 +42,20 @@ PLAIN_GAIN_DB = -10.0  # leaves room for loud clips below full scale
 
 
 class SynthesiseParams(Section):
-    """The corpus to make."""
+    """A corpus in the section `synthesise`."""
 
     layout: Literal["librispeech", "cremad"]
     root: str
-    """Where the graph puts the corpus; the stage itself writes to --output."""
+    """Folder of the corpus in the graph; the stage itself writes to --output."""
     seed: int
     speakers: Annotated[int, Field(ge=3)]
     utterances_per_speaker: Annotated[int, Field(ge=1)]
-    """In CREMA-D's layout four times the number of sentences: each is said once in each emotion."""
+    """In CREMA-D's layout, four times the number of sentences: each sentence is said once in each emotion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How an emotion, or a clip's chance, changes a voice."""
+    """How an emotion changes a voice, or how much clips of one emotion vary."""
 
     pitch: float
     pitch_range: float
@@ -69,12 +69,12 @@ MANNERS = {
     "ANG": Manner(pitch=8, pitch_range=20, rate_wpm=60, gain_db=7),
     "HAP": Manner(pitch=35, pitch_range=40, rate_wpm=15, gain_db=2),
 }
-SPREAD = Manner(pitch=4, pitch_range=7, rate_wpm=9, gain_db=1.2)  # standard deviation over clips of one manner
+SPREAD = Manner(pitch=4, pitch_range=7, rate_wpm=9, gain_db=1.2)  # standard deviation over the clips of one manner
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A synthetic speaker: a voice of its own and a gender."""
+    """A synthetic speaker with a voice and a gender."""
 
     id: str
     gender: str
@@ -82,7 +82,7 @@ class Speaker:
 
 
 def speakers(count: int, first_id: int, rng: random.Random) -> list[Speaker]:
-    """Make speakers, female and male in turn, whose pitch and rate overlap between emotions."""
+    """Make speakers, female and male in turn; they differ so much in pitch and rate that emotions overlap."""
     made = []
     for i in range(count):
         gender = ("female", "male")[i % 2]
@@ -98,7 +98,7 @@ def speakers(count: int, first_id: int, rng: random.Random) -> list[Speaker]:
 
 
 def speak(engine: Synthesiser, text: str, voice: Voice, manner: Manner, rng: random.Random) -> bytes:
-    """Say `text` in a manner, varied by chance, as 16 kHz FLAC."""
+    """Say `text` in a manner, with random variation; return 16 kHz FLAC."""
     changed = replace(
         voice,
         pitch=round(min(max(voice.pitch + manner.pitch + rng.gauss(0, SPREAD.pitch), 0), 99)),
@@ -111,7 +111,7 @@ def speak(engine: Synthesiser, text: str, voice: Voice, manner: Manner, rng: ran
 
 
 def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser, task: Task) -> None:
-    """Write read sentences: a fifth of the speakers to test, a tenth to dev, at least one each."""
+    """Write read sentences: a fifth of the speakers are in test and a tenth in dev, at least one in each."""
     rng = random.Random(options.seed)
     texts = sentences(rng)
     num_test, num_dev = max(1, options.speakers // 5), max(1, options.speakers // 10)
@@ -136,7 +136,7 @@ def write_librispeech(root: Path, options: SynthesiseParams, engine: Synthesiser
 
 
 def write_cremad(root: Path, options: SynthesiseParams, engine: Synthesiser, task: Task) -> None:
-    """Write acted sentences; each that an actor says comes once in each emotion, so the words tell none of them."""
+    """Write acted sentences; an actor says each sentence once in each emotion, so words do not show the emotion."""
     num_sentences, rest = divmod(options.utterances_per_speaker, len(MANNERS))
     if rest or not 1 <= num_sentences <= len(cremad.SENTENCES):
         raise UserError(

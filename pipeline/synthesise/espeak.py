@@ -1,7 +1,7 @@
 """Speech synthesis with espeak-ng, from the shared library in the PyPI package espeakng-loader.
 
-The library keeps its state in globals that outlive a restart: the flutter of the pitch runs on from one
-utterance to the next. So each synthesiser loads a copy of its own, and equal calls in equal order give equal samples.
+The library keeps its state in globals that outlive a restart, such as the flutter of the pitch. So each synthesiser
+loads its own copy of the library. Then equal calls in equal order give equal samples.
 """
 
 import ctypes
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from pipeline.stage import UserError
 
 # constants of espeak-ng's speak_lib.h
-_SYNCHRONOUS = 2  # give samples to the callback, and return from espeak_Synth after the last
+_SYNCHRONOUS = 2  # the callback gets the samples, and espeak_Synth returns after the last ones
 _DONT_EXIT = 0x8000
 _POS_CHARACTER = 1
 _CHARS_UTF8 = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _FULL_VOLUME = 100
 
-_NOISE_SEED = 1  # of breathy voices; the library would take the time of day
+_NOISE_SEED = 1  # for the noise of breathy voices; otherwise the library takes the time of day
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -39,9 +39,9 @@ class Voice:
     rate_wpm: int
     """Words a minute, 80 to 450; 175 is usual."""
     pitch: int
-    """0 to 100; 50 is the variant's own."""
+    """0 to 100; 50 is the variant's own pitch."""
     pitch_range: int
-    """0 (monotone) to 100; 50 is the variant's own."""
+    """0 (monotone) to 100; 50 is the variant's own range."""
 
 
 class Synthesiser:
@@ -55,7 +55,7 @@ class Synthesiser:
         library.espeak_SetSynthCallback(self._callback)
 
     def say(self, text: str, voice: Voice) -> NDArray[np.float32]:
-        """Return the samples of `text`, of full scale 1."""
+        """Return the samples of `text`; full scale is 1."""
         status = self._library.espeak_SetVoiceByName(voice.name.encode())
         assert status == 0, f"espeak-ng has no language of voice {voice.name}"
         settings = {_RATE: voice.rate_wpm, _VOLUME: _FULL_VOLUME, _PITCH: voice.pitch, _RANGE: voice.pitch_range}
@@ -73,7 +73,7 @@ class Synthesiser:
     def _receive(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int | None) -> int:
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
-        return 0  # go on
+        return 0  # continue
 
 
 @contextmanager
@@ -83,12 +83,12 @@ def synthesiser() -> Iterator[Synthesiser]:
 
     data_folder = espeakng_loader.get_data_path()
     with tempfile.TemporaryDirectory() as folder:
-        # the loader shares a library that it knows by its file, but not a copy
+        # the system loads a file only once, but it loads a copy again
         copy = shutil.copy(espeakng_loader.get_library_path(), Path(folder) / "espeak-ng.so")
         library = ctypes.CDLL(str(copy))
     sample_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, data_folder.encode(), _DONT_EXIT)
     if sample_rate_hz <= 0:
-        raise UserError(f"espeak-ng: found no data in {data_folder}, expected that of the package espeakng-loader")
+        raise UserError(f"espeak-ng: found no data in {data_folder}, expected the data of the package espeakng-loader")
     try:
         yield Synthesiser(library, sample_rate_hz)
     finally:

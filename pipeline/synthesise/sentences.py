@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 
-# a word in capitals stands for one of its list; sentences have 4 to 12 words
+# a word in capitals is replaced by a word from its list; sentences have 4 to 12 words
 PATTERNS = """
 the QUALITY PERSON MOVED PATH the PLACE
 the PERSON TOOK the KIND THING TIME
@@ -66,7 +66,7 @@ _SLOT = re.compile(rf"\b({'|'.join(sorted(WORDS, key=len, reverse=True))})\b")
 
 
 def sentences(rng: random.Random) -> Iterator[str]:
-    """Yield different sentences without end; the last character tells a statement from a question."""
+    """Yield different sentences without end; a statement ends with a full stop, a question with a question mark."""
     seen = set()
     while True:
         sentence = _SLOT.sub(lambda slot: rng.choice(_LISTS[slot[1]]), rng.choice(PATTERNS))

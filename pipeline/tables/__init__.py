@@ -1,1 +1,1 @@
-"""The tables and folders that stages hand on."""
+"""The tables and folders that stages exchange."""

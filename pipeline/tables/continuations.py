@@ -1,6 +1,6 @@
 """Tables of continuations: what generate writes and what filter keeps and drops.
 
-The ids of an answer come without the token that ended it; whether there was one says the finish reason.
+The token ids of an answer do not include the end token; the finish reason says whether there was one.
 """
 
 from pathlib import Path
@@ -17,38 +17,38 @@ LENGTH = "length"
 PROMPT_TOO_LONG = "prompt too long"
 """Nothing was generated: the prompt leaves no room for an answer in generate.max_model_len."""
 NO_TRANSCRIPT = "no transcript"
-"""Nothing was generated: the corpus publishes none."""
+"""Nothing was generated: the corpus publishes no transcript."""
 NO_EMOTION = "no emotion"
-"""Nothing was generated: the prompt names the emotion, and the utterance has none, or none of the run's classes."""
+"""Nothing was generated: the prompt names the emotion, and the utterance has none of the run's classes."""
 NOT_GENERATED = (PROMPT_TOO_LONG, NO_TRANSCRIPT, NO_EMOTION)
 
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()),  # of the manifest's row
+        ("id", pa.string()),  # id of the manifest's row
         ("continuation", pa.string()),  # the decoded answer, stripped of white space at its ends
-        ("token_ids", pa.list_(pa.int32())),  # the answer as the LLM gave it, without the end token
+        ("token_ids", pa.list_(pa.int32())),  # the tokens of the answer, without the end token
         ("finish_reason", pa.string()),  # one of the five above
         ("engine", pa.string()),  # name and version, as in "vllm 0.32.0"
-        ("logprob", pa.float64()),  # of the answer with its end token, in nats, as the LLM itself finds it
-        ("generation", pa.int32()),  # counts the answers that the store has to the same prompt, from 1
-        ("agreement", pa.float64()),  # P(the row's emotion), as the LLM finds it in the answer; null where not asked
+        ("logprob", pa.float64()),  # log-probability of the answer and its end token, in nats
+        ("generation", pa.int32()),  # number of the attempt, from 1: the store may have several
+        ("agreement", pa.float64()),  # probability that the LLM gives to the row's emotion; null if it was not asked
     ]
 )
 
 SIGNALS_SCHEMA = pa.schema(
     [
-        ("top_ids", pa.list_(pa.list_(pa.int32()))),  # the LLM's likeliest tokens at each position of the answer and of
-        ("top_logprobs", pa.list_(pa.list_(pa.float32()))),  # the token that ended it; natural logarithms
+        ("top_ids", pa.list_(pa.list_(pa.int32()))),  # the LLM's likeliest tokens at each position, end token included
+        ("top_logprobs", pa.list_(pa.list_(pa.float32()))),  # their log-probabilities, in nats
     ]
 )
-"""Teacher signals: further columns where generate.store_logprobs is above 0; null where nothing was generated."""
+"""Teacher signals: more columns if generate.store_logprobs is above 0; null if nothing was generated."""
 
 KEPT_SCHEMA = SCHEMA.append(pa.field("echo", pa.float64()))  # share of the answer that repeats the transcript
 DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("score", pa.float64()))
 
 
 def read_signals(path: Path, ids: pa.ChunkedArray) -> pa.Table | None:
-    """Return the teacher signals of the rows of these ids, in their order; None where the table has none."""
+    """Return the teacher signals of the rows with these ids, in the order of the ids; None if the table has none."""
     if "top_ids" not in parquet.columns(path):
         return None
     found = parquet.read(path, pa.schema([SCHEMA.field("id"), *SIGNALS_SCHEMA]))
@@ -57,7 +57,7 @@ def read_signals(path: Path, ids: pa.ChunkedArray) -> pa.Table | None:
 
 
 def with_signals(rows: pa.Table, path: Path) -> pa.Table:
-    """Append the teacher signals that the table at `path` has of these rows."""
+    """Append the teacher signals of these rows, if the table at `path` has them."""
     signals = read_signals(path, rows["id"])
     if signals is None:
         return rows

@@ -1,7 +1,7 @@
-"""The manifest: one row an utterance, one schema for all corpora.
+"""The manifest: a table with one row per utterance, and with the same columns for all corpora.
 
-Ingest writes a manifest for each corpus and split joins them; every later stage and every outside
-script reads these columns. manifests/README.md explains the same list to readers.
+Ingest writes a manifest for each corpus, and split joins them. Every later stage and other programs read these columns.
+manifests/README.md has the same list.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Column:
 
 
 UNKNOWN_SPEAKER = "unknown"
-"""Published id where none is: one for all of a corpus, so that no split parts what may be one voice."""
+"""Speaker id if a corpus publishes none. Its clips count as one speaker, so that no voice is in two splits."""
 
 _WEIGHTS = pa.map_(pa.string(), pa.float64())
 
@@ -30,38 +30,40 @@ COLUMNS = (
     Column("id", pa.string(), "unique over all corpora: corpus name, a slash, the published utterance id"),
     Column("corpus", pa.string(), "name of the corpus as params.yaml lists it under ingest"),
     Column("audio", pa.string(), "audio file, relative to the corpus root, with forward slashes"),
-    Column("start_s", pa.float64(), "where the utterance starts in the audio file, in seconds; 0 for a whole file"),
+    Column("start_s", pa.float64(), "start of the utterance in the audio file, in seconds; 0 for a whole file"),
     Column("duration_s", pa.float64(), "length of the utterance in seconds"),
     Column("sample_rate_hz", pa.int32(), "sample rate of the audio file as published"),
-    Column("channels", pa.int32(), "channels of the audio file as published; all reading mixes down to mono"),
+    Column("channels", pa.int32(), "number of channels of the audio file as published; clips are read as mono"),
     Column(
-        "text", pa.string(), "transcript in lower case, no punctuation but apostrophes; null where none is published"
+        "text",
+        pa.string(),
+        "transcript in lower case, with apostrophes as its only punctuation; null if none is published",
     ),
-    Column("text_published", pa.string(), "transcript exactly as published; null where none is"),
+    Column("text_published", pa.string(), "transcript exactly as published; null if none is published"),
     Column("language", pa.string(), "ISO 639-1 code of the spoken language"),
     Column("speaker", pa.string(), "unique over all corpora: corpus name, a slash, the published speaker id"),
-    Column("gender", pa.string(), "female or male as published; null where unknown"),
-    Column("session", pa.string(), "recording session: shared speakers and room; null where the corpus has none"),
-    Column("dialogue", pa.string(), "dialogue or chapter; null where the corpus has none"),
-    Column("turn", pa.int32(), "position in the dialogue, from 0; null where the corpus has none"),
-    Column("emotion", pa.string(), "emotion in the unified set of tables/emotions.py; null where none is published"),
-    Column("emotion_published", pa.string(), "emotion label exactly as published; null where none is published"),
-    Column("emotion_votes", _WEIGHTS, "shares of the annotators' votes by unified emotion, a soft label; null without"),
-    Column("votes", _WEIGHTS, "annotators by published label who heard the voice alone; null where not published"),
-    Column("votes_face", _WEIGHTS, "annotators by published label who saw the face alone; null where not published"),
-    Column("votes_both", _WEIGHTS, "annotators by published label who heard and saw; null where not published"),
-    Column("intensity", pa.string(), "intensity of the acted emotion as published, in lower case; null where none"),
-    Column("split", pa.string(), "train, dev or test; null before split where the corpus has no official one"),
+    Column("gender", pa.string(), "female or male as published; null if unknown"),
+    Column("session", pa.string(), "recording session, with the same speakers and room; null if the corpus has none"),
+    Column("dialogue", pa.string(), "dialogue or chapter; null if the corpus has none"),
+    Column("turn", pa.int32(), "position in the dialogue, from 0; null if the corpus has none"),
+    Column("emotion", pa.string(), "unified emotion of tables/emotions.py; null if the label names none or is missing"),
+    Column("emotion_published", pa.string(), "emotion label exactly as published; null if none is published"),
+    Column("emotion_votes", _WEIGHTS, "soft label: share of annotators' votes by unified emotion; null without votes"),
+    Column("votes", _WEIGHTS, "annotators' votes by published label, from the voice only; null if not published"),
+    Column("votes_face", _WEIGHTS, "annotators' votes by published label, from the face only; null if not published"),
+    Column("votes_both", _WEIGHTS, "annotators' votes by published label, from voice and face; null if not published"),
+    Column("intensity", pa.string(), "intensity of the acted emotion as published, in lower case; null if none is"),
+    Column("split", pa.string(), "train, dev or test; null before the stage split if the corpus has no official one"),
     Column(
         "attributes",
         pa.map_(pa.string(), pa.string()),
-        "what else is published of the utterance or its speaker, by its published name; null where nothing is",
+        "other published facts about the utterance or its speaker, by published name; null if there are none",
     ),
-    Column("licence", pa.string(), "licence of the clip, an SPDX id where one exists"),
+    Column("licence", pa.string(), "licence of the clip, an SPDX id if one exists"),
     Column(
         "content_hash",
         pa.string(),
-        "MD5 of the samples, the same in any lossless container; null where only headers were read and hold none",
+        "MD5 of the samples, the same in any lossless format; null if only the header was read and it has none",
     ),
 )
 
@@ -71,5 +73,5 @@ SPLITS = ("train", "dev", "test")
 
 
 def read(path: Path) -> pa.Table:
-    """Read a manifest; raises UserError when it is missing, malformed or empty."""
+    """Read a manifest; raises UserError if it is missing, malformed or empty."""
     return parquet.read(path, SCHEMA)

@@ -1,9 +1,8 @@
-"""Packed data: one folder that training and evaluation map into memory, nothing else needed.
+"""Packed data: the folder that training and evaluation read, mapped into memory.
 
-A folder loads with `datasets.load_from_disk` into the parts train, dev and test. Its rows hold the
-clip as 16 kHz mono FLAC and the token ids; what is the same for all rows, the frame of the prompt, is
-stored once in frame.json. The shards are Arrow IPC streams written row by row, so packing takes
-constant memory.
+`datasets.load_from_disk` loads the folder with its splits train, dev and test. A row contains the clip as 16 kHz mono
+FLAC, and token ids. The prompt around them, the prompt shell, is the same for all rows and is stored once, in
+frame.json. The shards are Arrow IPC streams. They are written in small batches, so packing needs constant memory.
 """
 
 import json
@@ -32,34 +31,34 @@ SCHEMA = pa.schema(
         ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # FLAC, 16 kHz, mono
         ("num_samples", pa.int32()),
         ("text_ids", pa.list_(pa.int32())),  # the transcript
-        ("response_ids", pa.list_(pa.int32())),  # with the end token where it ended by itself; empty: none
+        ("response_ids", pa.list_(pa.int32())),  # the continuation with its end token, if it has one; or empty
     ]
 )
 SCHEMA_WITH_SIGNALS = pa.schema(
     [
         *SCHEMA,
-        # the teacher's likeliest tokens at each position of response_ids, as many at each; null: not stored
+        # the teacher's likeliest tokens at each position of response_ids, the same number at each; null if not stored
         ("top_ids", pa.list_(pa.list_(pa.int32()))),
         ("top_logprobs", pa.list_(pa.list_(pa.float32()))),
     ]
 )
-"""Of stage 1 where its continuations have teacher signals."""
+"""The schema of stage 1 if its continuations have teacher signals."""
 ROWS_PER_BATCH = 128  # small enough that a single row stays cheap to read
 SHELL_FILE = "frame.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptShell:
-    """The token ids around what a row brings: before + speech or transcript + after + response."""
+    """The token ids around the content of a row: before + speech or transcript + after + response."""
 
     before_speech: list[int]
     before_text: list[int] | None
-    """None in stage 2, where the text prompt names the row's emotion and is not trained on."""
+    """None in stage 2: its text prompt names the row's emotion, and is not used in training."""
     after: list[int]
 
 
 class Writer:
-    """Write a packed folder beside `path` and put it in place when all is written."""
+    """Writes a packed folder beside `path`, and moves it to `path` when it is complete."""
 
     def __init__(self, path: Path, shell: PromptShell, rows_per_shard: int, schema: pa.Schema = SCHEMA) -> None:
         self.path = path
@@ -67,7 +66,7 @@ class Writer:
         self.shell = shell
         self.rows_per_shard = rows_per_shard
         self.schema = schema
-        self.parts: list[str] = []
+        self.splits: list[str] = []
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -77,14 +76,14 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: TracebackType | None) -> None:
         if kind is None:
             _dump(self.partial / SHELL_FILE, asdict(self.shell))
-            _dump(self.partial / "dataset_dict.json", {"splits": self.parts})
+            _dump(self.partial / "dataset_dict.json", {"splits": self.splits})
             shutil.rmtree(self.path, ignore_errors=True)
             os.replace(self.partial, self.path)
         shutil.rmtree(self.partial, ignore_errors=True)
 
-    def write(self, part: str, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Write all rows of a part; return their number."""
-        folder = self.partial / part
+    def write(self, split: str, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Write all rows of a split; return their number."""
+        folder = self.partial / split
         folder.mkdir()
         num_rows, num_shards = 0, 0
         sink = self._shard(folder, num_shards)
@@ -97,35 +96,35 @@ class Writer:
             num_rows += len(batch)
         sink.close()
         _describe(folder, num_shards + 1, self.schema)
-        self.parts.append(part)
+        self.splits.append(split)
         return num_rows
 
     def _shard(self, folder: Path, number: int) -> pa.RecordBatchStreamWriter:
         return pa.ipc.new_stream(folder / f"data-{number:05d}.arrow", self.schema)
 
 
-def load(path: Path, part: str, *, allow_empty: bool = False) -> "datasets.Dataset":
-    """Map a part into memory; raises UserError when the folder or the part is missing or empty."""
+def load(path: Path, split: str, *, allow_empty: bool = False) -> "datasets.Dataset":
+    """Map a split into memory; raises UserError if the folder or the split is missing or empty."""
     import datasets
 
-    if not (path / part / "state.json").is_file():
-        raise UserError(f"{path}: no packed part {part}; run python -m pipeline.pack first")
-    dataset = datasets.load_from_disk(path / part)
+    if not (path / split / "state.json").is_file():
+        raise UserError(f"{path}: no packed split {split}; run python -m pipeline.pack first")
+    dataset = datasets.load_from_disk(path / split)
     assert isinstance(dataset, datasets.Dataset)
     if len(dataset) == 0 and not allow_empty:
-        raise UserError(f"{path}: the part {part} is empty; expected at least one row")
+        raise UserError(f"{path}: the split {split} is empty; expected at least one row")
     return dataset
 
 
 def load_shell(path: Path) -> PromptShell:
-    """Read the frame that all rows share."""
+    """Read the prompt shell that all rows share."""
     if not (path / SHELL_FILE).is_file():
         raise UserError(f"{path}: no {SHELL_FILE}; run python -m pipeline.pack first")
     return PromptShell(**json.loads((path / SHELL_FILE).read_text()))
 
 
 def _describe(folder: Path, num_shards: int, schema: pa.Schema) -> None:
-    """Write the two files by which `datasets` knows a saved dataset."""
+    """Write the two files that `datasets` needs to load the folder."""
     import datasets
 
     features = datasets.Features.from_arrow_schema(schema)

@@ -1,4 +1,4 @@
-"""Parquet tables with a declared schema: read with a check, written whole or not at all."""
+"""Parquet tables with a declared schema. Reading checks the schema. A table is written whole or not at all."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from pipeline.stage import UserError
 def read(path: Path, schema: pa.Schema, *, allow_empty: bool = False) -> pa.Table:
     """Read `path` and cast it to `schema`; extra columns are left out.
 
-    Raises UserError when the file is missing, is not Parquet, lacks a column or has no row.
+    Raises UserError if the file is missing, is not Parquet, lacks a column or has no row.
     """
     found = columns(path)
     missing = [name for name in schema.names if name not in found]
@@ -31,7 +31,7 @@ def read(path: Path, schema: pa.Schema, *, allow_empty: bool = False) -> pa.Tabl
 
 
 def columns(path: Path) -> list[str]:
-    """Read the names of the columns; raises UserError when the file is missing or is not Parquet."""
+    """Read the names of the columns; raises UserError if the file is missing or is not Parquet."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; the stage that writes it has not run")
     try:
@@ -52,7 +52,7 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 class Stream:
-    """A table that is written a chunk of rows at a time; `commit` puts it in place."""
+    """A table that is written in chunks of rows; `commit` moves it to its path."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,14 +62,14 @@ class Stream:
             self.writer = pq.ParquetWriter(self.partial, schema, compression="zstd")
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows, each with columns of the schema; a missing one is null."""
+        """Append rows; a column that a row lacks is null."""
         table = pa.Table.from_pylist(list(rows), schema=self.schema)
         if table.num_rows:
             with _named(self.path):
                 self.writer.write_table(table)
 
     def commit(self) -> None:
-        """End the table and let it replace what was at its path."""
+        """Finish the table, and replace the file at its path."""
         with _named(self.path):
             self.writer.close()
             os.replace(self.partial, self.path)
@@ -77,19 +77,19 @@ class Stream:
 
 @contextmanager
 def stream(path: Path, schema: pa.Schema) -> Iterator[Stream]:
-    """Open a table to be written in chunks; without `commit` nothing is left of it."""
+    """Open a table that is written in chunks; without `commit` nothing of it remains."""
     table = Stream(path, schema)
     try:
         yield table
     finally:
-        with suppress(OSError):  # of a disk that is full, which has been told
+        with suppress(OSError):  # the disk is full, which was reported before
             table.writer.close()
         table.partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write beside `path`, which it replaces at the end and never in part."""
+    """Yield the path of a temporary file beside `path`; when it is written completely, it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -102,7 +102,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name `path` in the error of a write: pyarrow names no file where a disk is full."""
+    """Name `path` in the error of a write: pyarrow names no file if the disk is full."""
     try:
         yield
     except OSError as error:

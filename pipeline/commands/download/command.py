@@ -1,7 +1,7 @@
-"""Download: the parts of corpora that are free to download, loaded, checked and unpacked.
+"""Download the archives of free corpora, check and unpack them.
 
-A part of a corpus is one published file. While it arrives it lies in `TO/CORPUS/.downloaded/PART.part`;
-`PART.json` there is written last and tells that the part is in.
+An archive is one published file of a corpus. During the download it is `TO/CORPUS/.downloaded/ARCHIVE.part`. The marker
+`ARCHIVE.json` beside it is written last: it means that the archive is unpacked.
 """
 
 import json
@@ -24,8 +24,8 @@ _WIDTH = 80  # characters of a line of the list
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a corpus: one file to download."""
+class NamedArchive:
+    """An archive of a corpus: one file to download."""
 
     corpus: str
     name: str
@@ -33,18 +33,18 @@ class Part:
 
     @property
     def title(self) -> str:
-        """How the command line calls it."""
+        """The archive's name on the command line."""
         return f"{self.corpus}:{self.name}"
 
     @property
     def file_name(self) -> str:
-        """How the publisher calls its file."""
+        """The file's name at the publisher."""
         return Path(unquote(urlsplit(self.archive.url).path)).name or self.name
 
 
-def find(wanted: str) -> list[Part]:
-    """Return the parts that `CORPUS` or `CORPUS:PART` means; raises UserError when there are none to download."""
-    name, colon, part = wanted.partition(":")
+def find(wanted: str) -> list[NamedArchive]:
+    """Return the archives that `CORPUS` or `CORPUS:ARCHIVE` names; raises UserError if there are none to download."""
+    name, colon, archive = wanted.partition(":")
     if name not in registry.names():
         raise UserError(f"{name}: no such corpus; expected one of {', '.join(registry.names())}")
     corpus = registry.load(name)
@@ -52,55 +52,55 @@ def find(wanted: str) -> list[Part]:
         raise UserError(
             f"{name}: {corpus.title} ({corpus.licence}) cannot be downloaded this way; ask at {corpus.source}"
         )
-    if colon and part not in corpus.archives:
-        raise UserError(f"{name}: found no part {part!r}, expected one of {', '.join(corpus.archives)}")
-    return [Part(name, part, corpus.archives[part]) for part in ([part] if colon else corpus.archives)]
+    if colon and archive not in corpus.archives:
+        raise UserError(f"{name}: found no archive {archive!r}, expected one of {', '.join(corpus.archives)}")
+    return [NamedArchive(name, each, corpus.archives[each]) for each in ([archive] if colon else corpus.archives)]
 
 
-def fetch(part: Part, to: Path, keep: bool = False) -> None:
-    """Load `part` and unpack it below `to`, unless it is in; `keep` leaves the archive beside the marker."""
-    from pipeline.commands.download import transfer, unpack  # as they load slowly, and the help does not need them
+def fetch(named: NamedArchive, to: Path, keep: bool = False) -> None:
+    """Download `named` and unpack it below `to`, unless it has a marker; `keep` keeps the archive beside the marker."""
+    from pipeline.commands.download import transfer, unpack  # slow to import, and --help does not need them
 
-    root = to / part.corpus
-    marker = root / ".downloaded" / f"{part.name}.json"
-    if _is_in(part.archive, marker):
-        say(f"download: {part.title}: is in {root} already; remove {marker} to download it anew")
+    root = to / named.corpus
+    marker = root / ".downloaded" / f"{named.name}.json"
+    if _is_in(named.archive, marker):
+        say(f"download: {named.title}: already in {root}; remove {marker} to download it again")
         return
-    folder = root / part.archive.into
-    path = marker.with_name(f"{part.name}.part")
-    copies = 2 if unpack.is_named_archive(part.file_name) else 1  # what comes out is hardly smaller
-    arrived = transfer.fetch(part.title, part.archive.url, part.archive.md5, path, copies)
+    folder = root / named.archive.into
+    path = marker.with_name(f"{named.name}.part")
+    copies = 2 if unpack.is_named_archive(named.file_name) else 1  # the unpacked files are hardly smaller
+    arrived = transfer.fetch(named.title, named.archive.url, named.archive.md5, path, copies)
     num_files = 1
-    if unpack.is_archive(path, part.file_name):
+    if unpack.is_archive(path, named.file_name):
         num_files = unpack.unpack(path, folder)
         if keep:
-            path.replace(path.with_name(part.file_name))
+            path.replace(path.with_name(named.file_name))
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, folder / part.file_name)
+        shutil.move(path, folder / named.file_name)
     arrived.remove()
-    entry = {"url": part.archive.url, "md5": arrived.md5, "bytes": arrived.num_bytes}
+    entry = {"url": named.archive.url, "md5": arrived.md5, "bytes": arrived.num_bytes}
     with parquet.whole(marker) as partial:
         partial.write_text(json.dumps(entry, indent=2) + "\n")
-    checksum = "MD5 as published" if part.archive.md5 else f"no published checksum, MD5 {arrived.md5}"
+    checksum = "MD5 as published" if named.archive.md5 else f"no published checksum, MD5 {arrived.md5}"
     files = "file" if num_files == 1 else "files"
     size = transfer.megabytes(arrived.num_bytes)
-    say(f"download: {part.title}: {size}, {checksum}; {num_files:,} {files} in {folder}")
+    say(f"download: {named.title}: {size}, {checksum}; {num_files:,} {files} in {folder}")
 
 
 def catalogue() -> str:
-    """Lay out all corpora: title and licence, then the parts or where to ask for them."""
+    """Lay out all corpora: title and licence, and the archives or where to ask for the corpus."""
     corpora = {name: registry.load(name) for name in registry.names()}
     indent = max(map(len, corpora)) + 2
     entries = []
     for name, corpus in corpora.items():
-        parts = f"parts: {' '.join(corpus.archives)}" if corpus.archives else f"ask at {corpus.source}"
-        entries += [_wrap(f"{corpus.title}, {corpus.licence}", name.ljust(indent)), _wrap(parts, " " * indent)]
+        source = f"archives: {' '.join(corpus.archives)}" if corpus.archives else f"ask at {corpus.source}"
+        entries += [_wrap(f"{corpus.title}, {corpus.licence}", name.ljust(indent)), _wrap(source, " " * indent)]
     return "\n".join(entries)
 
 
 def _wrap(text: str, start: str) -> str:
-    """Break `text` between words; a web address stays whole."""
+    """Break `text` into lines between words, but not inside a web address."""
     rest = " " * len(start)
     return textwrap.fill(
         text, _WIDTH, initial_indent=start, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
@@ -108,35 +108,39 @@ def _wrap(text: str, start: str) -> str:
 
 
 def _is_in(archive: Archive, marker: Path) -> bool:
-    """Whether `marker` tells of this file: of its sum, or of its address where no sum is published."""
+    """Return whether `marker` names this archive: its checksum, or its address if no checksum is published."""
     try:
         entry = json.loads(marker.read_text())
         return bool(entry["url"] == archive.url if archive.md5 is None else entry["md5"] == archive.md5)
-    except (FileNotFoundError, ValueError, TypeError, KeyError):  # none, or what a computer that went down may leave
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # no marker, or one damaged by a crash
         return False
 
 
 def main(
     wanted: Annotated[
-        list[str] | None, typer.Argument(metavar="CORPUS[:PART]", help="Corpora, or parts of them.")
+        list[str] | None, typer.Argument(metavar="CORPUS[:ARCHIVE]", help="Corpora, or single archives of them.")
     ] = None,
-    to: Annotated[Path, typer.Option(help="Folder in which each corpus has its own.")] = Path("data/corpora"),
+    to: Annotated[Path, typer.Option(help="Folder in which each corpus gets a folder.")] = Path("data/corpora"),
     keep: Annotated[bool, typer.Option("--keep", help="Keep archives after unpacking.")] = False,
-    show: Annotated[bool, typer.Option("--list", help="Print all corpora with their licences and parts.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Print all corpora with their licences and archives.")] = False,
 ) -> None:
-    """Download, check and unpack corpora that are free to download; call again to go on after a stop."""
+    """Download corpora, check and unpack them.
+
+    Not every corpus is free to download; --list says where to ask for the others. After an interruption, run the
+    command again: it continues where it stopped.
+    """
     if show:
         say(catalogue())
     elif not wanted:
         raise typer.BadParameter("found none, expected one or more, or --list", param_hint="CORPUS")
-    for part in dict.fromkeys(part for each in wanted or [] for part in find(each)):
+    for named in dict.fromkeys(named for each in wanted or [] for named in find(each)):
         try:
-            fetch(part, to, keep)
+            fetch(named, to, keep)
         except OSError as error:
             if error.errno is None:
                 raise
-            # a write to a full disk names no file
-            raise OSError(error.errno, os.strerror(error.errno), error.filename or str(to / part.corpus)) from None
+            # the error of a full disk names no file
+            raise OSError(error.errno, os.strerror(error.errno), error.filename or str(to / named.corpus)) from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What has arrived of a file from the web: its bytes, and beside them in `.json` which version of the file they are."""
+"""A file that is partly downloaded: its first bytes, and beside them in `.json` the version of the file."""
 
 import hashlib
 import json
@@ -12,16 +12,16 @@ from pipeline.tables import parquet
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What tells a version of a file from another."""
+    """The facts that identify a version of a file."""
 
     url: str
     validator: str | None
-    """Strong ETag, or else the date of the last change."""
+    """Strong ETag, or the date of the last change if there is none."""
     num_bytes: int | None
 
 
 class Arrived:
-    """What has arrived of the file at `url`, before this run too, with its MD5."""
+    """The bytes of the file at `url` that this run and earlier runs have downloaded, and their MD5."""
 
     def __init__(self, path: Path, url: str) -> None:
         self.path = path
@@ -40,16 +40,16 @@ class Arrived:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether the file is complete."""
         return self.version is not None and self.version.num_bytes == self.num_bytes
 
     @property
     def md5(self) -> str:
-        """MD5 of what has arrived."""
+        """MD5 of the downloaded bytes."""
         return self._digest.hexdigest()
 
     def start(self, version: Version) -> None:
-        """Forget what has arrived, and note what will."""
+        """Delete the downloaded bytes, and note the version that comes next."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
         self.num_bytes = 0
@@ -57,7 +57,7 @@ class Arrived:
         self._set(version)
 
     def append(self, blocks: Iterable[bytes], name: str) -> None:
-        """Write `blocks`, which are all of the rest, to the end of the file, and show the progress."""
+        """Append `blocks`, the whole rest of the file, and show the progress."""
         assert self.version is not None
         total = self.version.num_bytes
         total_mb = None if total is None else total / 1e6
@@ -71,7 +71,7 @@ class Arrived:
             self._set(replace(self.version, num_bytes=self.num_bytes))
 
     def remove(self) -> None:
-        """Delete the file, where it still lies there, and the note beside it."""
+        """Delete the file, if it is still there, and the note beside it."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
@@ -84,5 +84,5 @@ class Arrived:
 def _read(note: Path) -> Version | None:
     try:
         return Version(**json.loads(note.read_text()))
-    except (ValueError, TypeError):  # what a computer that went down may leave
+    except (ValueError, TypeError):  # a note that a crash of the computer has damaged
         return None

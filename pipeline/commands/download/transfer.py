@@ -1,7 +1,7 @@
-"""Transfer: a file from the web to disk, going on where it was cut off.
+"""Download a file, and continue where an earlier download stopped.
 
-A request for the rest carries the ETag or date of what has arrived as If-Range, so that a server sends
-the rest of the same version, or the whole of another, with which the transfer starts anew.
+A request for the rest sends the ETag or date of the downloaded bytes as If-Range. If the server still has this version,
+it sends the rest. If it has another version, it sends the whole file, and the download starts again.
 """
 
 import re
@@ -18,10 +18,10 @@ from pipeline.stage import UserError, say
 TIMEOUT_S = 30.0
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Before each further try; after a try that gets PROGRESS further than all before it they begin anew."""
+"""Pauses before further tries; they start again whenever PROGRESS more bytes have arrived."""
 
 PROGRESS = 1 << 20  # bytes
-_LONGEST_PAUSE_S = 120.0  # whatever the server asks for; Zenodo asks for up to 60 s
+_LONGEST_PAUSE_S = 120.0  # even if the server asks for more; Zenodo asks for up to 60 s
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 _FINAL = (httpx.UnsupportedProtocol, httpx.TooManyRedirects)
@@ -29,7 +29,7 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class _PassingError(Exception):
-    """A failure that may pass, and how long the server asks to wait."""
+    """A temporary failure, and the time that the server asks to wait."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -37,14 +37,14 @@ class _PassingError(Exception):
 
 
 def fetch(name: str, url: str, md5: str | None, path: Path, copies: int = 1) -> Arrived:
-    """Load `url` to `path`, from where an earlier call stopped; `name` is what messages call it.
+    """Download `url` to `path`, and continue where an earlier call stopped; messages call the file `name`.
 
-    Raises UserError when it is not to be had, when its MD5 is another, and when the disk has no room for
-    `copies` of it. What has arrived is kept, but for a file with a wrong MD5.
+    Raises UserError if the file is not available, if its MD5 is wrong, or if the disk has no room for `copies` of it.
+    The downloaded bytes are kept, except those of a file with a wrong MD5.
     """
     arrived = Arrived(path, url)
     failures, furthest = 0, arrived.num_bytes
-    headers = {"Accept-Encoding": "identity"}  # the sum is of the file as it lies there
+    headers = {"Accept-Encoding": "identity"}  # no compression in transit: the checksum is that of the file
     with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, headers=headers) as client:
         while not arrived.is_whole:
             try:
@@ -56,12 +56,12 @@ def fetch(name: str, url: str, md5: str | None, path: Path, copies: int = 1) -> 
                 failures += 1
     if md5 is not None and arrived.md5 != md5:
         arrived.remove()
-        raise UserError(f"{name}: {url}: found MD5 {arrived.md5}, expected {md5}; what was loaded is removed")
+        raise UserError(f"{name}: {url}: found MD5 {arrived.md5}, expected {md5}; the download is removed")
     return arrived
 
 
 def _load(client: httpx.Client, arrived: Arrived, name: str, copies: int) -> None:
-    """Make one try to load what is missing; raises _PassingError or httpx's errors where another may do better."""
+    """Try once to download the rest; raises _PassingError or an error of httpx if another try may succeed."""
     with client.stream("GET", arrived.url, headers=_range(arrived)) as response:
         if response.status_code == 416 or (response.status_code == 206 and not _goes_on(response, arrived)):
             arrived.start(Version(arrived.url, None, None))
@@ -69,17 +69,17 @@ def _load(client: httpx.Client, arrived: Arrived, name: str, copies: int) -> Non
         _check_status(response, name)
         if response.status_code == 200:
             if arrived.num_bytes:
-                say(f"download: {name}: starts anew, for the server cannot go on or has another version")
+                say(f"download: {name}: starts again, because the server cannot continue or has another version")
             arrived.start(_version(response, arrived.url))
         assert arrived.version is not None
         _check_room(name, arrived.path.parent, (arrived.version.num_bytes or 0) * copies - arrived.num_bytes)
         arrived.append(response.iter_raw(), name)
     if not arrived.is_whole:
-        raise _PassingError("the server sent less than the rest")
+        raise _PassingError("the server stopped before the end of the file")
 
 
 def _range(arrived: Arrived) -> dict[str, str]:
-    """Ask for the rest, where something has arrived of a version that the server can tell from others."""
+    """Return headers that ask for the rest, if there are bytes of a version that the server can identify."""
     if arrived.version is None or arrived.version.validator is None or not arrived.num_bytes:
         return {}
     return {"Range": f"bytes={arrived.num_bytes}-", "If-Range": arrived.version.validator}
@@ -92,12 +92,12 @@ def _version(response: httpx.Response, url: str) -> Version:
 
 def _validator(response: httpx.Response) -> str | None:
     etag: str | None = response.headers.get("ETag")
-    # a weak one promises no equal bytes
+    # a weak ETag does not promise equal bytes
     return response.headers.get("Last-Modified") if etag is None or etag.startswith("W/") else etag
 
 
 def _goes_on(response: httpx.Response, arrived: Arrived) -> bool:
-    """Whether a part is the one asked for: servers exist that know Range and not If-Range."""
+    """Return whether a range is the requested one: some servers know Range but not If-Range."""
     match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
     version = arrived.version
     return (
@@ -122,14 +122,14 @@ def _check_status(response: httpx.Response, name: str) -> None:
 def _check_room(name: str, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"{name}: needs {megabytes(needed)} more in {folder}, of which {megabytes(free)} are free")
+        raise UserError(f"{name}: needs {megabytes(needed)} more in {folder}, where {megabytes(free)} are free")
 
 
 def _pause(name: str, arrived: Arrived, error: httpx.RequestError | _PassingError, failures: int) -> None:
-    """Wait for the next try; raises UserError when there is none, or none would help."""
+    """Wait for the next try; raises UserError if no try is left, or if none would help."""
     reason = _describe(error)
     if failures == len(PAUSES_S) or _is_unknown_host(error) or isinstance(error, _FINAL):
-        kept = f"; {megabytes(arrived.num_bytes)} are kept, call again to go on" if arrived.num_bytes else ""
+        kept = f"; {megabytes(arrived.num_bytes)} are kept, run again to continue" if arrived.num_bytes else ""
         raise UserError(f"{name}: {arrived.url}: {reason}{kept}") from None
     wait_s = error.wait_s if isinstance(error, _PassingError) else 0.0
     pause_s = max(PAUSES_S[failures], min(wait_s, _LONGEST_PAUSE_S))
@@ -141,19 +141,19 @@ def _describe(error: httpx.RequestError | _PassingError) -> str:
     if isinstance(error, _PassingError):
         return str(error)
     if _is_unknown_host(error):
-        return f"no host of the name {error.request.url.host}"
+        return f"found no host named {error.request.url.host}"
     if isinstance(error, httpx.TimeoutException):
         return f"no answer for {TIMEOUT_S:g} s"
     return str(error) or type(error).__name__
 
 
 def _is_unknown_host(error: BaseException | None) -> bool:
-    """Whether the network says that there is none, not that it cannot tell."""
+    """Return whether the network knows that the host does not exist, and not only fails to look it up."""
     while error is not None and not isinstance(error, socket.gaierror):
         error = error.__cause__ or error.__context__
     return error is not None and error.errno == socket.EAI_NONAME
 
 
 def megabytes(num_bytes: int) -> str:
-    """Write a size for people."""
+    """Format a size for people."""
     return f"{num_bytes / 1e6:,.1f} MB"

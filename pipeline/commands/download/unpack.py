@@ -1,8 +1,8 @@
-"""Unpacking: the files of a zip or tar archive go below one folder, and nowhere else.
+"""Unpack a zip or tar archive below one folder, and nowhere else.
 
-They are first written to a new folder beside the archive, links last and only after all files: nothing
-is ever written through a link, a way by which archives got past tarfile's own filter (CVE-2025-4517).
-Then the tree moves to its place, where other parts of the corpus may lie already.
+The content is first written to a new folder beside the archive, all links after all files. So nothing is ever written
+through a link, which is how archives got past tarfile's own filter (CVE-2025-4517). Then the content moves to its
+folder, which may already contain other archives of the corpus.
 """
 
 import os
@@ -24,21 +24,21 @@ _DAMAGES = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAErro
 
 
 def is_archive(path: Path, file_name: str) -> bool:
-    """Tell by the published name whether `path` is to be unpacked, by its bytes where the name has no suffix."""
+    """Return whether `path` is an archive by its published name, or by its bytes if the name has no suffix."""
     if not Path(file_name).suffix:
         return _is_zip(path) or tarfile.is_tarfile(path)
     return is_named_archive(file_name)
 
 
 def is_named_archive(file_name: str) -> bool:
-    """Tell by the published name alone."""
+    """Return whether the published name is that of an archive."""
     return file_name.lower().endswith(_SUFFIXES)
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Unpack `archive`, and archives within it where they lie, into `folder`; return the number of files.
+    """Unpack `archive` and the archives inside it into `folder`; return the number of files.
 
-    Raises UserError when it is damaged, or holds a name or link that leads outside; `folder` is then untouched.
+    Raises UserError if the archive is damaged, or if a name or link in it leads outside; `folder` is then unchanged.
     """
     stage = archive.with_name(f"{archive.name}.unpacking")
     shutil.rmtree(stage, ignore_errors=True)
@@ -49,7 +49,7 @@ def unpack(archive: Path, folder: Path) -> int:
     except NotImplementedError:
         raise UserError(f"{archive}: compressed in a way that only other programs unpack, such as 7z") from None
     except OSError as error:
-        if error.errno is None:  # of a decompressor
+        if error.errno is None:  # from a decompressor
             raise _damaged(archive, error) from None
         where = f"{error.filename}: " if error.filename else ""
         raise UserError(f"{archive}: cannot be unpacked: {where}{os.strerror(error.errno).lower()}") from None
@@ -64,7 +64,7 @@ def _fill(stage: Path, archive: Path) -> int:
     """Write all files below `stage`, then all links, and count both."""
     links: dict[Path, str] = {}
     count = _extract(archive, stage, links)
-    # MELD's parts are tar files in a tar file
+    # MELD's splits are tar files in a tar file
     for inner in [path for path in sorted(stage.rglob("*")) if path.is_file() and is_named_archive(path.name)]:
         count += _extract(inner, inner.parent, links) - 1
         inner.unlink()
@@ -83,9 +83,9 @@ def _extract_zip(archive: Path, folder: Path, links: dict[Path, str]) -> int:
         for member in track(file.infolist(), "unpack", len(file.infolist()), "files"):
             _check_name(archive, member.filename)
             if member.flag_bits & _ENCRYPTED:
-                raise UserError(f"{archive}: {member.filename!r} is encrypted; expected an archive without password")
+                raise UserError(f"{archive}: {member.filename!r} is encrypted; expected an archive without a password")
             count += not member.is_dir()
-            if stat.S_ISLNK(member.external_attr >> 16):  # the upper half holds the mode of Unix
+            if stat.S_ISLNK(member.external_attr >> 16):  # the upper half is the Unix mode
                 links[folder / member.filename] = os.fsdecode(file.read(member))
             else:
                 file.extract(member, folder)
@@ -100,7 +100,7 @@ def _extract_tar(archive: Path, folder: Path, links: dict[Path, str]) -> int:
             count += not member.isdir()
             if member.issym():
                 links[folder / member.name] = member.linkname
-            elif member.islnk():  # the name of an earlier file
+            elif member.islnk():  # a hard link to an earlier file
                 _check_name(archive, member.linkname)
                 (folder / member.name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / member.linkname, folder / member.name)
@@ -111,13 +111,13 @@ def _extract_tar(archive: Path, folder: Path, links: dict[Path, str]) -> int:
             else:
                 raise UserError(f"{archive}: {member.name!r} is a device or pipe; expected files and folders")
         assert file.fileobj is not None
-        while file.fileobj.read(1 << 20):  # a compressed file's own checksum comes last
+        while file.fileobj.read(1 << 20):  # read on to the checksum at the end of a compressed file
             pass
     return count
 
 
 def _write(file: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    """Write a file with none of its published owner and mode; Debian 12's tarfile has no filter that would do so."""
+    """Write a file without its published owner and mode; the tarfile of Debian 12 has no filter for that."""
     path.parent.mkdir(parents=True, exist_ok=True)
     source = file.extractfile(member)
     assert source is not None
@@ -126,25 +126,27 @@ def _write(file: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 
 
 def _link(archive: Path, stage: Path, links: dict[Path, str]) -> None:
-    """Make the symbolic links; raises UserError when one does not lead to a file or folder below `stage`."""
-    for path in links:  # while there is no link that could lead a folder astray
+    """Create the symbolic links; raises UserError if one does not lead to a file or folder below `stage`."""
+    for path in links:  # before any link exists that could lead a folder outside
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, target in links.items():
         if path.exists():
-            raise UserError(f"{archive}: found two entries {str(path.relative_to(stage))!r}, one a link to {target!r}")
+            raise UserError(
+                f"{archive}: found two entries {str(path.relative_to(stage))!r}, one of them a link to {target!r}"
+            )
         path.symlink_to(target)
     for path, target in links.items():
         name = path.relative_to(stage)
         try:
             inside = path.resolve(strict=True).is_relative_to(stage.resolve())
-        except (OSError, RuntimeError):  # leads nowhere, or round in a circle
+        except (OSError, RuntimeError):  # the link leads nowhere, or in a circle
             inside = False
         if not inside or _leads_out(os.path.normpath(name.parent / target)):
             raise UserError(f"{archive}: the link {str(name)!r} leads to {target!r}; expected a file in the archive")
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move what lies in `source` to `target`, replacing files of the same name."""
+    """Move the content of `source` to `target`, and replace files of the same name."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         there = target / path.name
@@ -152,9 +154,10 @@ def _merge(source: Path, target: Path) -> None:
         if is_folder and there.is_dir():
             _merge(path, there)
         elif there.exists() and is_folder != there.is_dir():
-            raise UserError(f"{there}: found a {'file' if is_folder else 'folder'}, the archive has the other there")
+            found, expected = ("file", "folder") if is_folder else ("folder", "file")
+            raise UserError(f"{there}: found a {found}, expected a {expected} as in the archive")
         else:
-            shutil.move(path, there)  # to another disk too, where a folder of the corpus is a link to one
+            shutil.move(path, there)  # also to another disk, if a folder of the corpus is a link to it
 
 
 def _check_name(archive: Path, name: str) -> None:
@@ -163,7 +166,7 @@ def _check_name(archive: Path, name: str) -> None:
 
 
 def _leads_out(name: str) -> bool:
-    path = PureWindowsPath(name)  # parts end at slashes of both kinds
+    path = PureWindowsPath(name)  # splits at both kinds of slashes
     return bool(path.anchor) or ".." in path.parts or "\0" in name
 
 
@@ -174,4 +177,4 @@ def _is_zip(path: Path) -> bool:
 
 def _damaged(archive: Path, error: Exception) -> UserError:
     reason = str(error).partition("\n")[0].rstrip(":")
-    return UserError(f"{archive}: not a whole zip or tar archive ({reason}); remove the download to load it anew")
+    return UserError(f"{archive}: not a whole zip or tar archive ({reason}); remove it to download it again")

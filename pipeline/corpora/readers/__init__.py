@@ -1,1 +1,1 @@
-"""One file a corpus: where its clips and labels lie."""
+"""Readers of corpora from their published layouts, one file for each corpus."""

@@ -1,7 +1,8 @@
 """AESDD: 6 actors say 19 Greek sentences and one of their own in 5 emotions, `anger/a01 (1).wav`.
 
-The parts of a name are emotion by its initial, sentence and speaker; further takes bear a letter, `a06 (5)b.wav`,
-and some speakers a zero, `f10 (01).wav`. The sentences are not published. The corpus grows, hence no counts.
+A name consists of the emotion's initial, the sentence and the speaker. Further takes have a letter, `a06 (5)b.wav`, and
+some speakers a leading zero, `f10 (01).wav`. The sentences are not published. There are no counts, because the corpus
+still grows.
 """
 
 import re
@@ -17,7 +18,7 @@ _NAME = re.compile(r"([adfhs])(\d\d) \(0?([1-9]\d*)[a-z]?\)[a-z]?")
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the clips of the emotions' folders, which may lie in one further folder."""
+    """Yield the clips of the emotions' folders, which are in the root or in a folder of it."""
     folders = (*root.glob("*/"), *root.glob("*/*/"))
     for path in audio_files(*(folder for folder in folders if folder.name in EMOTIONS.values())):
         audio = path.relative_to(root).as_posix()

@@ -1,7 +1,7 @@
-"""CaFE: 12 actors of Quebec say 6 French sentences in 7 emotions, `Colère/Faible/01-C-1-1.wav`.
+"""CaFE: 12 actors from Quebec say 6 French sentences in 7 emotions, `Colère/Faible/01-C-1-1.wav`.
 
-The parts of a name are actor, emotion, intensity and sentence. Folders are not read, for zip programs write their
-accents in many ways; neutral clips, `Neutre/01-N-1-1.wav`, have no folder for the intensity.
+A name consists of actor, emotion, intensity and sentence. The names of folders are not read, because zip programs write
+their accents in different ways. Neutral clips, `Neutre/01-N-1-1.wav`, have no folder for the intensity.
 """
 
 import re

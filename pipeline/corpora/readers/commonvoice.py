@@ -1,8 +1,8 @@
 """Common Voice: sentences read by volunteers, `en/clips/common_voice_en_1.mp3` and train.tsv, dev.tsv, test.tsv.
 
-Only the official parts are read: validated.tsv also holds what they leave out, sentences said over and over, and
-other.tsv and invalidated.tsv what no one vouches for. The root is a language's folder or one above. Releases and
-languages differ in size, so no counts are expected. A volunteer's account (client_id) is the speaker.
+Only the official splits are read. validated.tsv also contains further recordings of the same sentences. The recordings
+of other.tsv and invalidated.tsv are not validated. The root is the folder of a language, or up to two folders above it.
+There are no counts, because releases and languages differ in size. A volunteer's account (client_id) is the speaker.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _COLUMNS = ("client_id", "path", "sentence")
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the clips of the official parts of all languages."""
+    """Yield the clips of the official splits of all languages."""
     for folder in _languages(root):
         inner = folder.relative_to(root).as_posix()
         clips = "clips" if folder == root else f"{inner}/clips"
@@ -43,13 +43,13 @@ def read(root: Path) -> Iterator[Clip]:
 def _languages(root: Path) -> list[Path]:
     for depth in ("", "*/", "*/*/"):
         folders = {path.parent for split in SPLITS for path in root.glob(f"{depth}{split}.tsv")}
-        if folders:  # to look deeper would list the millions of files in clips/
+        if folders:  # a deeper search would list the millions of files in clips/
             return sorted(folders)
     return []
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """Read cells between tabs; a quote is part of a sentence, paired or not."""
+    """Yield rows of cells between tabs; quotation marks belong to the sentence, even unpaired ones."""
     if not path.is_file():
         return
     table = lines(path)

@@ -1,6 +1,6 @@
 """CREMA-D: 91 actors say 12 sentences in 6 emotions, `AudioWAV/1001_IEO_ANG_HI.wav`.
 
-SentenceFilenames.csv, where it lies there, is the index: its names count without a file, other files are set aside.
+SentenceFilenames.csv, if it exists, is the index: its names are clips even without a file; other files are set aside.
 """
 
 import re
@@ -56,7 +56,7 @@ def read(root: Path) -> Iterator[Clip]:
 
 
 def _votes(path: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Read the votes by clip and the first digit of a row's number: 1 for voice alone, 2 for face alone, 3 for both."""
+    """Read votes by clip and first digit of the row's number: 1 for only the voice, 2 for only the face, 3 for both."""
     votes = {}
     for line, row in enumerate(read_csv(path, ["", *"ADFHNS", "fileName"]) if path.is_file() else [], start=2):
         counts = [row[emotion[0]] for emotion in EMOTIONS]
@@ -75,6 +75,6 @@ CORPUS = Corpus(
     read=read,
     labels=EMOTIONS,
     counts={"clips": 7442, "speakers": 91, "NEU": 1087} | dict.fromkeys(("ANG", "DIS", "FEA", "HAP", "SAD"), 1271),
-    # 1076_MTI_NEU_XX, 1064_TIE_SAD_XX and 1064_IEO_DIS_MD are broken as FLV and MP3 only (README.md): samples tell
+    # 1076_MTI_NEU_XX, 1064_TIE_SAD_XX and 1064_IEO_DIS_MD are broken only as FLV and MP3 (README.md)
     faults={"1076_MTI_SAD_XX": "silent"},
 )

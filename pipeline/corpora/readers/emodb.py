@@ -1,6 +1,6 @@
 """EmoDB: 10 speakers say 10 German sentences in 7 emotions, `wav/03a01Fa.wav`.
 
-The parts of a name are speaker, sentence, emotion by its German initial, and version.
+A name consists of the speaker, the sentence, the emotion's German initial, and the version.
 """
 
 import re

@@ -1,8 +1,8 @@
 """ESD: 10 Mandarin and 10 English speakers say 350 sentences in 5 emotions, `0001/Angry/0001_000351.wav`.
 
-Numbers run on over the emotions, 350 each: the first 20 are the official evaluation part, the next 30 the test part.
-Some copies have them in folders (`0001/Angry/evaluation/`), others not. Transcripts, `0001/0001.txt`, come in three
-encodings, and a space stands for a tab in some lines: https://github.com/HLTSingapore/Emotional-Speech-Data/issues/1
+Each emotion has 350 consecutive numbers: 20 of the official evaluation split, 30 of the test split, then 300 of train.
+Some copies have a folder for each split (`0001/Angry/evaluation/`). Transcripts, `0001/0001.txt`, have three encodings,
+and some of their lines a space for a tab: https://github.com/HLTSingapore/Emotional-Speech-Data/issues/1
 """
 
 import codecs
@@ -23,7 +23,7 @@ _LINE = re.compile(rf"(\d{{4}}_\d{{6}})\s+(.*?)(?:\s+(?:{_LABEL}))?")
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the clips of all speaker folders, which may lie in one further folder."""
+    """Yield the clips of all speaker folders, which are in the root or in a folder of it."""
     for folder in sorted([*root.glob("00[012][0-9]/"), *root.glob("*/00[012][0-9]/")]):
         texts = _texts(folder / f"{folder.name}.txt")
         for path in audio_files(*folder.glob("*/"), *folder.glob("*/*/")):
@@ -64,7 +64,7 @@ def _encoding(path: Path) -> str:
     try:
         data.decode()
     except UnicodeDecodeError:
-        return "gb18030"  # two English files too, for their quotation marks
+        return "gb18030"  # also two English files, because of their quotation marks
     return "utf-8-sig"
 
 

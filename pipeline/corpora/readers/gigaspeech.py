@@ -1,8 +1,8 @@
-"""GigaSpeech: segments of long recordings, which one GigaSpeech.json of several GB lists; read in constant memory.
+"""GigaSpeech: segments of long recordings, listed in one GigaSpeech.json of several GB that is read in constant memory.
 
-Punctuation is published as tags and becomes what it stands for: as words, the tags could not be told from speech.
-No speaker is published, so each recording is one: those who speak in it stay in one part. Segments that were
-labelled as music, noise or silence are set aside.
+Punctuation is published as tags, which become punctuation marks: as words they would look like speech. No speakers are
+published, so each recording counts as one speaker, and all who speak in it stay in one split. Segments labelled as
+music, noise or silence are set aside.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ MARKS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPO
 NOT_SPEECH = dict.fromkeys(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"), "")
 
 _FORM = "aid, path, source and segments with sid, begin_time, end_time, text_tts, subsets"
-_BLOCK = 65_536  # bytes: bounds a line
+_BLOCK = 65_536  # bytes that are read at once if a line is longer
 
 
 def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
-    """Yield the segments of all subsets or one, those of a recording in time order."""
+    """Yield the segments of all subsets or of one; the segments of a recording are in time order."""
     path = root / "GigaSpeech.json"
     if not path.is_file():
         return
@@ -32,7 +32,7 @@ def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
     line = 1
     try:
         with path.open("rb") as file:
-            # line by line, so that a mistake can be told with its line
+            # line by line, so that an error can name its line
             while text := file.readline(_BLOCK):
                 parser.send(text)
                 for audio in audios:
@@ -43,12 +43,12 @@ def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
     except ijson.JSONError:
         raise UserError(f"{path}: line {line}: expected JSON, found it cut short or broken") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: line {line}: expected {_FORM} in what ends here, found {error!r}") from None
+        raise UserError(f"{path}: line {line}: expected {_FORM} in this recording, found {error!r}") from None
 
 
 def _read_audio(audio: dict[str, Any], subset: str | None) -> Iterator[Clip]:
     for segment in sorted(audio["segments"], key=lambda segment: float(segment["begin_time"])):
-        text = tagged = segment["text_tts" if "text_tts" in segment else "text_tn"].strip()  # named so in the releases
+        text = tagged = segment["text_tts" if "text_tts" in segment else "text_tn"].strip()  # one of two names
         subsets = segment["subsets"]
         if subset is not None and f"{{{subset}}}" not in subsets:
             continue
@@ -75,6 +75,6 @@ CORPUS = Corpus(
     source="https://github.com/SpeechColab/GigaSpeech",
     language="en",
     read=read,
-    headers_suffice=True,  # 10,000 h of Opus take 29 hours of a core to decode
-    subsets=("XS", "S", "M", "L", "XL", "DEV", "TEST"),  # a train subset holds the ones before it
+    headers_suffice=True,  # decoding 10,000 h of Opus takes 29 hours on one core
+    subsets=("XS", "S", "M", "L", "XL", "DEV", "TEST"),  # a train subset contains the smaller ones
 )

@@ -2,7 +2,7 @@
 
 The rows of a data set hold the audio itself. Reading writes the audio below the root without decoding it, so that the
 manifest can name files. Rows are streamed. The mapping (pipeline/corpora/mapping.py) names the columns of the data set;
-a class label counts by its name. If a data set has several splits, they are the official splits.
+class labels are read as their names. If a data set has several splits, they are the official splits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,8 +78,8 @@ def _rows(source: str, rows: Any, audio: str) -> Iterator[dict[str, Any]]:
             yield row | {column: _label(row[column], known) for column, known in names.items()}
     except ImportError:
         raise UserError(
-            f"{source}: found audio files in place of rows that hold audio; expected Parquet or a saved data set "
-            "(audio files beside a table are read by --corpus table)"
+            f"{source}: found audio files in place of rows with audio; expected Parquet or a saved data set "
+            "(audio files beside a table are read by --reader table)"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """IEMOCAP: ten actors improvise and act scripts, two in each session, `Session1` to `Session5`.
 
-A dialogue's index, `dialog/EmoEvaluation/Ses01F_impro01.txt`, has its utterances and below each what evaluators say.
+A dialogue's index, `dialog/EmoEvaluation/Ses01F_impro01.txt`, lists each utterance and then the evaluators' labels.
 """
 
 import re
@@ -17,19 +17,19 @@ _LABELS = {
     "Neutral state": "neutral", "Happiness": "happy", "Excited": "happy", "Sadness": "sad", "Anger": "angry",
     "Surprise": "surprise", "Fear": "fear", "Disgust": "disgust", "Frustration": "frustration", "Other": "other",
 }  # fmt: skip
-_INDEX = "Session[1-5]/dialog/EmoEvaluation/Ses*.txt"  # and not ._Ses01F_impro01.txt, which lies there too
+_INDEX = "Session[1-5]/dialog/EmoEvaluation/Ses*.txt"  # not ._Ses01F_impro01.txt, which is there too
 _HEAD = re.compile(
     r"\[(?P<start>\d+\.\d+) - \d+\.\d+\]\s+"
     r"(?P<utterance>(?P<dialogue>(?P<session>Ses0[1-5])[FM]_(?P<style>impro|script)\w+)_(?P<speaker>[FM])\d{3})\s+"
     r"(?P<emotion>\S+)\s+\[(?P<valence>-?[\d.]+), (?P<activation>-?[\d.]+), (?P<dominance>-?[\d.]+)\]\s*"
 )
-_VOTE = re.compile(r"C-E\d+:([^(]*)(\(.*)?")  # labels that end in semicolons, then a remark
-_PASSED_OVER = re.compile(r"%.*|A-\w+:.*|C-[FM]\w*:.*|\s*")  # C-F1 and C-M1 are the actors on themselves: no votes
+_VOTE = re.compile(r"C-E\d+:([^(]*)(\(.*)?")  # labels, each with a semicolon, then a remark
+_PASSED_OVER = re.compile(r"%.*|A-\w+:.*|C-[FM]\w*:.*|\s*")  # C-F1 and C-M1 are the actors' own labels, not votes
 _SPOKEN = re.compile(r"^ *(Ses\w+) \[.*?\]: *(.*)$", re.MULTILINE)
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the evaluated utterances, those of a dialogue in the order of time."""
+    """Yield the evaluated utterances; the utterances of a dialogue are in time order."""
     for index in sorted([*root.glob(_INDEX), *root.glob(f"*/{_INDEX}")]):
         session = index.relative_to(root).parents[2].as_posix()
         spoken = index.parents[1] / "transcriptions" / index.name
@@ -52,7 +52,7 @@ def read(root: Path) -> Iterator[Clip]:
 
 
 def _evaluations(path: Path) -> list[tuple[re.Match[str], dict[str, float]]]:
-    """Read utterances, one speaker after the other, with votes, split among several labels; LF alone ends a line."""
+    """Read utterances, sorted by speaker, with votes; several labels share a vote. Only a line feed ends a line."""
     evaluations: list[tuple[re.Match[str], dict[str, float]]] = []
     for number, line in enumerate(read_text(path, "latin-1").split("\n"), start=1):
         if head := _HEAD.fullmatch(line):

@@ -1,7 +1,7 @@
-"""LibriSpeech: read audio books, `train-clean-100/SPK/CHAP/SPK-CHAP-NNNN.flac` and `SPK-CHAP.trans.txt`.
+"""LibriSpeech: audio books, `train-clean-100/SPK/CHAP/SPK-CHAP-NNNN.flac` and `SPK-CHAP.trans.txt`.
 
-A subset is any folder whose name begins with train-, dev- or test-: its official part. A chapter is a dialogue whose
-utterances are its turns. Folders are listed and no audio is looked at, so that the whole corpus takes seconds.
+A subset is any folder whose name begins with train-, dev- or test-, its official split. A chapter is a dialogue; its
+utterances are the turns. The reader lists folders and opens no audio, so that the whole corpus takes seconds.
 """
 
 import os
@@ -13,7 +13,7 @@ from pipeline.tables.quarantine import Fault
 
 URL = "https://www.openslr.org/resources/12"
 
-SUBSETS = {  # utterances, and the MD5 of URL/md5sum.txt
+SUBSETS = {  # utterances, and the MD5 from URL/md5sum.txt
     "dev-clean": (2_703, "42e2234ba48799c1f50f24a7926300a1"),
     "dev-other": (2_864, "c8d0bcc9cca99d4f8b62fcc847357931"),
     "test-clean": (2_620, "32fa31d27d2e1cad72775fee3f4849a9"),
@@ -25,7 +25,7 @@ SUBSETS = {  # utterances, and the MD5 of URL/md5sum.txt
 
 
 def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
-    """Yield the utterances of all subsets or one, in `root` or in its folder LibriSpeech, as unpacking leaves it."""
+    """Yield the utterances of all subsets or of one; they are in `root` or in its folder LibriSpeech."""
     base = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
     speakers = [[field.strip() for field in line.split("|")] for line in _lines(base / "SPEAKERS.TXT")]
     genders = {fields[0]: {"F": "female", "M": "male"}.get(fields[1]) for fields in speakers if len(fields) > 1}
@@ -35,7 +35,7 @@ def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
 
 
 def _read_chapter(path: Path, folder: str, genders: dict[str, str | None]) -> Iterator[Clip]:
-    """Yield what the transcript names, in its order, and then what else is recorded."""
+    """Yield the utterances of the transcript in its order, and then any other recordings."""
     subset, speaker, chapter = path.parts[-3:]
     dialogue = f"{speaker}-{chapter}"
     lines = [line.partition(" ") for line in _lines(path / f"{dialogue}.trans.txt")]

@@ -1,6 +1,7 @@
 """MEAD: actors say sentences in 8 emotions at 3 levels, `M003/audio/angry/level_1/001.m4a`.
 
-Numbers do not tell the sentence: where a take was lost, those after it moved up, so that clips have no text.
+The number of a clip does not identify its sentence, because later takes moved up if a take was lost. So clips have no
+text.
 See https://github.com/uniBruce/Mead/issues/12
 """
 
@@ -26,7 +27,7 @@ _NAME = re.compile(r"([MW])\d{3}/audio/([a-z]+)/(level_[123])/\d{3}\.m4a")
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the clips of all actors; their ids are the folders and the number."""
+    """Yield the clips of all actors; an id consists of the folders and the number."""
     for path in sorted(root.glob("[MW]*/audio/*/level_*/*.m4a")):
         audio = path.relative_to(root).as_posix()
         utterance = audio.removesuffix(".m4a").replace("/audio/", "/").replace("/", "_")
@@ -55,5 +56,5 @@ CORPUS = Corpus(
     language="en",
     read=read,
     labels=LABELS,
-    counts={"speakers": 48},  # of 60 recorded, those in part 0, the only one that is out
+    counts={"speakers": 48},  # of 60 recorded actors, those in part 0, the only published part
 )

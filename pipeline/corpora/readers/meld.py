@@ -1,7 +1,7 @@
-"""MELD: dialogues of the series Friends, `train_sent_emo.csv` and `train_splits/dia0_utt0.mp4` for each official part.
+"""MELD: dialogues of the series Friends, `train_sent_emo.csv` and `train_splits/dia0_utt0.mp4` for each official split.
 
-The official parts share speakers: the six main characters speak in all three. Folders that the published archives add
-may lie around tables and media, and media that were converted, as WAV or FLAC, may lie in place of the videos.
+The official splits share speakers: the six main characters speak in all three. Tables and media may be in the folders
+that the published archives add. Converted media, WAV or FLAC files, may replace the videos.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def read(root: Path) -> Iterator[Clip]:
 
 
 def _read_split(root: Path, split: str, table: Path, media: Path) -> Iterator[Clip]:
-    # the archives hold more: other cuts named final_videos_testdia0_utt0.mp4, and files such as ._dia0_utt0.mp4
+    # the archives contain more: other cuts named final_videos_testdia0_utt0.mp4, and files such as ._dia0_utt0.mp4
     files = {path.name for path in media.iterdir()} if media.is_dir() else set()
     for line, row in enumerate(read_csv(table, _COLUMNS), start=2):
         dialogue, turn = row["Dialogue_ID"], row["Utterance_ID"]
@@ -49,7 +49,7 @@ def _read_split(root: Path, split: str, table: Path, media: Path) -> Iterator[Cl
 
 
 def _find(root: Path, name: str) -> list[Path]:
-    """Return what bears `name` in `root` or up to two folders below, the least deep first."""
+    """Return files or folders with this name in `root` or up to two folders below; the shallowest come first."""
     return [path for pattern in (name, f"*/{name}", f"*/*/{name}") for path in sorted(root.glob(pattern))]
 
 
@@ -58,7 +58,7 @@ CORPUS = Corpus(
     layout="train_sent_emo.csv, train_splits/dia0_utt0.mp4, dev_splits_complete/, output_repeated_splits_test/",
     licence="GPL-3.0-only",
     source="https://affective-meld.github.io",
-    # with the media come older tables, which have control characters for quotation marks
+    # the media archive has older tables, with control characters in place of quotation marks
     archives={"media": Archive(url=_MEDIA, md5=None)}
     | {f"{split}-table": Archive(url=f"{_TABLES}/{split}_sent_emo.csv", md5=None) for split in SPLITS},
     language="en",

@@ -1,8 +1,9 @@
-"""CMU-MOSEI: sentences of YouTube monologues, rated by several viewers each; its archive's folder Raw.
+"""CMU-MOSEI: sentences of YouTube monologues, each rated by several viewers; in the folder Raw of the archive.
 
-Viewers give each of six emotions 0 to 3. The label is the emotion with the largest sum, `neutral` where all are 0,
-`tie` where several are equal; a viewer's vote goes the same way, in shares where several are equal. Speakers are not
-told: a video is taken for one. The official parts are read from the SDK's cmu_mosei_std_folds.py at the root.
+Viewers rate each of six emotions from 0 to 3. The label is the emotion with the largest sum, `neutral` if all sums are
+0, and `tie` if several sums are the largest. A viewer's vote goes to the emotion with the highest rating by the same
+rule, but equal emotions share it. Speakers are not published, so each video counts as one speaker. The official splits
+are read from the SDK's cmu_mosei_std_folds.py at the root.
 """
 
 import re
@@ -30,7 +31,7 @@ _LINE = re.compile(rf"(.+?)___(\d+)___{_TIME}___{_TIME}___(.*)")  # ids may end 
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the sentences of all transcripts; `root` is Raw, the folder that holds it, or the archive's."""
+    """Yield the sentences of all transcripts; `root` is Raw, or contains Raw or CMU_MOSEI/Raw."""
     raw = next((root / name for name in ("", "Raw", "CMU_MOSEI/Raw") if (root / name / _TRANSCRIPTS).is_dir()), root)
     splits, ratings = _splits(root / FOLDS), _ratings(raw / "Labels")
     for path in sorted((raw / _TRANSCRIPTS).glob("*.txt")):
@@ -59,7 +60,7 @@ def read(root: Path) -> Iterator[Clip]:
 
 
 def _label(ratings: Sequence[Sequence[int]]) -> tuple[str | None, dict[str, float] | None]:
-    """Return the label and the votes that the viewers' intensities come to."""
+    """Return the label and the votes that follow from the viewers' ratings."""
     if not ratings:
         return None, None
     votes: dict[str, float] = defaultdict(float)
@@ -77,7 +78,7 @@ def _strongest(intensities: Sequence[int]) -> list[str]:
 
 
 def _ratings(folder: Path) -> dict[tuple[str, str], list[list[int]]]:
-    """Read what each viewer gave, by video and clip; who left an emotion out is left out."""
+    """Read the viewers' ratings by video and clip; leave out viewers who did not rate every emotion."""
     columns = [f"Answer.{emotion}" for emotion in EMOTIONS]
     ratings = defaultdict(list)
     for path in sorted(folder.glob("*.csv")):
@@ -92,14 +93,14 @@ def _ratings(folder: Path) -> dict[tuple[str, str], list[list[int]]]:
 
 
 def _splits(path: Path) -> dict[str, str]:
-    """Read the part of each video from three lists in Python."""
+    """Read the official split of each video from three lists in Python code."""
     if not path.is_file():
         return {}
     splits: dict[str, str] = {}
     for name, split in {"train": "train", "valid": "dev", "test": "test"}.items():
         videos = re.search(rf"standard_{name}_fold\s*=\s*\[([^]]*)\]", read_text(path))
         if videos is None:
-            raise UserError(f"{path}: expected the list standard_{name}_fold, found none that is whole")
+            raise UserError(f"{path}: expected the list standard_{name}_fold, found no complete one")
         splits |= dict.fromkeys(re.findall(r"'([^']+)'", videos[1]), split)
     return splits
 
@@ -115,6 +116,6 @@ CORPUS = Corpus(
     },
     language="en",
     read=read,
-    # no counts: the transcripts hold more sentences than those rated, of which 23,453 are published
+    # no counts: not every sentence of the transcripts is rated; 23,453 rated ones are published
     labels={"neutral": "neutral", "tie": None, **EMOTIONS},
 )

@@ -1,7 +1,7 @@
 """RAVDESS: 24 actors say 2 sentences in 8 emotions, `Actor_15/03-01-EE-II-SS-RR-15.wav`.
 
-The parts of a name are modality, channel, emotion, intensity, statement, repetition, actor. The actor
-folders may lie in one further folder, as unzipping leaves them; sung clips are set aside.
+A name consists of modality, channel, emotion, intensity, statement, repetition and actor. The actor folders are in the
+root, or in a folder of it that unzipping creates. Sung clips are set aside.
 """
 
 import re
@@ -17,7 +17,7 @@ EMOTIONS = {
 }  # fmt: skip
 INTENSITIES = {"01": "normal", "02": "strong"}
 STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
-FOLDS = ("01 11 20 21", "04 10 12 14", "08 09 19 23", "03 05 07 24", "02 15 16 18", "06 13 17 22")  # EmoBox's
+FOLDS = ("01 11 20 21", "04 10 12 14", "08 09 19 23", "03 05 07 24", "02 15 16 18", "06 13 17 22")  # of EmoBox
 
 _SPOKEN = re.compile(r"03-01-(\d\d)-(01|02)-(01|02)-(\d\d)-(\d\d)")
 _SUNG = re.compile(r"03-02(-\d\d){5}")
@@ -70,6 +70,6 @@ CORPUS = Corpus(
         "surprised": "surprise",
     },
     counts={"clips": 1440, "speakers": 24, "neutral": 96} | dict.fromkeys(list(EMOTIONS.values())[1:], 192),
-    doubles=("03-01-03-01-02-02-07",),  # of 03-01-03-01-02-01-07
+    doubles=("03-01-03-01-02-02-07",),  # equals 03-01-03-01-02-01-07
     folds={f"emobox-{i}": actors.split() for i, actors in enumerate(FOLDS, start=1)},
 )

@@ -1,9 +1,9 @@
 """RESD: Russian dialogues in which each actor keeps to one of 7 emotions; train.csv and test.csv with their audio.
 
-The Hub has the same rows as Parquet, https://huggingface.co/datasets/Aniemore/resd_annotated: to be written out as
-`train.csv` with the columns name, path, emotion and text (which Aniemore/resd lacks), and `train/` with the audio.
-A name, `32_happiness_enthusiasm_h_120`, is dialogue, its two emotions, the one of this actor, and place. Actors are
-not told apart beyond a dialogue, and the parts share dialogues.
+The hub has the same rows as Parquet, https://huggingface.co/datasets/Aniemore/resd_annotated. Write them to `train.csv`
+and `test.csv` with the columns name, path, emotion and text (which Aniemore/resd lacks), and the audio to `train/` and
+`test/`. A name, `32_happiness_enthusiasm_h_120`, consists of the dialogue, its two emotions, the initial of the actor's
+emotion, and the position. An actor is known only within a dialogue, and the splits share dialogues.
 """
 
 import re

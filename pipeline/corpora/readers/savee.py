@@ -1,6 +1,6 @@
 """SAVEE: 4 men say 15 sentences in each of 6 emotions and 30 neutral ones, `AudioData/DC/a01.wav` or `ALL/DC_a01.wav`.
 
-The parts of a name are emotion by its initials and sentence; the sentences are not published with the audio.
+A name consists of the emotion's initials and the sentence. The sentences are not published with the audio.
 """
 
 import re
@@ -19,7 +19,7 @@ _NAME = re.compile(rf"({'|'.join(SPEAKERS)})_([a-z]+)(\d\d)")
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the clips at the root and in its folders; their ids have the speaker in either layout."""
+    """Yield the clips in the root and in its folders; ids contain the speaker in both layouts."""
     for path in audio_files(root, *root.glob("*/"), *root.glob("AudioData/*/")):
         audio = path.relative_to(root).as_posix()
         name = f"{path.parent.name}_{path.stem}" if path.parent.name in SPEAKERS else path.stem

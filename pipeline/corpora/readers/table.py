@@ -1,4 +1,4 @@
-"""A corpus as a table in CSV, TSV, JSONL or Parquet: each row is an utterance (pipeline/corpora/mapping.py)."""
+"""A corpus as a table in CSV, TSV, JSONL or Parquet: each row is an utterance. See pipeline/corpora/mapping.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.stage import UserError
 
 
 def open_table(root: Path, table: Path | None, mapping: Path) -> Corpus:
-    """Describe the corpus in a table; raises UserError if table and mapping do not fit."""
+    """Describe the corpus in a table; raises UserError if the table does not fit the mapping."""
     options = read_mapping(mapping)
     if table is None and options.table is None:
         raise UserError(f"{mapping}: table: missing; expected the table's name here, or --table")

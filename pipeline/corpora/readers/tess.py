@@ -1,6 +1,6 @@
 """TESS: 2 women say 200 words in 7 emotions, `OAF_angry/OAF_back_angry.wav` or without the folder.
 
-The parts of a name are speaker, word and emotion. Copies name the folders each in its own way, so only names count.
+A name consists of speaker, word and emotion. Folders are not read, because copies name them differently.
 """
 
 import re
@@ -21,12 +21,12 @@ LABELS = {
     "sad": "sad",
 }
 
-_ALIASES = {"OA_bite_neutral": "OAF_bite_neutral"}  # as published
+_ALIASES = {"OA_bite_neutral": "OAF_bite_neutral"}  # the published name: the regular one
 _NAME = re.compile(r"(OAF|YAF)_([a-z]+)_([a-z]+)")
 
 
 def read(root: Path) -> Iterator[Clip]:
-    """Yield the clips at the root and in its folders."""
+    """Yield the clips in the root and in its folders."""
     for path in audio_files(root, *root.glob("*/")):
         audio = path.relative_to(root).as_posix()
         name = _ALIASES.get(path.stem, path.stem)

@@ -1,1 +1,1 @@
-"""What runs the LLM: vLLM, a server, transformers, Ray."""
+"""Engines that run the LLM: vLLM, a server, transformers, Ray; and echo, which needs no LLM."""

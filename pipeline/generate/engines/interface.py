@@ -1,6 +1,6 @@
-"""The interface of an engine: what it is asked and what it answers.
+"""The interface of an engine: its requests and its answers.
 
-All engines end an answer at the same tokens. So their greedy answers in float32 agree, except where two tokens tie.
+All engines end an answer at the same tokens. So their greedy answers in float32 agree, unless two tokens tie.
 """
 
 import json

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from openai.types import CompletionChoice
     from openai.types.chat.chat_completion import Choice
 
-_AS_ID = "token_id:"  # before the number of a token among log-probabilities
+_AS_ID = "token_id:"  # prefix of a token's id among log-probabilities
 
 
 class NoAnswerError(Exception):

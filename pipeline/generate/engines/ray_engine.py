@@ -1,4 +1,4 @@
-"""vLLM on many machines, by Ray: one worker for each GPU. This process sends prompts to the workers and has the store.
+"""vLLM on many machines, by Ray: one worker for each GPU. This process sends them prompts and writes the store.
 
 A worker is a Ray actor that runs vLLM. It holds thousands of prompts at a time, so that its batches stay full. About
 once a second it returns its finished answers. If a worker is lost, other workers get its prompts, and a new worker
@@ -29,7 +29,7 @@ from pipeline.weights.source import Weights, hub_commit, name_weights
 WORTH_MOVING = 32  # a worker with fewer prompts gives none away
 MAX_LOSSES = 3  # losses per worker without an answer in between; at least 8 losses in all
 MAX_PAUSE_S = 8.0  # pause before a lost worker is replaced: at once, Ray would choose the lost machine again
-NO_ROOM_S = 60.0  # the run ends if no machine has room for a worker for so long
+NO_ROOM_S = 60.0  # the run ends if no machine has room for a worker for this time
 
 Prompt = tuple[Sequence[int], Sequence[int], int | None]
 """Token ids of a prompt, ids of the answer to score (empty for none), and the seed."""
@@ -53,7 +53,7 @@ class Slot:
     held: dict[int, Numbered] = field(default_factory=dict)
     """Unanswered prompts by number."""
     dropped: list[int] = field(default_factory=list)
-    """Numbers of prompts that were given to another worker; this worker is told with the next call."""
+    """Numbers of prompts that another worker has taken over; the next call sends them to this worker."""
 
 
 class RayEngine:
@@ -259,7 +259,7 @@ def _connect(params: RayParams) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         found = " ".join(str(error).split())
         raise UserError(f"generate.ray.address: {address}: found {found}; expected a running cluster") from None
-    # Ray prints the last lines of a lost machine's log, and no option prevents it. Our own messages tell what matters.
+    # Ray prints the last lines of a lost machine's log, and no option prevents it. Our own messages say what matters.
     ray._private.worker._worker_logs_enabled = False
 
 

@@ -131,7 +131,7 @@ class ServerEngine:
             raise self._error(self._describe(error), "expected a server of OpenAI's protocol") from None
         except (TypeError, KeyError, ValidationError):
             raise self._error(
-                "no list of models", "expected the address of an OpenAI server, which mostly ends in /v1"
+                "no list of models", "expected the address of an OpenAI server, which usually ends in /v1"
             ) from None
         for model in served:
             if {model.id, getattr(model, "root", None)} & {source, str(folder), str(folder.resolve())}:
@@ -140,7 +140,7 @@ class ServerEngine:
         raise UserError(f"generate.server.url: {self._server.url} serves {found}; expected {source} or {folder}")
 
     def _version(self) -> str:
-        """Return the server's version; only vLLM has an address that tells it."""
+        """Return the server's version; only vLLM has an address for it."""
         try:
             answer = httpx.get(httpx.URL(self._server.url).copy_with(path="/version"), timeout=10)
             return f"vllm {answer.json()['version']}"

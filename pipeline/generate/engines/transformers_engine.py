@@ -28,7 +28,7 @@ class TransformersEngine:
         self._end_ids = list(end_ids)
         self._num_top = params.store_logprobs
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape, as in train/precision.py
+        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN makes a plan for each new shape; see train/precision.py
         dtype = getattr(torch, params.dtype)
         self._llm: Any  # transformers' own types for its models do not fit each other
         with loading(model):
