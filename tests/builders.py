@@ -12,17 +12,27 @@ import soundfile
 import yaml
 from numpy.typing import NDArray
 
+from evaluate.predictions import CONDITIONS, DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
 from pipeline.audio import mono_16k
-from pipeline.generate.engines.interface import Request
+from pipeline.audio.mono_16k import Samples
+from pipeline.generate import __main__ as generate
+from pipeline.generate.engines.interface import Answer, Engine, Request
 from pipeline.generate.params import GenerateParams
 from pipeline.generate.signature import Signature
 from pipeline.generate.store import StoredAnswer
+from pipeline.leaks import __main__ as leaks
+from pipeline.params import Alignment
 from pipeline.tables import continuations, manifest, packed, parquet
 from pipeline.weights.source import ModelsParams
 
 if TYPE_CHECKING:
     from train.saved_model import ModelConfig
 
+TEXTS = ("kids are talking", "dogs are sitting", "kids are talking", "yes")
+CLASSES = ["neutral", "sad", "angry", "happy"]
+LEAKS: dict[str, Any] = {
+    "forbid": ["speaker", "dialogue", "audio", "near_audio"], "allow": {}, "near_audio_of": ["emotion"],
+}  # fmt: skip
 PROMPT = {"system": "S", "text": "Go on: ", "speech": "Go on: "}
 
 
@@ -65,6 +75,12 @@ def requests(prompts: Iterable[Sequence[int]], seed: int | None = None) -> Itera
     return (Request(bytes(16), "", None, tuple(prompt), seed) for prompt in prompts)
 
 
+def answers_in_order(llm: Engine, asked: Iterable[Request]) -> list[Answer]:
+    """Return the engine's answers in the order of the requests."""
+    answers = dict(llm.generate(asked))
+    return [answers[position] for position in sorted(answers)]
+
+
 def stored_answer(signature: Signature, transcript: str, continuation: str = "", num_top: int = 0) -> StoredAnswer:
     """Build a stored answer with `num_top` likeliest tokens at each position."""
     return StoredAnswer(
@@ -103,6 +119,19 @@ def generate_section(**changes: Any) -> dict[str, Any]:
 def generate_params(**changes: Any) -> GenerateParams:
     """Build the section `generate` as `generate_section` does, checked."""
     return GenerateParams.model_validate(generate_section(**changes))
+
+
+def write_texts(path: Path, texts: Sequence[str | None] = TEXTS, emotion: str | None = "sad") -> Path:
+    """Write a manifest of utterances with these transcripts."""
+    return write_table(path, [utterance(f"corpus/{i}", text=text, emotion=emotion) for i, text in enumerate(texts)])
+
+
+def run_generate(folder: Path, llm: Path, kind: Alignment = "semantic", **settings: Any) -> list[dict[str, Any]]:
+    """Run the stage generate in a folder with a manifest; return the rows of continuations.parquet."""
+    params_file = write_generate_params(folder / "params.yaml", llm, **settings)
+    output = folder / "continuations.parquet"
+    generate.main(kind, folder / "manifest.parquet", output, folder / "choices.csv", params_file)
+    return read_continuations(output)
 
 
 def write_generate_params(path: Path, llm: Path | str, min_agreement: float | None = None, **changes: Any) -> Path:
@@ -159,6 +188,115 @@ def model_config(models: ModelsParams, **changes: Any) -> "ModelConfig":
 
     values = {"emotions": ["sad", "happy"], "pad_to_30s": False, "seed": 3, "encoder_trained": False, "plora": False}
     return ModelConfig(models=models, **{**values, **changes})
+
+
+def kl_scores(low: float, high: float, after: float = 1.5) -> dict[str, dict[str, float]]:
+    """Build the figures of a divergence protocol whose interval of the gap is given."""
+
+    def score(kl: float) -> dict[str, float]:
+        return {"kl": kl, "kl_low": kl - 0.1, "kl_high": kl + 0.1, "n": 4, "speakers": 2}
+
+    hearing = {"gap": (low + high) / 2, "gap_low": low, "gap_high": high}
+    values = dict(zip(CONDITIONS, (score(1.9), score(after), score(after)), strict=True))
+    return values | {"transcript": {"kl": 0.0}, "hearing": hearing}
+
+
+def emotion_scores(**ua: float) -> dict[str, dict[str, float]]:
+    """Build the figures of an emotion protocol; a system without a given accuracy guesses."""
+    scores: dict[str, dict[str, float]] = {"chance": {"ua": 0.5}}
+    for system in SYSTEMS:
+        value = ua.get(system.name, 0.5)
+        scores[system.name] = {"ua": value, "ua_low": value - 0.1, "ua_high": value + 0.1}
+        scores[system.name] |= {"wa": value, "macro_f1": value, "unparsable": 0.25, "n": 4, "speakers": 2}
+    return scores
+
+
+def divergence_table(gap: float, speakers: int = 4) -> pa.Table:
+    """Make up 40 clips whose divergence is larger by `gap` with another clip."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(40):
+        after = 1.5 + 0.2 * rng.standard_normal()
+        kl = {"before": after + 0.4, "after": after, "shuffled": after + gap + 0.01 * rng.standard_normal()}
+        who = {"id": f"libri/{i}", "corpus": "libri", "speaker": f"libri/{i % speakers}", "num_tokens": 5 + i}
+        rows += [{**who, "condition": name, "kl": kl[name]} for name in CONDITIONS]
+    return parquet.from_rows(rows, DIVERGENCE_SCHEMA)
+
+
+def recognition_table(speakers: int = 4) -> pa.Table:
+    """Make up 80 clips of CLASSES, of which each system recognises about 60 %."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for i in range(80):
+        who = {"id": f"acted/{i}", "corpus": "acted", "speaker": f"acted/{i % speakers}", "emotion": CLASSES[i // 20]}
+        for system in SYSTEMS:
+            predicted = who["emotion"] if rng.random() < 0.5 else [*CLASSES, None][rng.integers(5)]
+            rows.append({**who, "system": system.name, "predicted": predicted, "answer": None, "scores": None})
+    return parquet.from_rows(rows, RECOGNITION_SCHEMA)
+
+
+def rising_and_falling(seed: int) -> Samples:
+    """Make up two seconds whose bands rise and fall."""
+    generator = np.random.default_rng(seed)
+    steps = generator.standard_normal((40, 800)) * generator.uniform(0.05, 0.2, (40, 1))
+    return steps.ravel().astype(np.float32)
+
+
+def unshared_row(corpus: str, i: int, split: str, **changes: Any) -> dict[str, Any]:
+    """A row that shares nothing with any other."""
+    key = f"{corpus}/{i}"
+    made = {
+        "corpus": corpus, "audio": f"{i}.wav", "start_s": 0.0, "duration_s": 2.0, "text": f"text {key}",
+        "speaker": f"{corpus}/speaker-{i}", "dialogue": f"dialogue-{i}", "split": split, "content_hash": f"hash {key}",
+    }  # fmt: skip
+    return utterance(key) | made | changes
+
+
+class LeaksProject:
+    """A folder with two manifests and the clips of the corpora `read` and `acted`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        splits = ("train", "train", "dev", "test", "test")
+        self.rows = {
+            name: [unshared_row(name, i, split) for i, split in enumerate(splits)] for name in ("read", "acted")
+        }  # a corpus a manifest
+        for corpus, first in (("read", 100), ("acted", 200)):
+            for i in range(len(splits)):
+                self.write(corpus, i, rising_and_falling(first + i))
+
+    def write(self, corpus: str, i: int, samples: Samples) -> None:
+        """Write the clip of a row."""
+        write_audio(self.folder / corpus / f"{i}.wav", samples)
+
+    def change(self, corpus: str, i: int, **changes: Any) -> None:
+        """Change columns of a row."""
+        self.rows[corpus][i].update(changes)
+
+    def run(self, **changes: Any) -> pa.Table:
+        """Run the stage and return the report."""
+        self.prepare(**changes)
+        leaks.main(*self.files, self.folder / "params.yaml")
+        return self.report()
+
+    def prepare(self, **changes: Any) -> None:
+        """Write the manifests, and the section leaks with these changes."""
+        for corpus, file in zip(("read", "acted"), self.files, strict=False):
+            write_table(file, self.rows[corpus])
+        roots = "".join(
+            f"  {name}: {{reader: ravdess, root: {self.folder / name}, check: samples}}\n" for name in ("read", "acted")
+        )
+        lines = "".join(f"  {key}: {value}\n" for key, value in {**LEAKS, **changes}.items())
+        (self.folder / "params.yaml").write_text(f"ingest:\n{roots}leaks:\n{lines}")
+
+    def report(self) -> pa.Table:
+        """Read the table that the stage wrote."""
+        return parquet.read(self.files[2], leaks.SCHEMA, allow_empty=True)
+
+    @property
+    def files(self) -> tuple[Path, Path, Path]:
+        semantic, emotion, output = (self.folder / f"{name}.parquet" for name in ("semantic", "emotion", "leaks"))
+        return semantic, emotion, output
 
 
 def write_packed(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Fixtures that several test files use, and what no test may do: reach a model hub or report usage."""
+"""Fixtures that several test files use, and the environment of all tests: no model hub and no report of usage."""
 
 import os
 from pathlib import Path
@@ -13,10 +13,11 @@ from tests.doubles import RecordingEngine, let_runs_start
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+ROOT = Path(__file__).parents[1]
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
-
-ROOT = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = str(ROOT)  # processes that a test starts run the code of this checkout
 
 
 @pytest.fixture(autouse=True)

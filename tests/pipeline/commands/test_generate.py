@@ -1,5 +1,4 @@
 import json
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +8,11 @@ from typer.testing import CliRunner, Result
 from pipeline.__main__ import app
 from pipeline.generate import __main__ as generate
 from pipeline.generate import choices
-from pipeline.generate.engines.interface import Answer, Request
+from pipeline.generate.engines.interface import Answer
 from pipeline.stage import UserError
 from pipeline.tables import continuations
-from tests.builders import change_params, read_continuations, utterance, write_generate_params, write_table
-from tests.doubles import RecordingEngine, let_runs_start
-
-TEXTS = {"a": "kids are talking", "b": "dogs are sitting", "c": "yes"}
-
-
-def next_number(_request: Request, count: int) -> Answer:
-    """Answer with a number that grows, so that no answer is like the one before."""
-    return Answer((50 + count,), continuations.STOP, -1.0)
-
-
-@pytest.fixture(autouse=True)
-def engine(tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
-    """The engine of a project of three utterances."""
-    monkeypatch.chdir(tmp_path)
-    write_generate_params(Path("params.yaml"), llm)
-    rows = [
-        utterance(key, text=text, emotion="sad", corpus="x", duration_s=len(text) / 10) for key, text in TEXTS.items()
-    ]
-    write_table(Path("manifests/semantic.parquet"), rows)
-    return let_runs_start(monkeypatch, RecordingEngine(next_number))
+from tests.builders import change_params, read_continuations, write_table
+from tests.doubles import RecordingEngine
 
 
 def run(*arguments: str) -> Result:
@@ -50,11 +30,11 @@ def taken() -> dict[str, str]:
     return {row["id"]: row["continuation"] for row in read_continuations(Path("c.parquet"))}
 
 
-def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(engine: RecordingEngine) -> None:
+def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(numbers: RecordingEngine) -> None:
     first = plan()
     assert (first["rows"], first["prompts"], first["stored"], first["minutes"]) == (3, 3, 0, None)
     assert first["new_tokens"] == 36
-    assert len(engine.asked) == 0
+    assert len(numbers.asked) == 0
     taken()
     assert (plan()["stored"], plan()["new_tokens"]) == (3, 0)
     assert plan("--force")["new_tokens"] == 36
@@ -63,25 +43,25 @@ def test_the_plan_counts_what_the_store_has_and_what_is_left_to_do(engine: Recor
     assert max(map(len, out.splitlines())) <= 80 or "store" in max(out.splitlines(), key=len)
 
 
-def test_only_the_rows_asked_for_are_answered_and_the_stage_takes_them_over(engine: RecordingEngine) -> None:
+def test_only_the_rows_asked_for_are_answered_and_the_stage_takes_them_over(numbers: RecordingEngine) -> None:
     result = run("generate", "semantic", "--where", "duration_s > 1", "--id", "b")
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith("generate: 1 answers written; the next dvc repro uses them\n")
     assert not Path("c.parquet").exists()
-    assert len(engine.asked) == 1
+    assert len(numbers.asked) == 1
     taken()
-    assert len(engine.asked) == 3
+    assert len(numbers.asked) == 3
 
 
-def test_a_preview_shows_prompts_and_answers_and_writes_nothing(engine: RecordingEngine, store: Path) -> None:
+def test_a_preview_shows_prompts_and_answers_and_writes_nothing(numbers: RecordingEngine, store: Path) -> None:
     out = run("generate", "semantic", "--preview", "2").stdout
     assert out.count("Go on: ") == 2
-    assert len(engine.asked) == 2
+    assert len(numbers.asked) == 2
     assert not list(store.rglob("*.parquet"))
     assert not Path("manifests/choices.csv").exists()
 
 
-def test_force_answers_anew_and_nothing_is_lost(engine: RecordingEngine) -> None:
+def test_force_answers_anew_and_nothing_is_lost(numbers: RecordingEngine) -> None:
     before = taken()
     run("generate", "semantic", "--id", "a", "--force")
     after = taken()
@@ -92,25 +72,25 @@ def test_force_answers_anew_and_nothing_is_lost(engine: RecordingEngine) -> None
     assert [entry["continuation"] for entry in told] == [before["a"], after["a"]]
     run("history", "a", "--use", "1")
     assert taken() == before
-    assert len(engine.asked) == 4
+    assert len(numbers.asked) == 4
 
 
-def test_each_attempt_is_drawn_with_a_seed_of_its_own_by_one_engine(engine: RecordingEngine) -> None:
+def test_each_attempt_is_drawn_with_a_seed_of_its_own_by_one_engine(numbers: RecordingEngine) -> None:
     change_params({"generate.temperature": 1.0, "generate.seed": 5})
     taken()
     run("generate", "semantic", "--id", "a", "--force")
     run("generate", "semantic", "--force")
-    assert [request.seed for request in engine.asked] == [5, 5, 5, 6, 7, 6, 6]  # all, then a, then all
-    assert len(engine.started_on) == 3
+    assert [request.seed for request in numbers.asked] == [5, 5, 5, 6, 7, 6, 6]  # all, then a, then all
+    assert len(numbers.started_on) == 3
     told = {key: json.loads(run("history", key, "--json").stdout) for key in "ab"}
     assert {key: [entry["seed"] for entry in entries] for key, entries in told.items()} == {"a": [5, 6, 7], "b": [5, 6]}
     out = run("generate", "semantic", "--id", "a", "--force", "--preview", "1").stdout
-    assert engine.asked[-1].seed == 8
+    assert numbers.asked[-1].seed == 8
     assert "kids are talking" in out
 
 
-def test_an_answer_that_comes_out_as_it_was_changes_nothing(engine: RecordingEngine) -> None:
-    engine.answer = lambda *_: Answer((50,), continuations.STOP, -1.0)
+def test_an_answer_that_comes_out_as_it_was_changes_nothing(numbers: RecordingEngine) -> None:
+    numbers.answer = lambda *_: Answer((50,), continuations.STOP, -1.0)
     before = taken()
     out = run("generate", "semantic", "--force").stdout
     assert "3 are the same as before and change nothing (temperature 0 draws nothing" in " ".join(out.split())
@@ -119,74 +99,37 @@ def test_an_answer_that_comes_out_as_it_was_changes_nothing(engine: RecordingEng
     assert len(json.loads(run("history", "a", "--json").stdout)) == 2
 
 
-def test_what_was_answered_anew_before_a_failure_counts(engine: RecordingEngine) -> None:
+def test_what_was_answered_anew_before_a_failure_counts(numbers: RecordingEngine) -> None:
     before = taken()
-    engine.fails_at = 5
+    numbers.fails_at = 5
     assert isinstance(run("generate", "semantic", "--force").exception, UserError)
     changed = [key for key, answer in taken().items() if answer != before[key]]
     assert len(changed) == 2
 
 
 def test_a_choice_that_the_store_lacks_is_told_before_anything_is_generated(
-    engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    numbers: RecordingEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run("generate", "semantic", "--id", "a", "--force")
     run("generate", "semantic", "--id", "a", "--force")
     monkeypatch.setenv("BLSP_STORE", str(tmp_path / "other"))
-    count = len(engine.asked)
+    count = len(numbers.asked)
     with pytest.raises(UserError, match=r"choices\.csv: found 1 choices that .*other.* lacks, such as \w+,\w+,2; exp"):
         taken()
-    assert len(engine.asked) == count
+    assert len(numbers.asked) == count
     choices.FILE.write_text("recipe,key,generation\n")
     taken()
-    assert len(engine.asked) == count + 3
+    assert len(numbers.asked) == count + 3
 
 
-def test_choices_made_at_once_are_all_kept(tmp_path: Path) -> None:
-    file = tmp_path / "choices.csv"
-
-    def choose(first: int) -> None:
-        for number in range(first, first + 20):
-            choices.add(file, "signature", {number.to_bytes(16): 2})
-
-    processes = [get_context("fork").Process(target=choose, args=(first,)) for first in (0, 20)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert len(choices.read(file, "signature")) == 40
-
-
-def test_json_is_one_object_whatever_is_done(engine: RecordingEngine) -> None:
+def test_json_is_one_object_whatever_is_done(numbers: RecordingEngine) -> None:
     told = json.loads(run("generate", "semantic", "--preview", "1", "--json").stdout)
     assert (told["prompts"], told["previews"][0]["finish_reason"]) == (3, continuations.STOP)
     told = json.loads(run("generate", "semantic", "--json").stdout)
     assert (told["written"], told["unchanged"]) == (3, 0)
 
 
-def test_signatures_of_another_version_are_named_and_left_out(engine: RecordingEngine, store: Path) -> None:
-    taken()
-    for name, note in (("newer", '{"model": "m", "top_k": 1}'), ("broken", "")):
-        (store / "continuations" / name).mkdir()
-        (store / "continuations" / name / "recipe.json").write_text(note)
-    result = run("history", "a")
-    assert "attempt 1, in use" in result.stdout
-    assert result.stderr.count("not a signature of this version; its answers are left out") == 2
-
-
-def test_the_history_tells_answers_to_other_prompts_too(engine: RecordingEngine) -> None:
-    taken()
-    change_params({"prompts.semantic.text": "Continue: "})
-    out = run("history", "a").stdout
-    assert "attempt 1, of other parameters" in out
-    assert "Go on:" in out
-    taken()
-    out = run("history", "a").stdout
-    assert out.index("of other parameters") < out.index("attempt 1, in use")
-    assert max(map(len, out.splitlines())) <= 80
-
-
-def test_rows_that_filter_dropped_are_chosen_by_reason(engine: RecordingEngine) -> None:
+def test_rows_that_filter_dropped_are_chosen_by_reason(numbers: RecordingEngine) -> None:
     taken()
     row = dict.fromkeys(continuations.DROPPED_SCHEMA.names) | {
         "id": "c", "reason": "refusal", "continuation": "No.", "score": 1.0
@@ -213,20 +156,8 @@ def test_rows_that_filter_dropped_are_chosen_by_reason(engine: RecordingEngine) 
         (("history", "a", "--use", "7"), "--use: found 7, expected one of none, because the store has no answer"),
     ],
 )
-def test_what_is_not_there_is_told(engine: RecordingEngine, arguments: tuple[str, ...], message: str) -> None:
+def test_what_is_not_there_is_told(numbers: RecordingEngine, arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments)
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
-    assert len(engine.asked) == 0
-
-
-def test_a_row_of_both_manifests_needs_its_kind(engine: RecordingEngine) -> None:
-    Path("manifests/emotion.parquet").write_bytes(Path("manifests/semantic.parquet").read_bytes())
-    assert "say which with --kind" in str(run("history", "a").exception)
-    assert "the store has no answer" in run("history", "a", "--kind", "emotion").stdout
-
-
-def test_choices_that_are_none_are_told(engine: RecordingEngine) -> None:
-    Path("manifests/choices.csv").write_text("recipe,key,generation\nx,zz,1\n")
-    with pytest.raises(UserError, match=r"choices\.csv: line 2: expected recipe,key,generation, found x,zz,1"):
-        taken()
+    assert len(numbers.asked) == 0

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from evaluate.predictions import CONDITIONS, EXAMPLES_SCHEMA, SYSTEMS
+from evaluate.predictions import EXAMPLES_SCHEMA, SYSTEMS
 from evaluate.report import __main__ as report
-from evaluate.report.verdict import describe_intervals, emotion_verdict, hearing_verdict
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
 from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA
-from tests.builders import utterance, write_table
+from tests.builders import emotion_scores, kl_scores, utterance, write_table
 
 CLASSES = ["neutral", "sad"]
 PARAMS = """
@@ -33,24 +32,6 @@ generate: {engine: vllm, generator: null}
 score: {seed: 1, resamples: 100, confidence: 0.95}
 report: {title: "Words & voices"}
 """
-
-
-def kl_scores(low: float, high: float, after: float = 1.5) -> dict[str, dict[str, float]]:
-    def score(kl: float) -> dict[str, float]:
-        return {"kl": kl, "kl_low": kl - 0.1, "kl_high": kl + 0.1, "n": 4, "speakers": 2}
-
-    hearing = {"gap": (low + high) / 2, "gap_low": low, "gap_high": high}
-    values = dict(zip(CONDITIONS, (score(1.9), score(after), score(after)), strict=True))
-    return values | {"transcript": {"kl": 0.0}, "hearing": hearing}
-
-
-def emotion_scores(**ua: float) -> dict[str, dict[str, float]]:
-    scores: dict[str, dict[str, float]] = {"chance": {"ua": 0.5}}
-    for system in SYSTEMS:
-        value = ua.get(system.name, 0.5)
-        scores[system.name] = {"ua": value, "ua_low": value - 0.1, "ua_high": value + 0.1}
-        scores[system.name] |= {"wa": value, "macro_f1": value, "unparsable": 0.25, "n": 4, "speakers": 2}
-    return scores
 
 
 def manifest_rows(corpus: str, emotions: list[str | None]) -> list[dict[str, Any]]:
@@ -196,51 +177,6 @@ def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> 
         "asked, answer parsed 50.0 (40.0\N{EN DASH}60.0) 50.0 50.0 25.0 4",
     ):
         assert shown in text
-
-
-def test_a_gap_whose_interval_holds_zero_means_that_no_words_were_learnt() -> None:
-    verdict = hearing_verdict(kl_scores(-0.01, 0.02), "95 %")
-    assert verdict.claim == "This run is too small to learn words."
-    gap = "difference 0.005 nats per token, 95 % interval \N{MINUS SIGN}0.010 to 0.020"
-    assert f"continuations are as good ({gap})" in verdict.grounds
-    assert "Training lowered their divergence from the language model's own, from 1.900 to 1.500" in verdict.grounds
-
-
-def test_a_gap_above_zero_means_hearing_and_one_below_a_mistake() -> None:
-    assert hearing_verdict(kl_scores(0.01, 0.02), "95 %").claim == "The model hears something of what is said."
-    assert "look for a mistake" in hearing_verdict(kl_scores(-0.02, -0.01), "95 %").claim
-    assert "did not lower" in hearing_verdict(kl_scores(0, 0.1, after=2.0), "95 %").grounds
-
-
-@pytest.mark.parametrize(
-    ("ua", "claim"),
-    [
-        (0.8, "The model hears emotion."),
-        (0.55, "The model does not hear emotion: guessing does as well."),
-        (0.2, "The model gets emotion wrong more often than guessing would."),
-    ],
-)
-def test_the_claim_on_emotion_follows_the_interval_of_the_head(ua: float, claim: str) -> None:
-    assert emotion_verdict(emotion_scores(head=ua), "95 %", texts_are_neutral=True).claim == claim
-
-
-def test_a_transcript_at_chance_is_explained_only_by_equal_sentences() -> None:
-    reason = "since every sentence is spoken in every emotion"
-    assert reason in emotion_verdict(emotion_scores(), "95 %", texts_are_neutral=True).grounds
-    assert reason not in emotion_verdict(emotion_scores(), "95 %", texts_are_neutral=False).grounds
-    telling = emotion_verdict(emotion_scores(transcript_logprob=0.9), "95 %", texts_are_neutral=True).grounds
-    assert "no more than chance" not in telling
-
-
-def test_a_shuffled_head_above_chance_is_called_a_leak() -> None:
-    assert "a leak" in emotion_verdict(emotion_scores(shuffled_head=0.9), "95 %", texts_are_neutral=True).grounds
-    assert "a leak" not in emotion_verdict(emotion_scores(shuffled_head=0.1), "95 %", texts_are_neutral=True).grounds
-
-
-def test_intervals_over_few_voices_are_said_to_be_rough() -> None:
-    assert "single speaker" in describe_intervals(1)
-    assert "rough" in describe_intervals(4)
-    assert "rough" not in describe_intervals(40)
 
 
 def test_sentences_are_neutral_only_when_each_is_spoken_in_every_emotion() -> None:

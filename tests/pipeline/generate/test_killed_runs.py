@@ -1,7 +1,6 @@
 """A run of generate that is killed at any moment, and two at once: the store is whole, no answer is written twice."""
 
 import itertools
-import os
 import random
 import re
 import signal
@@ -36,8 +35,7 @@ def write_manifest(project: Path, num_rows: int) -> None:
 def start(project: Path, output: str = "c.parquet") -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "semantic", "--params", "params.yaml"]
     command += ["--manifest", "manifest.parquet", "--output", output]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True)
 
 
 def shards(store: Path) -> list[Path]:

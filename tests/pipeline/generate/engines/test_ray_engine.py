@@ -298,7 +298,7 @@ def write_project(folder: Path, root: Path, address: str, num_rows: int) -> None
 def run_generate(folder: Path, name: str, manifest_name: str, store: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "semantic", "--params", f"{name}.yaml"]
     command += ["--manifest", f"{manifest_name}.parquet", "--output", f"{name}.parquet"]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "BLSP_STORE": str(store)}
+    env = {**os.environ, "BLSP_STORE": str(store)}
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -28,7 +28,7 @@ def fit(folder: Path, models: ModelsParams, data: Path, num_processes: int, **ch
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     command = [sys.executable, *(launch if num_processes > 1 else []), "-m", "train.fit", "--kind", "semantic"]
     command += ["--data", str(data), "--output", "model"]
-    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
     subprocess.run(command, cwd=folder, env=os.environ | env, check=True)
     return folder / "model"
 

@@ -68,7 +68,7 @@ def project(tmp_path: Path, llm_for_vllm: Path) -> Path:
 def start(project: Path, params: str, store: str, output: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "emotion", "--params", params]
     command += ["--manifest", "manifest.parquet", "--output", output]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "BLSP_STORE": str(project / store)}
+    env = {**os.environ, "BLSP_STORE": str(project / store)}
     return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -77,11 +77,10 @@ def is_up(url: str) -> bool:
         return False
 
 
-def generate(root: Path) -> list[dict[str, Any]]:
+def generate() -> list[dict[str, Any]]:
     """Run the stage; return its rows."""
     command = [sys.executable, "-m", "pipeline.generate", "--kind", "semantic", "--output", "c.parquet"]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([*command, "--manifest", "manifests/semantic.parquet"], check=True, env=env)
+    subprocess.run([*command, "--manifest", "manifests/semantic.parquet"], check=True)
     rows: list[dict[str, Any]] = parquet.read(Path("c.parquet"), continuations.SCHEMA).to_pylist()
     return rows
 
@@ -101,7 +100,7 @@ def test_run_batch_answers_as_the_engine_does(project: Path, root: Path, monkeyp
         told = json.loads(run("import", kind, str(answers), "--json"))
         assert (told["written"], told["reasons"]) == (7 - other, {"other signature": other})
 
-    check_equal_to_the_engine(root, project, monkeypatch, source)
+    check_equal_to_the_engine(project, monkeypatch, source)
 
 
 @pytest.mark.slow
@@ -124,14 +123,14 @@ def test_a_service_that_takes_token_ids_answers_as_the_engine_does(
     told = json.loads(run("import", "semantic", "answers.jsonl", "--json"))
     assert (told["written"], told["reasons"]) == (3, {"failed": 1})
     assert told["refused"][0]["found"].startswith("status 400: max_tokens must be at least 1")
-    check_equal_to_the_engine(root, project, monkeypatch, source)
+    check_equal_to_the_engine(project, monkeypatch, source)
 
 
-def check_equal_to_the_engine(root: Path, project: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def check_equal_to_the_engine(project: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     """Hold what the store has to what the engine answers that finds nothing there."""
-    imported = generate(root)
+    imported = generate()
     monkeypatch.setenv("BLSP_STORE", str(project / "other"))
-    generated = generate(root)
+    generated = generate()
     assert {row.pop("engine") for row in imported[:4]} == {f"batch {source}"}
     assert all(row.pop("engine").startswith("vllm") for row in generated[:4])
     logprobs = [row.pop("logprob") for row in imported[:4]]
