@@ -52,7 +52,7 @@ def test_a_missing_and_an_empty_table_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_id_that_lacks_a_condition_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="libri/b: lacks the condition shuffled; expected every id under each"):
+    with pytest.raises(UserError, match="libri/b: found no condition shuffled, expected every condition for every id"):
         read_divergence(written(divergence_rows()[:-1], DIVERGENCE_SCHEMA, tmp_path))
 
 

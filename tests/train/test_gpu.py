@@ -216,6 +216,6 @@ def test_both_stages_train_in_bfloat16_and_go_on_after_a_kill(
     for kind, process in zip(kinds, resumed, strict=True):
         told, _ = process.communicate()
         assert process.returncode == 0
-        assert f"going on after step {KILLED_AFTER} of 9" in told
+        assert f"continues after step {KILLED_AFTER} of 9" in told
         assert len(losses(folder / kind)) == 9
         assert losses(folder / f"killed-{kind}") == pytest.approx(losses(folder / kind), rel=0.02)

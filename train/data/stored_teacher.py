@@ -1,4 +1,4 @@
-"""What a stored teacher asks of the packed rows: likeliest tokens at each position of a response, as many at each."""
+"""Check that packed rows have a stored teacher: an equal number of likeliest tokens at each response position."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _HOW = "generate with store_logprobs above 0 and pack again, or set fit.semantic
 
 
 def check(rows: datasets.Dataset, folder: Path) -> int:
-    """Return how many tokens are stored at each position; raises UserError naming the first row that lacks some."""
+    """Return the number of tokens stored at each position; raises UserError with the first row that lacks some."""
     if "top_ids" not in rows.column_names:
         raise UserError(f"{folder}: packed without teacher signals; {_HOW}")
     num_top: int | None = None
@@ -35,6 +35,6 @@ def _check_positions(rows: pa.Table, folder: Path) -> None:
     positions = pc.list_value_length(rows["response_ids"])
     stored = pc.list_value_length(rows["top_ids"])
     for i in pc.indices_nonzero(pc.fill_null(pc.not_equal(positions, stored), True))[:1].to_pylist():
-        found = f"of {stored[i]}" if stored[i].is_valid else "none"
-        expected = f"expected teacher signals of {positions[i]} tokens, found {found}"
+        found = stored[i] if stored[i].is_valid else "none"
+        expected = f"expected teacher signals for {positions[i]} tokens, found {found}"
         raise UserError(f"{folder}: {rows['id'][i]}: {expected}; {_HOW}")

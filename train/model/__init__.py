@@ -1,8 +1,8 @@
-"""The model and nothing else: no trainer, no paths, no logging.
+"""The model, without training code, file paths or logging.
 
-Shape suffixes in this package: b batch, m mel bins, f mel frames, t encoder frames, s speech tokens,
-l sequence positions, n positions that predict a response token, e encoder width, d LLM width,
-k emotion classes, or likeliest tokens of a stored teacher.
+Letters of shapes in this package: b batch, m mel bins, f mel frames, t encoder frames, s speech embeddings, l sequence
+positions, n positions that predict a response token, e encoder width, d LLM width, v vocabulary, k emotion classes or
+likeliest tokens of a stored teacher.
 """
 
 from train.model.inputs import Batch, Sequences, TopKTeacher

@@ -49,7 +49,7 @@ def texts(svg: str) -> list[str]:
 def test_the_confusion_shows_every_count_and_the_unparsable_column() -> None:
     counts = np.arange(6, dtype=np.float64).reshape(2, 3)
     shown = texts(plots.draw_confusion(counts, ["sad", "happy"]))
-    assert {"0", "1", "2", "3", "4", "5", "unparsable", "predicted"} <= set(shown)
+    assert {"0", "1", "2", "3", "4", "5", "unparsable", "predicted emotion"} <= set(shown)
 
 
 def test_a_class_without_a_clip_is_drawn_empty() -> None:
@@ -59,8 +59,8 @@ def test_a_class_without_a_clip_is_drawn_empty() -> None:
 def test_every_axis_names_its_unit() -> None:
     labels = {name: texts(draw()) for name, draw in FIGURES.items()}
     assert "unweighted accuracy (%)" in labels["accuracies"]
-    assert "KL from the LLM (nats per token)" in labels["divergences"]
-    assert "truth (clips)" in labels["confusion"]
+    assert "KL divergence (nats per token)" in labels["divergences"]
+    assert "true emotion (clips)" in labels["confusion"]
     assert "loss (nats)" in labels["losses"]
     assert "chance 25 %" in labels["accuracies"]
 

@@ -174,7 +174,7 @@ def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> 
         "Be helpful.",
         "resamples: 100",
         "emotion head 90.0 (80.0\N{EN DASH}100.0) 90.0 90.0 \N{EN DASH} 4",
-        "asked, answer parsed 50.0 (40.0\N{EN DASH}60.0) 50.0 50.0 25.0 4",
+        "written answer 50.0 (40.0\N{EN DASH}60.0) 50.0 50.0 25.0 4",
     ):
         assert shown in text
 

@@ -8,10 +8,10 @@ from tests.builders import emotion_scores, kl_scores
 
 def test_a_gap_whose_interval_holds_zero_means_that_no_words_were_learnt() -> None:
     verdict = hearing_verdict(kl_scores(-0.01, 0.02), "95 %")
-    assert verdict.claim == "This run is too small to learn words."
+    assert verdict.claim == "This run does not show that the model hears words."
     gap = "difference 0.005 nats per token, 95 % interval \N{MINUS SIGN}0.010 to 0.020"
-    assert f"continuations are as good ({gap})" in verdict.grounds
-    assert "Training lowered their divergence from the language model's own, from 1.900 to 1.500" in verdict.grounds
+    assert f"With another speaker's clip it is not clearly different ({gap})" in verdict.grounds
+    assert "Training lowered the KL divergence with the right clip: it was 1.900 nats per token" in verdict.grounds
 
 
 def test_a_gap_above_zero_means_hearing_and_one_below_a_mistake() -> None:
@@ -24,7 +24,7 @@ def test_a_gap_above_zero_means_hearing_and_one_below_a_mistake() -> None:
     ("ua", "claim"),
     [
         (0.8, "The model hears emotion."),
-        (0.55, "The model does not hear emotion: guessing does as well."),
+        (0.55, "This run does not show that the model hears emotion: guessing may do as well."),
         (0.2, "The model gets emotion wrong more often than guessing would."),
     ],
 )

@@ -65,7 +65,7 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "losses.jsonl: no such file; train.fit --kind semantic has not run"),
-        ("step 1", "losses.jsonl: expected one JSON object of numbers a line"),
+        ("step 1", "losses.jsonl: expected one JSON object of numbers per line"),
         ('{"step": 1, "dev_kl": 2}', "losses.jsonl: no step with a loss; expected at least one"),
         ('{"step": 1, "loss": 2, "kl": 2}', "losses.jsonl: a step lacks 'lr'; expected step, lr, loss, kl"),
     ],

@@ -253,7 +253,7 @@ def test_a_teacher_stored_whole_trains_as_the_running_one_does(
     run.fit(semantic(temperature=1.0), tiny_models, EMOTIONS, exact, resume=False)
     assert "stored teacher" not in capsys.readouterr().out
     run.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, stored, resume=False)
-    assert "stored teacher, 258 tokens a position: kl is a lower bound, dev_kl is exact" in capsys.readouterr().out
+    assert "stored teacher, 258 tokens per position: kl is a lower bound, dev_kl is exact" in capsys.readouterr().out
     assert len(losses(exact)) == 9
     for ours, expected in zip(losses(stored), losses(exact), strict=True):
         assert ours == pytest.approx(expected, rel=1e-3)
@@ -279,7 +279,7 @@ def test_a_stored_teacher_is_not_run_but_for_the_dev_part(
     ("num_top", "lacking", "message"),
     [
         (None, None, "packed without teacher signals; generate with store_logprobs above 0 and pack again, or set "),
-        (4, 5, r"corpus/train-5: expected teacher signals of 3 tokens, found none; generate with store_logprobs"),
+        (4, 5, r"corpus/train-5: expected teacher signals for 3 tokens, found none; generate with store_logprobs"),
     ],
 )
 def test_a_stored_teacher_that_is_not_there_is_told_before_training(
@@ -307,7 +307,5 @@ def test_rows_with_other_numbers_of_stored_tokens_are_told(tiny_models: ModelsPa
 
 
 def test_a_stored_teacher_has_no_other_temperature_than_1() -> None:
-    with pytest.raises(
-        ValidationError, match=r"temperature\n.+ 1 with a stored teacher, whose mass .+input_value=2\.0"
-    ):
+    with pytest.raises(ValidationError, match=r"temperature\n.+ 1 with a stored teacher: the mass .+input_value=2\.0"):
         semantic(teacher="stored")
