@@ -51,7 +51,7 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """Build the model as it was before training, from base weights and the seed.
 
     The LLM's weights have the type `dtype`; all other weights are float32. The adapter's output starts with the mean
-    norm of the LLM's token embeddings, because the LLM is used to this norm.
+    norm of the LLM's token embeddings, so that speech embeddings have the scale of the LLM's usual inputs.
     """
     encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
     with loading(encoder_folder):
@@ -118,7 +118,9 @@ def load_plora(model: SpeechLLM, state: dict[str, torch.Tensor]) -> None:
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
     expected = get_peft_model_state_dict(model.llm, adapter_name=ADAPTER_NAME).keys()
     if named.keys() != expected:
-        raise UserError(f"plora: {min(named.keys() ^ expected)}: expected the same tensors in file and model")
+        name = min(named.keys() ^ expected)
+        place = "file" if name in named else "model"
+        raise UserError(f"plora: the tensor {name} is only in the {place}; expected the same tensors in both")
     set_peft_model_state_dict(model.llm, named, ADAPTER_NAME)
 
 

@@ -30,7 +30,7 @@ def main(
     if kind == "emotion" and init is None:
         raise UserError("--init: expected the stage-1 model folder, found nothing")
     if kind == "semantic" and init is not None:
-        raise UserError(f"--init: stage 1 starts from the base weights, found {init}")
+        raise UserError(f"--init: not allowed for semantic alignment, which starts from the base weights; found {init}")
     from train.fit.run import RunFolders, fit  # torch loads only after the parameters are checked
 
     folders = RunFolders(data=data, init=init, output=output, checkpoints=checkpoints, logs=logs)
