@@ -7,7 +7,7 @@ answer that lists the options counts as the first of them. Words for emotions ou
 import re
 from collections.abc import Sequence
 
-# Words that count as a unified label, besides the label itself.
+# Other words that count as an emotion label, for each label.
 VARIANTS = {
     "neutral": ("neutrality",),
     "happy": ("happiness", "happily", "joy", "joyful", "cheerful"),

@@ -156,11 +156,12 @@ def test_continuations_of_another_model_are_marked(page: str, tmp_path: Path) ->
 
 def test_continuations_of_the_engine_echo_are_marked(page: str, tmp_path: Path) -> None:
     assert "engine echo" not in page
+    assert "No language model wrote" not in page
     paths = prepare(tmp_path)
     paths["params_file"].write_text(PARAMS.replace("engine: vllm", "engine: echo"))
     report.main(**paths)
     echoed = paths["output"].read_text()
-    assert "<b>No language model wrote the targets.</b> The engine echo repeated each sentence" in echoed
+    assert "<b>No language model wrote the targets.</b> The training targets were made by the test engine" in echoed
     assert "written by <b>the engine echo</b>, which repeats the sentence." in echoed
 
 
@@ -190,8 +191,9 @@ def test_sentences_are_neutral_only_when_each_is_spoken_in_every_emotion() -> No
     ("content", "message"),
     [
         (None, "metrics.json: no such file; evaluate.score has not run"),
-        ("[1]", "metrics.json: expected JSON numbers by protocol, system and metric"),
-        ("{}", "metrics.json: found nothing, expected a protocol emotion_<corpus>"),
+        ("[1]", r"metrics.json: expected nested JSON objects: test \(task and corpus\), then system, then metric"),
+        ("{}", "metrics.json: found no keys, expected at least one key emotion_<corpus>"),
+        ('{"kl": {}}', "metrics.json: found the keys kl, expected at least one key emotion_<corpus>"),
     ],
 )
 def test_unusable_metrics_are_refused(content: str | None, message: str, tmp_path: Path) -> None:

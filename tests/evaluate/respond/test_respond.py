@@ -141,7 +141,7 @@ def test_the_least_unlike_of_those_that_may_stand_for_a_row_are_drawn_from() -> 
 
 
 def test_a_row_that_nothing_can_stand_for_is_an_error() -> None:
-    with pytest.raises(UserError, match="row 0: found no other clip"):
+    with pytest.raises(UserError, match="row 0: found no clip that may replace"):
         swapped(["a", "a"], lambda row, clip: row != clip, lambda *_: 0, 1)
 
 

@@ -49,7 +49,7 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     assert len(confusion) == 81
     assert any(line.endswith(",unparsable") for line in confusion)
     assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
-    assert capsys.readouterr().out.startswith("score: emotion_acted head UA 0.")
+    assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
