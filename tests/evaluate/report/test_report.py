@@ -65,7 +65,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         for row in acted[:4]
     ]
     write_table(predictions / "examples.parquet", examples, EXAMPLES_SCHEMA)
-    for kind, parts in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
+    for kind, terms in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
         row = {"id": "x", "continuation": "Oh.", "token_ids": [1], "engine": "vllm 0.32.0"}
         kept = [{**row, "finish_reason": "stop", "echo": 0.0}] * 3
         kept += [{**row, "finish_reason": "length", "echo": 1.0}]
@@ -74,7 +74,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         write_table(continuations / f"{kind}.kept.parquet", kept, KEPT_SCHEMA)
         write_table(continuations / f"{kind}.dropped.parquet", dropped, DROPPED_SCHEMA)
         (folder / "models" / kind).mkdir(parents=True)
-        lines = [json.dumps({"step": step, "lr": 0.1, "loss": 1.0, **parts}) for step in (5, 10)]
+        lines = [json.dumps({"step": step, "lr": 0.1, "loss": 1.0, **terms}) for step in (5, 10)]
         (folder / "models" / kind / "losses.jsonl").write_text("\n".join(lines))
     return {
         "metrics": folder / "metrics.json",

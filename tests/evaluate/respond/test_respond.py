@@ -111,7 +111,7 @@ def test_what_is_written_is_no_speech_for_plora(model_path: Path, tiny_models: M
 
 
 @pytest.mark.parametrize("pad_to_30s", [False, True])
-def test_the_head_hears_the_clip_as_it_does_in_training(
+def test_the_head_scores_a_clip_as_it_does_in_training(
     packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, pad_to_30s: bool
 ) -> None:
     config_file = model_path / "config.json"

@@ -20,8 +20,8 @@ def prepare(folder: Path) -> dict[str, Path]:
     parquet.write(divergence_table(gap=0.05), folder / "divergence.parquet")
     parquet.write(recognition_table(), folder / "recognition.parquet")
     (folder / "params.yaml").write_text(PARAMS)
-    for kind, part in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
-        lines = [{"step": 5, "lr": 0.1, "loss": 1.5, **part}, {"step": 5, **{f"dev_{k}": v for k, v in part.items()}}]
+    for kind, terms in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
+        lines = [{"step": 5, "lr": 0.1, "loss": 1.5, **terms}, {"step": 5, **{f"dev_{k}": v for k, v in terms.items()}}]
         (folder / "models" / kind).mkdir(parents=True)
         (folder / "models" / kind / "losses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {

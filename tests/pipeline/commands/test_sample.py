@@ -151,8 +151,8 @@ def test_clips_are_written_to_listen_to(tmp_path: Path) -> None:
         (16_000, 1, 16_000),
         (16_000, 1, 4_000),
     ]
-    part, _ = soundfile.read(to / rows[1]["file"])
-    assert np.allclose(part, np.sin(np.arange(16_000, 20_000) / 10) / 2, atol=1e-3)
+    segment, _ = soundfile.read(to / rows[1]["file"])
+    assert np.allclose(segment, np.sin(np.arange(16_000, 20_000) / 10) / 2, atol=1e-3)
     told = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert [row["file"] for row in told["rows"]] == [row["file"] for row in rows]
 

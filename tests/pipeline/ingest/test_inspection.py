@@ -97,7 +97,7 @@ def test_the_flac_header_of_files_of_any_length_is_read(tmp_path: Path, num_samp
     assert (header.num_samples, header.sample_rate_hz, header.channels) == (num_samples, 16_000, 1)
 
 
-def test_parts_of_a_file_are_looked_at_each_by_itself(tmp_path: Path) -> None:
+def test_segments_of_a_file_are_inspected_each_by_itself(tmp_path: Path) -> None:
     samples = noise(32_000)
     samples[16_000:24_000] = 0
     path = write_audio(tmp_path / "a.wav", samples)
@@ -111,7 +111,7 @@ def test_parts_of_a_file_are_looked_at_each_by_itself(tmp_path: Path) -> None:
     assert [type(look) for look in inspect_header(path, parts)] == [AudioFacts, AudioFacts, AudioFacts, Fault]
 
 
-def test_a_file_that_does_not_open_is_the_fault_of_all_its_parts(tmp_path: Path) -> None:
+def test_a_file_that_does_not_open_is_the_fault_of_all_its_segments(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_text("no audio")
     fault = Fault("unreadable", "Format not recognised")
     assert inspect_samples(tmp_path / "a.wav", [WHOLE, Segment(1.0, 2.0)]) == [fault, fault]

@@ -227,13 +227,13 @@ def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParam
 
 
 def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, lacking: int | None = None) -> Path:
-    """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a part gets none."""
+    """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a split gets none."""
     model, _ = run.build_model(semantic(), models, EMOTIONS, None)
     shell = packed.load_shell(data)
     assert shell.before_text is not None
     with packed.Writer(folder, shell, 5, packed.SCHEMA_WITH_SIGNALS) as writer:
-        for part in ("train", "dev", "test"):
-            rows = list(packed.load(data, part))
+        for split in ("train", "dev", "test"):
+            rows = list(packed.load(data, split))
             for number, row in enumerate(rows):
                 made = sequences(shell.before_text, [row["text_ids"]], shell.after, [row["response_ids"]])
                 with torch.no_grad():
@@ -241,7 +241,7 @@ def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, l
                 top = logits.log_softmax(-1).topk(num_top)
                 if number != lacking:
                     row |= {"top_ids": top.indices.tolist(), "top_logprobs": top.values.tolist()}
-            writer.write(part, rows)
+            writer.write(split, rows)
     return folder
 
 
@@ -260,7 +260,7 @@ def test_a_teacher_stored_whole_trains_as_the_running_one_does(
         assert ours == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_stored_teacher_is_not_run_but_for_the_dev_part(
+def test_a_stored_teacher_is_run_for_the_dev_split_alone(
     tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path
 ) -> None:
     data = with_signals(folders.data, tmp_path / "some", tiny_models, 4, lacking=3)
