@@ -154,7 +154,7 @@ def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engine: Record
         (("--temperature-b", "-1"), "B: generate.temperature: expected greater than or equal to 0, found -1.0"),
         (("--params-b", "none.yaml"), "none.yaml: no such parameter file"),
         ((*SHORT, "--id", "z"), "no utterance z"),
-        ((*SHORT, "--id", "e"), "compare: no prompt for both sides in 1 rows; expected one or more"),
+        ((*SHORT, "--id", "e"), "compare: none of the 1 selected rows has a prompt on both sides; expected at"),
     ],
 )
 def test_what_cannot_be_compared_is_told(engine: RecordingEngine, arguments: tuple[str, ...], message: str) -> None:
