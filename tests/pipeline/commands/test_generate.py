@@ -114,7 +114,7 @@ def test_a_choice_that_the_store_lacks_is_told_before_anything_is_generated(
     run("generate", "semantic", "--id", "a", "--force")
     monkeypatch.setenv("BLSP_STORE", str(tmp_path / "other"))
     count = len(numbers.asked)
-    with pytest.raises(UserError, match=r"choices\.csv: found 1 choices that .*other.* lacks, such as \w+,\w+,2; exp"):
+    with pytest.raises(UserError, match=r"choices\.csv: 1 attempts chosen here .*other.*, for example \w+,\w+,2; set"):
         taken()
     assert len(numbers.asked) == count
     choices.FILE.write_text("recipe,key,generation\n")
