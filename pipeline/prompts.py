@@ -40,7 +40,7 @@ def known_places(*known: str) -> AfterValidator:
     def check(text: str) -> str:
         if unknown := set(re.findall(r"\{(\w*)\}", text)) - set(known):
             expected = " and ".join(f"{{{name}}}" for name in known)
-            raise ValueError(f"only the placeholders {expected}, found {{{min(unknown)}}}")
+            raise ValueError(f"only the placeholders {expected}, not {{{min(unknown)}}}")
         return text
 
     return AfterValidator(check)

@@ -70,7 +70,7 @@ COLUMNS = (
     Column(
         "split",
         pa.string(),
-        "train, dev or test; before the stage split, null unless the corpus has official splits",
+        "train, dev or test; in manifests that `ingest` wrote, null if the corpus has no official splits",
     ),
     Column(
         "attributes",

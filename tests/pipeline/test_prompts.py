@@ -83,12 +83,12 @@ def test_a_prompt_for_an_emotion_needs_one(prompter: Prompter) -> None:
 
 
 def test_a_clip_is_not_told_its_emotion() -> None:
-    with pytest.raises(ValidationError, match=r"only the placeholders \{options\}, found \{emotion\}"):
+    with pytest.raises(ValidationError, match=r"only the placeholders \{options\}, not \{emotion\}"):
         Prompt(system="", text="", speech="It is '{emotion}': ")
 
 
 def test_a_misspelt_place_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"only the placeholders \{emotion\} and \{options\}, found \{emotions\}"):
+    with pytest.raises(ValidationError, match=r"only the placeholders \{emotion\} and \{options\}, not \{emotions\}"):
         Prompt(system="", text="{emotions}", speech="")
 
 
