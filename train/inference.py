@@ -64,14 +64,14 @@ class Answering:
         """Return the log-probability that the answer starts with each label, one list per prompt."""
         contents, speech = self._contents(prompts, clips)
         # in bfloat16, logits near 20 are multiples of 1/8, so labels closer than that would be equal
-        output_embeddings = self.model.output_embeddings.float()
+        head = self.model.output_head.float()
         scores = []
         for label in labels:
             ids = self.prompter.content_ids(label)
             asked = sequences(prompts[0].before, contents, prompts[0].after, [ids] * len(prompts))
             with autocast(self.model.llm):
                 hidden = self.model.response_states(asked.to(self.device), speech)
-            log_p = torch.log_softmax(hidden.float() @ output_embeddings.T, dim=-1)
+            log_p = torch.log_softmax(head.logits(hidden.float()), dim=-1)
             targets = torch.tensor(ids, device=self.device).repeat(len(prompts))
             scores.append(log_p.gather(1, targets[:, None]).view(len(prompts), len(ids)).sum(1))
         return torch.stack(scores, dim=1).tolist()

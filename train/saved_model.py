@@ -20,14 +20,16 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
 from torch import nn
-from transformers import AutoModelForCausalLM, WhisperModel
+from transformers import WhisperModel
 
 from pipeline.stage import UserError
 from pipeline.tables import parquet
+from pipeline.weights.llm import load_llm
 from pipeline.weights.source import ModelsParams, fetch, loading
 from train.model import SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.plora import ADAPTER_NAME
+from train.own_forward import check_own_forward
 
 CONFIG_FILE = "config.json"
 PEFT_PREFIX = "base_model.model."  # of the tensor names in peft's files
@@ -51,17 +53,19 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """Build the model as it was before training, from base weights and the seed.
 
     The LLM's weights have the type `dtype`; all other weights are float32. The adapter's output starts with the mean
-    norm of the LLM's token embeddings, because the LLM is used to this norm.
+    norm of the LLM's token embeddings, because the LLM is used to this norm. Raises UserError if training would compute
+    other logits than the LLM itself.
     """
     encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
     with loading(encoder_folder):
         whisper = WhisperModel.from_pretrained(encoder_folder, dtype=torch.float32)
-    with loading(llm_folder):
-        llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype)
+    llm = load_llm(llm_folder, dtype)
     torch.manual_seed(config.seed)
     model = SpeechLLM(SpeechEncoder(whisper.encoder, config.pad_to_30s), llm, len(config.emotions))
     model.adapter.start_at_norm(float(model.token_embeddings.weight.float().norm(dim=-1).mean()))
-    return model.eval()
+    model.eval()
+    check_own_forward(model)
+    return model
 
 
 def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:

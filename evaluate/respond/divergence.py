@@ -89,6 +89,6 @@ def _divergences(model: SpeechLLM, batches: Iterable[tuple[Batch, list[int]]]) -
         with torch.no_grad():
             with autocast(model.llm):
                 outputs = model(batch.to(model.token_embeddings.weight.device))
-            kl = response_kl(outputs.student, outputs.teacher, model.output_embeddings, temperature=1.0)
+            kl = response_kl(outputs.student, outputs.teacher, model.output_head, temperature=1.0)
         for row in kl.split(num_tokens):
             yield _Divergence(float(row.mean()), len(row))

@@ -182,9 +182,9 @@ def make_schedule(settings: FitParams, num_rows: int, num_processes: int) -> Sch
 def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
     """Return the objective of the stage."""
     if isinstance(settings, SemanticFitParams):
-        return SemanticAlignment(model.output_embeddings, settings.temperature)
+        return SemanticAlignment(model.output_head, settings.temperature)
     assert isinstance(settings, EmotionFitParams)
-    return EmotionAlignment(model.output_embeddings, settings.emotion_weight)
+    return EmotionAlignment(model.output_head, settings.emotion_weight)
 
 
 def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:

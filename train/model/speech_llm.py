@@ -12,6 +12,7 @@ from train.model.adapter import ConvAdapter
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Sequences
+from train.model.output_head import OutputHead, output_head
 from train.model.plora import SpeechMask, add_plora
 
 
@@ -61,11 +62,9 @@ class SpeechLLM(nn.Module):
         return _token_embeddings(self.llm)
 
     @property
-    def output_embeddings(self) -> Float[Tensor, "v d"]:
-        """The LLM's output matrix, which turns a final hidden state into logits."""
-        lm_head = self.llm.get_output_embeddings()
-        assert isinstance(lm_head, nn.Linear)
-        return lm_head.weight
+    def output_head(self) -> OutputHead:
+        """The LLM's output head, which turns final hidden states into logits."""
+        return output_head(self.llm)
 
     def encode_speech(self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]) -> Speech:
         """Turn log-mel into embeddings for the LLM."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request, cut, describe_hardware
 from pipeline.generate.params import GenerateParams
-from pipeline.weights.source import loading
+from pipeline.weights.llm import load_llm
 
 Item = TypeVar("Item")
 
@@ -31,8 +31,7 @@ class TransformersEngine:
         torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN makes a plan for each new shape; see train/precision.py
         dtype = getattr(torch, params.dtype)
         self._llm: Any  # transformers' own types for its models do not fit each other
-        with loading(model):
-            self._llm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        self._llm = load_llm(model, dtype)
         self._llm.to(self._device)
         sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0}
         self._llm.generation_config = transformers.GenerationConfig(
