@@ -75,7 +75,7 @@ def generated() -> tuple[PromptShell, list[Row], str]:
 
 def _row(text: str, answer: Answer, prompter: Prompter, llm: interface.Engine) -> Row:
     top = answers.likeliest(answer, max(KEPT), llm.name)
-    end = [prompter.end_id] if answer.finish_reason == continuations.STOP else []
+    end = () if answer.end_id is None else (answer.end_id,)
     return Row(
         list(prompter.content_ids(text)),
         [*answer.token_ids, *end],

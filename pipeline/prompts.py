@@ -9,6 +9,7 @@ token crosses their borders. So another content does not change the ids around i
     after   <|im_end|>\\n<|im_start|>assistant\\n
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,16 +77,24 @@ class PromptIds:
 
 
 class Prompter:
-    """Makes prompts with one tokenizer; `end_id` is the token that ends a turn."""
+    """Makes prompts with one tokenizer, and knows the tokens that end an answer.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Take the tokenizer of a chat model; raises UserError if it has no chat template or no end token."""
+    `end_id` ends a turn in the chat template; `end_ids` are all tokens that end an answer, `end_id` first.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", end_ids: Sequence[int] = ()) -> None:
+        """Take the tokenizer of a chat model, and the tokens at which the model's own generation stops.
+
+        Raises UserError if it has no chat template or no end token.
+        """
         if tokenizer.chat_template is None:
             raise UserError(f"models.llm: {tokenizer.name_or_path}: no chat template; expected a chat model")
         if not isinstance(tokenizer.eos_token_id, int):
             raise UserError(f"models.llm: {tokenizer.name_or_path}: no end token; expected a chat model")
         self.tokenizer = tokenizer
-        self.end_id: int = tokenizer.eos_token_id
+        ends = (tokenizer.eos_token_id, *end_ids)
+        self.end_id = self._find_turn_end(ends)
+        self.end_ids = tuple(dict.fromkeys([self.end_id, *ends]))
         self._shell = cache(self._make_shell)
         self._instruction = cache(self.content_ids)
 
@@ -96,7 +105,7 @@ class Prompter:
 
         with loading(folder):
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        return cls(tokenizer)
+        return cls(tokenizer, _read_end_ids(folder))
 
     def text(
         self, prompt: Prompt, transcript: str, *, emotion: str | None = None, options: Sequence[str] = ()
@@ -137,6 +146,27 @@ class Prompter:
         head, tail = chat.split(SENTINEL)
         return self._special_ids(head), self._special_ids(tail)
 
+    def _find_turn_end(self, ends: Sequence[int]) -> int:
+        """Return the token after an assistant's message: an end token, or a special token directly after it.
+
+        It may differ from the tokenizer's end token: Gemma's is <eos>, but its turns end with <end_of_turn>. GLM-4 has
+        no token of its own for this, and its turns end with the next <|user|>. A template without such a token ends
+        turns with the tokenizer's end token.
+        """
+        import jinja2
+
+        turns = [{"role": role, "content": SENTINEL} for role in ("user", "assistant", "user")]
+        try:
+            chat = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except jinja2.TemplateError:
+            return ends[0]
+        assert isinstance(chat, str)
+        between = chat.split(SENTINEL)
+        after = self._special_ids(between[2]) if len(between) == 4 else ()
+        known = [token for token in after if token in ends]
+        added = self.tokenizer.added_tokens_decoder.get(after[0]) if after else None
+        return known[0] if known else after[0] if added is not None and added.special else ends[0]
+
     def _render(self, messages: list[dict[str, str]]) -> str:
         import jinja2
 
@@ -155,6 +185,16 @@ class Prompter:
     def content_ids(self, text: str) -> tuple[int, ...]:
         """Tokenise the user's text; special tokens that are written in it are treated as plain text."""
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
+def _read_end_ids(folder: Path) -> tuple[int, ...]:
+    """Return the tokens at which a model's own generation stops, as its generation config or its config names them."""
+    for name in ("generation_config.json", "config.json"):
+        if (file := folder / name).is_file() and (
+            found := json.loads(file.read_text()).get("eos_token_id")
+        ) is not None:
+            return tuple(found) if isinstance(found, list) else (found,)
+    return ()
 
 
 def as_messages(prompt: Prompt, transcript: str, *, emotion: str | None = None) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 """Ask a trained model for written answers and for log-probabilities of labels, with or without speech."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -53,10 +54,11 @@ class Answering:
                 attention_mask=asked.attended.long(),
                 do_sample=False,
                 max_new_tokens=self.max_new_tokens,
-                eos_token_id=self.prompter.end_id,
+                eos_token_id=list(self.prompter.end_ids),
                 pad_token_id=self.prompter.end_id,
             )
-        return [self.prompter.decode(ids) for ids in written.tolist()]
+        ends = set(self.prompter.end_ids)
+        return [self.prompter.decode(list(takewhile(lambda i: i not in ends, ids))) for ids in written.tolist()]
 
     def label_scores(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None, labels: Sequence[str]

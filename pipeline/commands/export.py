@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.commands import selection
 from pipeline.commands.options import Ids, KindArgument, Reason, Where
-from pipeline.generate.engines import interface
 from pipeline.generate.engines.interface import Request
 from pipeline.generate.engines.openai_protocol import NoAnswerError, first_choice, sampling, vllm_fields
 from pipeline.generate.plan import Plan, make_plan
@@ -143,7 +142,7 @@ def model_name(run: Run) -> str:
 
 def end_ids(run: Run) -> list[int]:
     """Return the ids of the tokens that end an answer."""
-    return interface.find_end_ids(run.model, run.prompter.end_id)
+    return list(run.prompter.end_ids)
 
 
 def count_retokenized(plan: Plan) -> int:

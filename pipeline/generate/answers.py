@@ -112,6 +112,7 @@ def stored_answer(
         continuation=prompter.decode(given.token_ids),
         token_ids=given.token_ids,
         finish_reason=given.finish_reason,
+        end_id=given.end_id,
         seed=request.seed,
         logprob=given.logprob,
         top_ids=[[token for token, _ in step] for step in top] or None,
@@ -162,6 +163,7 @@ def read_continuations(utterances: pa.Table, keys: pa.Array, run: Run, chosen: d
     columns = {name: pc.coalesce(found[name], defaults[name]) if name in defaults else found[name] for name in _STORED}
     if run.backbone is not None:
         columns["token_ids"] = _retokenized(columns["continuation"], run.backbone)
+        columns["end_id"] = pa.nulls(len(keys), pa.int32())  # the trained LLM has other tokens
     columns["agreement"] = pa.nulls(len(keys), pa.float64())
     columns |= {name: _first(found[name], num_top) for name in signals.names}
     return pa.table({"id": utterances["id"], **columns}).cast(pa.schema([*continuations.SCHEMA, *signals]))

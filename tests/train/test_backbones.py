@@ -197,7 +197,9 @@ def test_stage_2_has_the_loss_and_gradient_of_the_llms_own_forward(
         expected = expected + 0.5 * functional.cross_entropy(head, torch.tensor([emotion]))
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    theirs = gradients(dense) | {f"llm.{key}": value.grad for key, value in plora.weights.items() if value.grad is not None}
+    theirs = gradients(dense) | {
+        f"llm.{key}": value.grad for key, value in plora.weights.items() if value.grad is not None
+    }
     ours = gradients(model)
     assert any("lora_A" in key for key in ours)
     assert off(ours, {key: value for key, value in theirs.items() if key in ours or float(value.norm()) > 0}) < 1e-5

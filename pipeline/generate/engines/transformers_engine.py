@@ -91,12 +91,12 @@ class TransformersEngine:
         return ids.to(self._device), mask.to(self._device)
 
     def _answer(self, new_T: Any, logprobs_TV: Any) -> Answer:
-        token_ids, finish_reason = cut(new_T.tolist(), set(self._end_ids))
+        token_ids, finish_reason, end_id = cut(new_T.tolist(), set(self._end_ids))
         num_steps = min(len(token_ids) + 1, len(new_T))  # with the end token, if there is one
         own = logprobs_TV[:num_steps].gather(1, new_T[:num_steps, None])
         values, ids = logprobs_TV[:num_steps].topk(self._num_top)
         top = [dict(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)]
-        return Answer(token_ids, finish_reason, float(own.sum()), top if self._num_top else ())
+        return Answer(token_ids, finish_reason, float(own.sum()), top if self._num_top else (), end_id)
 
 
 def _batches(
