@@ -132,6 +132,7 @@ def measure(root: Path, figures: dict[str, Any]) -> None:
     }
     sections = yaml.safe_load(Path("params.yaml").read_text())
     sections["emotions"] = list(EMOTIONS.values())
+    sections["filter"]["emotion"]["min_agreement"] = 0.0  # without a limit, generate computes no agreement
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params_file = folder / "params.yaml"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_CHUNK_CELLS = 4_000_000  # resamples x clusters held at once, 32 MB
+CHUNK_CELLS = 4_000_000  # resamples x clusters held at once, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], how: Resampli
     """
     rng = np.random.default_rng(how.seed)
     count = len(sums)
-    chunk = max(1, _CHUNK_CELLS // count)
+    chunk = max(1, CHUNK_CELLS // count)
     drawn = []
     for start in range(0, how.resamples, chunk):
         weights = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, how.resamples - start))

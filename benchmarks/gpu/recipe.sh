@@ -83,7 +83,8 @@ run_recipe() {
         cp "predictions/$kind"/*.parquet "$out"
     done
     python3 -m evaluate.score --divergence predictions/semantic/divergence.parquet --models models \
-        --recognition predictions/emotion/recognition.parquet --metrics "$out/metrics.json" --plots plots
+        --recognition predictions/emotion/recognition.parquet --metrics "$out/metrics.json" \
+        --confusions "$out/confusions.json" --plots plots
     sed 's/^  precision: .*/  precision: float32/' params.yaml >float32.yaml # two spaces: only in the section respond
     timed "respond emotion, float32" python3 -m evaluate.respond --kind emotion --data data/packed/emotion \
         --model models/emotion --output float32 --params float32.yaml

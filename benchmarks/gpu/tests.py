@@ -16,7 +16,7 @@ def main(out: Out, tiny: Tiny = False) -> None:
     # other versions than the locked ones may give warnings, which are not failures of this project
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider"]
     env = {**os.environ, **({"BLSP_TEST_DEVICE": "cpu"} if tiny and DEVICE.type == "cpu" else {})}
-    status = subprocess.run([*command, "tests/test_gpu.py", f"--junitxml={log}"], env=env, check=False).returncode
+    status = subprocess.run([*command, "tests/train/test_gpu.py", f"--junitxml={log}"], env=env, check=False).returncode
     if not log.exists():
         raise UserError(f"tests: pytest ended with {status} before any test, expected 0")
     counts = ElementTree.parse(log).getroot()[0].attrib
