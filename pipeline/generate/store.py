@@ -284,10 +284,9 @@ class AnswerStore:
 
 def _read(shard: Path, schema: pa.Schema) -> pa.Table:
     try:
-        table = pq.read_table(shard, columns=schema.names)
-        if (
-            _END_ID.name in schema.names and _END_ID.name not in table.column_names
-        ):  # written before the column was added
+        new = {_END_ID.name} & set(schema.names) - set(pq.read_schema(shard).names)  # earlier shards lack it
+        table = pq.read_table(shard, columns=[name for name in schema.names if name not in new])
+        if new:
             table = table.append_column(_END_ID, pa.nulls(len(table), _END_ID.type))
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, KeyError) as error:
