@@ -204,6 +204,7 @@ def main(
     plan = make_plan(selected, keys_of(selected, run), run, anew=force)
     if not plan.requests:
         return say(f"export {kind}: nothing to answer, no file written; --force includes prompts with a stored answer")
+    run.check_models()
     name = model or model_name(run)
     write(plan, name, output, chat=chat, plain=plain)
     left_out = f", {plan.counts.left_out:,} rows left out" if plan.counts.left_out else ""

@@ -1,8 +1,9 @@
-"""Load an LLM from a folder, with the attention that it was trained with."""
+"""Load an LLM from a folder: every weight from the file, and the attention that it was trained with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.weights.pretrained import load_pretrained
 from pipeline.weights.source import loading
 
 if TYPE_CHECKING:
@@ -11,14 +12,20 @@ if TYPE_CHECKING:
 
 
 def load_llm(folder: Path, dtype: "torch.dtype") -> "PreTrainedModel":
-    """Load the LLM in `folder`, in evaluation mode."""
+    """Load the LLM in `folder`, in evaluation mode; raises UserError if a weight is missing."""
     import transformers
 
-    with loading(folder):
-        llm: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=_attention(folder)
-        )
-    llm.eval()
+    llm: PreTrainedModel = load_pretrained(
+        transformers.AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=_attention(folder)
+    )
+    return llm
+
+
+def outline_llm(folder: Path) -> "PreTrainedModel":
+    """Return the layers of the LLM in `folder` without the values of its weights; raises UserError as `load_llm`."""
+    import transformers
+
+    llm: PreTrainedModel = load_pretrained(transformers.AutoModelForCausalLM, folder, device_map="meta")
     return llm
 
 
@@ -29,5 +36,6 @@ def _attention(folder: Path) -> str | None:
     """
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder).get_text_config()
+    with loading(folder):
+        config = transformers.AutoConfig.from_pretrained(folder).get_text_config()
     return None if getattr(config, "attn_logit_softcapping", None) is None else "eager"

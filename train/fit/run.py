@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from pipeline.stage import UserError, say
 from pipeline.tables import packed
+from pipeline.weights.lora import check_targets
 from pipeline.weights.source import ModelsParams, fetch
 from train import saved_model
 from train.data import stored_teacher
@@ -123,6 +124,7 @@ def emotion_model(
         raise UserError(f"{init}: trained with other models or emotions than the parameters name; train stage 1 again")
     model = saved_model.load(init, llm_dtype(settings))
     plora = settings.plora
+    check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
     torch.manual_seed(settings.seed)
     model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
     if settings.train_encoder:
