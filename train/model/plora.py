@@ -78,3 +78,10 @@ def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> No
             module.lora_A[ADAPTER_NAME].float()
             module.lora_B[ADAPTER_NAME].float()
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)
+
+
+def train_dropout(llm: nn.Module, mode: bool) -> None:
+    """Turn P-LoRA's own dropout on or off."""
+    for module in llm.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout.train(mode)

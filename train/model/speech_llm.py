@@ -1,6 +1,7 @@
 """The speech LLM: encoder, adapter, frozen LLM with optional P-LoRA, and emotion head."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +14,7 @@ from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Sequences
 from train.model.output_head import OutputHead, output_head
-from train.model.plora import SpeechMask, add_plora
+from train.model.plora import SpeechMask, add_plora, train_dropout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,15 @@ class SpeechLLM(nn.Module):
         self.head = EmotionHead(width, num_emotions)
         self.speech_mask = SpeechMask()
         self.plora: LoraConfig | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of what is trained; what is frozen stays in evaluation mode, so that it has no dropout."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        self.llm.eval()
+        train_dropout(self.llm, mode)
+        return self
 
     def add_plora(self, config: LoraConfig) -> None:
         """Add P-LoRA to the LLM (stage 2); it changes no output until B is trained."""
