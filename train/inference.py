@@ -5,6 +5,7 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from pipeline.prompts import Prompter, PromptIds
 from train.model import Speech, SpeechLLM
@@ -28,7 +29,12 @@ class Answering:
         self.model = model
         self.device = model.token_embeddings.weight.device
         self.prompter = prompter
-        self.max_new_tokens = max_new_tokens
+        self.greedy = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(prompter.end_ids),
+            pad_token_id=prompter.end_id,
+        )
 
     def encode_speech(self, clips: Sequence[Clip]) -> Speech:
         """Return the speech embeddings of clips."""
@@ -52,10 +58,7 @@ class Answering:
             written = self.model.llm.generate(  # type: ignore[operator]
                 inputs_embeds=self.model.embed(asked, speech),
                 attention_mask=asked.attended.long(),
-                do_sample=False,
-                max_new_tokens=self.max_new_tokens,
-                eos_token_id=list(self.prompter.end_ids),
-                pad_token_id=self.prompter.end_id,
+                generation_config=self.greedy,
             )
         ends = set(self.prompter.end_ids)
         return [self.prompter.decode(list(takewhile(lambda i: i not in ends, ids))) for ids in written.tolist()]

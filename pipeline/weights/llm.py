@@ -1,4 +1,4 @@
-"""Load an LLM from a folder: every weight from the file, and the attention that it was trained with."""
+"""Load an LLM from a folder: every weight from the file, the attention of its training, and no sampling of its own."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 
 
 def load_llm(folder: Path, dtype: "torch.dtype") -> "PreTrainedModel":
-    """Load the LLM in `folder`, in evaluation mode; raises UserError if a weight is missing."""
+    """Load the LLM in `folder`, in evaluation mode; raises UserError if a weight is missing.
+
+    Its generation config is empty. transformers would take from it what a call does not name, such as the repetition
+    penalty of Qwen2.5, even if decoding is greedy.
+    """
     import transformers
 
     llm: PreTrainedModel = load_pretrained(
         transformers.AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=_attention(folder)
     )
+    llm.generation_config = transformers.GenerationConfig()
     return llm
 
 

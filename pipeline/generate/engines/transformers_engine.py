@@ -34,7 +34,7 @@ class TransformersEngine:
         self._llm = load_llm(model, dtype)
         self._llm.to(self._device)
         sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0}
-        self._llm.generation_config = transformers.GenerationConfig(
+        self._generation = transformers.GenerationConfig(
             do_sample=params.temperature > 0,
             max_new_tokens=params.max_new_tokens,
             eos_token_id=self._end_ids,
@@ -76,7 +76,7 @@ class TransformersEngine:
         torch.manual_seed(seed or 0)
         ids, mask = self._padded(prompts)
         with torch.inference_mode():
-            output = self._llm.generate(input_ids=ids, attention_mask=mask)
+            output = self._llm.generate(input_ids=ids, attention_mask=mask, generation_config=self._generation)
             logprobs_BTV = torch.stack(output.logits, dim=1).float().log_softmax(-1)
         new_BT = output.sequences[:, ids.shape[1] :]
         return [self._answer(*row) for row in zip(new_BT, logprobs_BTV, strict=True)]
