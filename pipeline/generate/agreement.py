@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from pipeline.generate.engines.interface import Engine, PromptAndAnswer
+from pipeline.generate.engines.interface import Engine, PromptAndAnswer, check_logprob
 from pipeline.generate.params import AgreementPrompt
 from pipeline.generate.run import SHARD_S, Run, StartEngine
 from pipeline.generate.store import KEY, AnswerStore, StoredAnswer
@@ -99,6 +99,7 @@ def score(
     try:
         with Task("generate: agreement", len(wanted), "scores") as task:
             for position, logprob in llm.score(pairs):
+                check_logprob(logprob, llm.name, wanted[position].transcript)
                 scores.append(_stored_score(wanted[position], pairs[position][1], logprob, llm, now))
                 task.advance()
                 if len(scores) == run.settings.rows_per_part or time.monotonic() - written > SHARD_S:

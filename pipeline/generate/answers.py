@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.generate.engines.interface import Answer, Engine, Request
+from pipeline.generate.engines.interface import Answer, Engine, Request, check_logprob
 from pipeline.generate.plan import Plan
 from pipeline.generate.run import SHARD_S, Run, StartEngine
 from pipeline.generate.store import StoredAnswer
@@ -47,6 +47,7 @@ class ShardWriter:
     def take(self, request: Request, answer: Answer) -> bool:
         """Take an answer; return whether a shard is due."""
         engine, num_top = self.llm, self.run.settings.store_logprobs
+        check_logprob(answer.logprob, engine.name, request.transcript)
         self.answers.append(stored_answer(request, answer, self.run.prompter, engine.name, engine.hardware, num_top))
         self.num_tokens += len(answer.token_ids)
         is_full = len(self.answers) == self.run.settings.rows_per_part

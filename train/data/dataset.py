@@ -28,6 +28,7 @@ class Example:
     top_ids: list[list[int]] | None = None
     """The stored teacher's likeliest tokens at each response token; None if the row has none."""
     top_logprobs: list[list[float]] | None = None
+    id: str = ""
 
 
 class Examples(Dataset[Example]):
@@ -51,6 +52,7 @@ class Examples(Dataset[Example]):
             emotion=self.emotions.get(row["emotion"], -1),
             top_ids=row.get("top_ids"),
             top_logprobs=row.get("top_logprobs"),
+            id=row["id"],
         )
 
 
@@ -77,6 +79,7 @@ class Collator:
             signals=_signals(examples) if self.with_signals else None,
             response_ids=torch.tensor([token for response in responses for token in response]),
             emotion=torch.tensor([example.emotion for example in examples]),
+            ids=tuple(example.id for example in examples),
         )
 
     def _teacher(self, examples: Sequence[Example], responses: list[list[int]]) -> Sequences:

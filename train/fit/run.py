@@ -81,6 +81,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
         kind, folders.logs / run, state.step, schedule.num_steps, state.records, is_main_process=main
     ) as progress:
         train(trainer, data, progress, intervals, folder)
+    trainer.check_weights()
     if main:
         save(accelerator.unwrap_model(trainer.model), config, progress.records, folders.output)
         checkpoint.remove(folder)

@@ -75,6 +75,8 @@ class Batch:
     """The response tokens of all rows, row by row: the targets at `predicts`."""
     emotion: Int[Tensor, " b"]
     """Emotion class of each clip; -1 if unknown."""
+    ids: tuple[str, ...] = ()
+    """Ids of the rows, for messages."""
 
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
@@ -91,6 +93,7 @@ class Batch:
             signals=None if self.signals is None else self.signals.to(device),
             response_ids=self.response_ids.to(device),
             emotion=self.emotion.to(device),
+            ids=self.ids,
         )
 
     @property

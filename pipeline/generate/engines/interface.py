@@ -3,12 +3,14 @@
 All engines end an answer at the same tokens. So their greedy answers in float32 agree, unless two tokens tie.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.stage import UserError
 from pipeline.tables.continuations import LENGTH, STOP
 
 PromptAndAnswer = tuple[Sequence[int], Sequence[int]]
@@ -63,6 +65,15 @@ class Engine(Protocol):
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
         """Yield each pair's position and log P(answer | prompt) in nats as soon as it is ready."""
+
+
+def check_logprob(logprob: float | None, engine: str, transcript: str) -> None:
+    """Raise UserError if a log-probability is infinite or not a number: the LLM overflows in this type, or is broken."""
+    if logprob is not None and not math.isfinite(logprob):
+        raise UserError(
+            f"generate: {engine}: {transcript!r}: found the log-probability {logprob}, expected a finite number; try "
+            "another generate.dtype"
+        )
 
 
 def cut(token_ids: Sequence[int], end_ids: set[int]) -> tuple[tuple[int, ...], str, int | None]:
