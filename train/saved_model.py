@@ -55,18 +55,26 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """Build the model as it was before training, from base weights and the seed.
 
     The LLM's weights have the type `dtype`; all other weights are float32. The adapter's output starts with the mean
-    norm of the LLM's token embeddings, because the LLM is used to this norm. Raises UserError if training would compute
-    other logits than the LLM itself.
+    norm of the LLM's token embeddings, because the LLM is used to this norm. Raises UserError if a model lacks a weight,
+    or if training would compute other logits than the LLM itself.
     """
     encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
     whisper = load_encoder(encoder_folder)
     llm = load_llm(llm_folder, dtype)
     torch.manual_seed(config.seed)
     model = SpeechLLM(SpeechEncoder(whisper, config.pad_to_30s), llm, len(config.emotions))
-    model.adapter.start_at_norm(float(model.token_embeddings.weight.float().norm(dim=-1).mean()))
+    model.adapter.start_at_norm(token_norm(model))
     model.eval()
     check_own_forward(model)
     return model
+
+
+@torch.no_grad()
+def token_norm(model: SpeechLLM) -> float:
+    """Return the mean norm of the token embeddings as the LLM uses them: Gemma multiplies its table by sqrt(width)."""
+    table = model.token_embeddings
+    embeddings = table(torch.arange(table.num_embeddings, device=table.weight.device))
+    return float(embeddings.float().norm(dim=-1).mean())
 
 
 def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:

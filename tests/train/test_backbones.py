@@ -244,6 +244,24 @@ def test_the_text_path_is_the_llms_own_bit_for_bit(tmp_path: Path, tiny_models: 
     assert torch.equal(plain, adapted)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Gemma 3", "Granite"])
+def test_speech_starts_at_the_norm_of_tokens_as_the_llm_gets_them(
+    tmp_path: Path, tiny_models: ModelsParams, name: str
+) -> None:
+    model = build(tiny_models, save_llm(tmp_path / "llm", BACKBONES[name]))
+    first: list[Tensor] = []
+    with torch.no_grad():
+        speech = torch.cat(speech_of(model))
+        every = torch.arange(model.token_embeddings.num_embeddings)[None]
+        model.llm.base_model.layers[0].register_forward_pre_hook(  # type: ignore[index, operator, union-attr]
+            lambda _layer, inputs: first.append(inputs[0])
+        )
+        model.llm(input_ids=every)
+        model.llm(inputs_embeds=speech[None])
+    tokens, spoken = (states.norm(dim=-1).mean() for states in first)
+    torch.testing.assert_close(spoken, tokens, rtol=2e-2, atol=0)
+
+
 def test_an_llm_whose_forward_does_more_after_its_output_matrix_is_refused(
     tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
