@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 TEMPLATE_SWITCHES: dict[str, Any] = {"enable_thinking": False}
 """The templates of thinking models then open and close an empty thought themselves; others ignore the switch."""
 
+_THOUGHT_TAG = r"(?:think|thinking|thought|reasoning)"
+_THOUGHT_START, _THOUGHT_END = rf"(?i:[<\[]{_THOUGHT_TAG}[>\]])", rf"(?i:[<\[]/{_THOUGHT_TAG}[>\]])"
+
 SENTINEL = "[[CONTENT]]"  # placeholder for the instruction and the content in the template
 
 
@@ -195,6 +198,15 @@ def _read_end_ids(folder: Path) -> tuple[int, ...]:
         ) is not None:
             return tuple(found) if isinstance(found, list) else (found,)
     return ()
+
+
+def without_thoughts(answer: str) -> str:
+    """Return an answer without what a model thinks first: <think>…</think> and tags like it.
+
+    A template may open the thought itself, so the first tag may be missing. A thought without an end leaves nothing.
+    """
+    after = re.split(_THOUGHT_END, answer)[-1]
+    return re.split(_THOUGHT_START, after, maxsplit=1)[0].strip()
 
 
 def as_messages(prompt: Prompt, transcript: str, *, emotion: str | None = None) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from pipeline.prompts import Prompter, PromptIds
+from pipeline.prompts import Prompter, PromptIds, without_thoughts
 from train.model import Speech, SpeechLLM
 from train.model.adapter import num_speech_tokens
 from train.model.inputs import pad_features, sequences
@@ -61,7 +61,8 @@ class Answering:
                 generation_config=self.greedy,
             )
         ends = set(self.prompter.end_ids)
-        return [self.prompter.decode(list(takewhile(lambda i: i not in ends, ids))) for ids in written.tolist()]
+        answers = [list(takewhile(lambda token: token not in ends, ids)) for ids in written.tolist()]
+        return [without_thoughts(self.prompter.decode(ids)) for ids in answers]
 
     def label_scores(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None, labels: Sequence[str]
