@@ -41,9 +41,8 @@ VARIANTS = {
     "calm": ("calmness", "calmly", "平静", "冷静", "镇定", "平靜", "冷靜", "鎮定"),
 }  # fmt: skip
 
-# Chinese and Japanese are written without spaces, so one of their characters beside a Latin word is no part of it.
-_EASTERN = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_NOT_IN_WORD = rf"(?<![^\W_{_EASTERN}]){{}}(?![^\W_{_EASTERN}])"
+# Only Latin letters and digits belong to an English word: Chinese has no spaces, and Markdown marks words with _.
+_NOT_IN_WORD = "(?<![0-9a-zß-ɏ]){}(?![0-9a-zß-ɏ])"
 _NOT_NEGATED = "(?<![不没未非無无沒]){}"  # 不高兴 is one word: unhappy
 
 

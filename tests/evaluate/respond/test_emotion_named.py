@@ -44,7 +44,8 @@ def test_the_first_label_word_is_the_answer(answer: str, expected: str | None) -
         ("她并不高兴，而是难过", "sad"),
         ("他不开心", None),
         ("unhappy", None),
-        ("мненеhappy", None),
+        ("화자는 happy합니다", "happy"),
+        ("épisadé", None),
         ("surprise2", None),
     ],
 )
