@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from pipeline.prompts import Prompter, PromptIds, without_thoughts
+from pipeline.prompts import Prompter, PromptIds
 from train.model import Speech, SpeechLLM
 from train.model.adapter import num_speech_tokens
 from train.model.inputs import pad_features, sequences
@@ -62,7 +62,7 @@ class Answering:
             )
         ends = set(self.prompter.end_ids)
         answers = [list(takewhile(lambda token: token not in ends, ids)) for ids in written.tolist()]
-        return [without_thoughts(self.prompter.decode(ids)) for ids in answers]
+        return [self.prompter.answer(ids) for ids in answers]
 
     def label_scores(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None, labels: Sequence[str]
@@ -73,7 +73,7 @@ class Answering:
         head = self.model.output_head.float()
         scores = []
         for label in labels:
-            ids = self.prompter.content_ids(label)
+            ids = self.prompter.answer_ids(label)
             asked = sequences(prompts[0].before, contents, prompts[0].after, [ids] * len(prompts))
             with autocast(self.model.llm):
                 hidden = self.model.response_states(asked.to(self.device), speech)

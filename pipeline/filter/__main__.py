@@ -12,6 +12,7 @@ import typer
 from pydantic import Field, model_validator
 
 from pipeline import params
+from pipeline.chat_template import has_thoughts
 from pipeline.filter import scores
 from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.progress import track
@@ -76,6 +77,7 @@ def make_rules(settings: FilterParams) -> list[Rule]:
         Rule("clip too short", lambda row: row["duration_s"], lowest=settings.min_duration_s),
         Rule("clip too long", lambda row: row["duration_s"], highest=settings.max_duration_s),
         Rule("empty", lambda row: len(row["continuation"]), lowest=1),
+        Rule("thought", lambda row: has_thoughts(row["continuation"]), highest=0),
         Rule("truncated", lambda row: row["finish_reason"] == LENGTH, highest=only_none[settings.drop_truncated]),
         Rule("refusal", lambda row: scores.refusal(row["continuation"]), highest=only_none[settings.drop_refusals]),
         Rule(

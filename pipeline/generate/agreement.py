@@ -81,7 +81,7 @@ def missing(asked: Sequence[Sequence[Question]], store: AnswerStore) -> list[Que
 def make_pairs(wanted: Sequence[Question], run: Run, prompt: AgreementPrompt) -> list[PromptAndAnswer]:
     """Return each question's prompt and the name of its class, as token ids."""
     prompter, options = run.prompter, sorted(run.classes)
-    names = {name: prompter.content_ids(name) for name in options}
+    names = {name: prompter.answer_ids(name) for name in options}
     filled = (prompt.fill(each.transcript, each.continuation, options) for each in wanted)
     return [
         (prompter.words(prompt.system, said).ids, names[each.emotion])

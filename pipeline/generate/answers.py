@@ -181,4 +181,4 @@ def _first(column: pa.ChunkedArray, num_top: int) -> pa.Array:
 def _retokenized(texts: pa.ChunkedArray, backbone: Path) -> pa.Array:
     """Return another LLM's answers as token ids of the LLM that is trained."""
     prompter = Prompter.load(backbone)
-    return pa.array([prompter.content_ids(text) for text in texts.to_pylist()], pa.list_(pa.int32()))
+    return pa.array([prompter.answer_ids(text) for text in texts.to_pylist()], pa.list_(pa.int32()))

@@ -16,7 +16,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -278,7 +278,7 @@ class AnswerStore:
                 partial.unlink()
             if not (note := self.folder / "recipe.json").exists():
                 with parquet.whole(note) as partial:
-                    partial.write_text(json.dumps(asdict(self.signature), indent=2, ensure_ascii=False) + "\n")
+                    partial.write_text(json.dumps(self.signature.content, indent=2, ensure_ascii=False) + "\n")
             yield
 
 

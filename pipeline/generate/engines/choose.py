@@ -35,7 +35,7 @@ def start(params: GenerateParams, llm: Weights, model: Path, prompter: Prompter)
     if params.engine == "echo":
         from pipeline.generate.engines.echo_engine import EchoEngine
 
-        return EchoEngine(prompter.content_ids, params.max_new_tokens)
+        return EchoEngine(prompter.answer_ids, params.max_new_tokens)
     end_ids = prompter.end_ids
     if params.server is not None:
         from pipeline.generate.engines.server_engine import ServerEngine
