@@ -21,6 +21,7 @@ from train.losses import response_kl
 from train.model import SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.inputs import sequences
+from train.model.output_head import OutputHead
 
 ROUNDS = 5
 BATCH, FRAMES, RESPONSE = 16, 300, 24
@@ -52,10 +53,10 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def plain_kl(student: Tensor, teacher: Tensor, matrix: Tensor, temperature: float) -> Tensor:
+def plain_kl(student: Tensor, teacher: Tensor, head: OutputHead, temperature: float) -> Tensor:
     """Return the KL from the logits of all rows, with autograd."""
-    p = functional.log_softmax(teacher @ matrix.T / temperature, dim=-1)
-    q = functional.log_softmax(student @ matrix.T / temperature, dim=-1)
+    p = functional.log_softmax(teacher @ head.matrix.T / temperature, dim=-1)
+    q = functional.log_softmax(student @ head.matrix.T / temperature, dim=-1)
     return functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
 
 
@@ -76,11 +77,11 @@ def measure(figures: dict[str, Any]) -> None:
             lambda: published(padded, num_frames),
         )
 
-    rows, matrix = BATCH * RESPONSE, model.output_embeddings
+    rows, head = BATCH * RESPONSE, model.output_head
     teacher = torch.randn(rows, 576)
 
-    def loss(way: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
-        way(torch.randn(rows, 576, requires_grad=True), teacher, matrix, 2.0).mean().backward()
+    def loss(way: Callable[[Tensor, Tensor, OutputHead, float], Tensor]) -> None:
+        way(torch.randn(rows, 576, requires_grad=True), teacher, head, 2.0).mean().backward()
 
     figures["kl"] = ratio(
         "KL with its gradient in closed form / by autograd", lambda: loss(response_kl), lambda: loss(plain_kl)

@@ -75,7 +75,7 @@ def generated() -> tuple[PromptShell, list[Row], str]:
 
 def _row(text: str, answer: Answer, prompter: Prompter, llm: interface.Engine) -> Row:
     top = answers.likeliest(answer, max(KEPT), llm.name)
-    end = [prompter.end_id] if answer.finish_reason == continuations.STOP else []
+    end = () if answer.end_id is None else (answer.end_id,)
     return Row(
         list(prompter.content_ids(text)),
         [*answer.token_ids, *end],
@@ -122,14 +122,14 @@ def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> dict[st
 
     from train.losses import response_kl, stored_kl
 
-    matrix = model.output_embeddings
+    head = model.output_head
     teacher = states(model, shell, [row.text_ids for row in rows], rows)
     ids = torch.tensor([step for row in rows for step in row.top_ids])
     logprobs = torch.tensor([step for row in rows for step in row.top_logprobs])
     figures: dict[str, list[dict[str, float]]] = {"kept": [], "exchanged": []}
     for k in KEPT:
         mass = logprobs[:, :k].exp().sum(-1).mean().item()
-        none = stored_kl(teacher, ids[:, :k], logprobs[:, :k], matrix).abs().max().item()
+        none = stored_kl(teacher, ids[:, :k], logprobs[:, :k], head).abs().max().item()
         size = _bytes(rows, k) / len(ids)
         print(
             f"k {k:2}: mass kept {mass:.4f}, {size:.0f} bytes per token on disk, "
@@ -138,10 +138,10 @@ def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> dict[st
         figures["kept"].append({"k": k, "mass_share": mass, "bytes_per_token": size, "largest_self_kl_nats": none})
     for share in EXCHANGED:
         student = states(model, shell, exchanged(rows, share), rows).requires_grad_()
-        exact = response_kl(student, teacher, matrix, 1.0)
+        exact = response_kl(student, teacher, head, 1.0)
         (slope,) = torch.autograd.grad(exact.sum(), student)
         for k in KEPT:
-            stored = stored_kl(student, ids[:, :k], logprobs[:, :k], matrix)
+            stored = stored_kl(student, ids[:, :k], logprobs[:, :k], head)
             (ours,) = torch.autograd.grad(stored.sum(), student)
             found = {
                 "exact_kl_nats": exact.mean().item(),

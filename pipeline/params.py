@@ -55,6 +55,19 @@ def load(path: Path, name: str, model: type[T]) -> T:
     return check(str(path), name, value, model)
 
 
+def find(path: Path, name: str, model: type[T]) -> T | None:
+    """Read a value as `load` does; None if the file does not have it.
+
+    This is for checks that change no output: DVC does not need to know what they read.
+    """
+    value: Any = _read(path)
+    for key in name.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    return check(str(path), name, value, model)
+
+
 def check(place: str, name: str, value: Any, model: type[T]) -> T:
     """Read a value as a `model`; raises UserError as `load` does, with `place` instead of the file."""
     try:

@@ -137,7 +137,7 @@ def run_generate(folder: Path, llm: Path, kind: Alignment = "semantic", **settin
 def write_generate_params(path: Path, llm: Path | str, min_agreement: float | None = None, **changes: Any) -> Path:
     """Write the sections that generate reads, with `changes` in the section of that name."""
     sections = {
-        "models": {"encoder": weights(llm), "llm": weights(llm)},
+        "models": {"llm": weights(llm)},
         "emotions": ["sad", "happy"],
         "prompts": {"semantic": PROMPT, "emotion": {**PROMPT, "text": "Go on, {emotion}: "}},
         "generate": generate_section(**changes),

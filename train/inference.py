@@ -1,9 +1,11 @@
 """Ask a trained model for written answers and for log-probabilities of labels, with or without speech."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from pipeline.prompts import Prompter, PromptIds
 from train.model import Speech, SpeechLLM
@@ -28,7 +30,12 @@ class Answering:
         self.model = model
         self.device = model.token_embeddings.weight.device
         self.prompter = prompter
-        self.max_new_tokens = max_new_tokens
+        self.greedy = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(prompter.end_ids),
+            pad_token_id=prompter.end_id,
+        )
 
     def encode_speech(self, clips: Sequence[Clip]) -> Speech:
         """Return the speech embeddings of clips."""
@@ -48,16 +55,15 @@ class Answering:
         contents, speech = self._contents(prompts, clips)
         asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
         asked = asked.to(self.device)
-        with autocast(self.model.llm), self.model.speech_mask.applied(asked.speech):
+        with autocast(self.model.llm), self.model.speech_mask.applied(asked.speech, generating=True):
             written = self.model.llm.generate(  # type: ignore[operator]
                 inputs_embeds=self.model.embed(asked, speech),
                 attention_mask=asked.attended.long(),
-                do_sample=False,
-                max_new_tokens=self.max_new_tokens,
-                eos_token_id=self.prompter.end_id,
-                pad_token_id=self.prompter.end_id,
+                generation_config=self.greedy,
             )
-        return [self.prompter.decode(ids) for ids in written.tolist()]
+        ends = set(self.prompter.end_ids)
+        answers = [list(takewhile(lambda token: token not in ends, ids)) for ids in written.tolist()]
+        return [self.prompter.answer(ids) for ids in answers]
 
     def label_scores(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None, labels: Sequence[str]
@@ -66,14 +72,14 @@ class Answering:
         contents, speech = self._contents(prompts, clips)
         # In bfloat16, logits near 20 are rounded to multiples of 1/8, so two labels whose scores differ by less than
         # 1/8 could get the same score.
-        output_embeddings = self.model.output_embeddings.float()
+        head = self.model.output_head.float()
         scores = []
         for label in labels:
-            ids = self.prompter.content_ids(label)
+            ids = self.prompter.answer_ids(label)
             asked = sequences(prompts[0].before, contents, prompts[0].after, [ids] * len(prompts))
             with autocast(self.model.llm):
                 hidden = self.model.response_states(asked.to(self.device), speech)
-            log_p = torch.log_softmax(hidden.float() @ output_embeddings.T, dim=-1)
+            log_p = torch.log_softmax(head.logits(hidden.float()), dim=-1)
             targets = torch.tensor(ids, device=self.device).repeat(len(prompts))
             scores.append(log_p.gather(1, targets[:, None]).view(len(prompts), len(ids)).sum(1))
         return torch.stack(scores, dim=1).tolist()

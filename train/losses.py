@@ -1,9 +1,9 @@
-"""The losses of both stages, from final hidden states and the LLM's frozen output matrix.
+"""The losses of both stages, from final hidden states and the LLM's frozen output head.
 
 The hidden states are only those at positions that predict a response token. The KL is computed for a few rows at a
 time, so the logits of a whole batch are never in memory. Its gradient has a closed form: with
 p = softmax(teacher / tau) and q = softmax(student / tau), d KL(p || q) / d student logits = (q - p) / tau. The frozen
-matrix needs no gradient.
+head needs no gradient.
 
 A stored teacher has only the k likeliest tokens K. All other tokens count as one token R with the remaining mass p_R:
 
@@ -22,6 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from train.model.output_head import OutputHead
+
 ROWS_AT_ONCE = 256  # 150 MB of float32 logits with a vocabulary of 150,000
 LEAST_REST = torch.finfo(torch.float32).eps  # lower limit of p_R: below it, 1 - sum in float32 is rounding error
 
@@ -31,16 +33,17 @@ _Teacher = Callable[[slice, Tensor], Tensor]
 
 class _KL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, output_embeddings: Tensor, temperature: float, teacher: _Teacher) -> Tensor:
+    def forward(ctx: Any, student: Tensor, head: OutputHead, temperature: float, teacher: _Teacher) -> Tensor:
         kl = torch.zeros(len(student), device=student.device)
         gradient = torch.empty_like(student)
         for start in range(0, len(student), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            log_q = functional.log_softmax((student[rows] @ output_embeddings.T).float() / temperature, dim=-1)
+            logits = head.logits(student[rows])
+            log_q = functional.log_softmax(logits / temperature, dim=-1)
             log_p = teacher(rows, log_q)
             p = log_p.exp()
             kl[rows] = (p * (log_p - log_q)).sum(-1)
-            gradient[rows] = ((log_q.exp() - p) / temperature).to(output_embeddings.dtype) @ output_embeddings
+            gradient[rows] = head.pull_back((log_q.exp() - p) / temperature, logits)
         ctx.save_for_backward(gradient)
         return kl
 
@@ -53,27 +56,27 @@ class _KL(torch.autograd.Function):
 def response_kl(
     student: Float[Tensor, "n d"],
     teacher: Float[Tensor, "n d"],
-    output_embeddings: Float[Tensor, "v d"],
+    head: OutputHead,
     temperature: float,
 ) -> Float[Tensor, " n"]:
     """Return KL(teacher || student) at each predicted response token, in nats (paper Eq. 1).
 
-    `student` and `teacher` are final hidden states; `output_embeddings` is the LLM's frozen output matrix.
-    `temperature` softens both distributions, without a factor tau^2, as in the official code.
+    `student` and `teacher` are final hidden states; `head` turns them into the LLM's logits. `temperature` softens both
+    distributions, without a factor tau^2, as in the official code.
     """
-    teacher, output_embeddings = teacher.detach(), output_embeddings.detach()
+    teacher, head = teacher.detach(), head.detached()
 
     def run(rows: slice, _log_q: Tensor) -> Tensor:
-        return functional.log_softmax((teacher[rows] @ output_embeddings.T).float() / temperature, dim=-1)
+        return functional.log_softmax(head.logits(teacher[rows]) / temperature, dim=-1)
 
-    return _KL.apply(student, output_embeddings, temperature, run)  # type: ignore[no-any-return, no-untyped-call]
+    return _KL.apply(student, head, temperature, run)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def stored_kl(
     student: Float[Tensor, "n d"],
     top_ids: Int[Tensor, "n k"],
     top_logprobs: Float[Tensor, "n k"],
-    output_embeddings: Float[Tensor, "v d"],
+    head: OutputHead,
 ) -> Float[Tensor, " n"]:
     """Return a lower bound of `response_kl` at temperature 1 from the teacher's k likeliest tokens at each position."""
     log_rest = (1 - top_logprobs.exp().sum(-1, keepdim=True)).clamp(min=LEAST_REST).log()
@@ -82,11 +85,9 @@ def stored_kl(
         log_q_rest = log_q.scatter(1, top_ids[rows], -torch.inf).logsumexp(-1, keepdim=True)
         return (log_q + (log_rest[rows] - log_q_rest)).scatter(1, top_ids[rows], top_logprobs[rows])
 
-    return _KL.apply(student, output_embeddings.detach(), 1.0, complete)  # type: ignore[no-any-return, no-untyped-call]
+    return _KL.apply(student, head.detached(), 1.0, complete)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def response_ce(
-    student: Float[Tensor, "n d"], targets: Int[Tensor, " n"], output_embeddings: Float[Tensor, "v d"]
-) -> Float[Tensor, " n"]:
+def response_ce(student: Float[Tensor, "n d"], targets: Int[Tensor, " n"], head: OutputHead) -> Float[Tensor, " n"]:
     """Return the cross-entropy of each response token, in nats (paper Eq. 2)."""
-    return functional.cross_entropy((student @ output_embeddings.T).float(), targets, reduction="none")
+    return functional.cross_entropy(head.logits(student), targets, reduction="none")

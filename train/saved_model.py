@@ -10,6 +10,7 @@ The frozen LLM is never copied. It is fetched again by name, revision and checks
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
 from torch import nn
-from transformers import AutoModelForCausalLM, WhisperModel
 
 from pipeline.stage import UserError
 from pipeline.tables import parquet
-from pipeline.weights.source import ModelsParams, fetch, loading
+from pipeline.weights.encoder import load_encoder
+from pipeline.weights.llm import load_llm
+from pipeline.weights.source import ModelsParams, fetch
 from train.model import SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.plora import ADAPTER_NAME
+from train.own_forward import check_own_forward
 
 CONFIG_FILE = "config.json"
 PEFT_PREFIX = "base_model.model."  # of the tensor names in peft's files
@@ -51,17 +55,26 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """Build the model as it was before training, from base weights and the seed.
 
     The LLM's weights have the type `dtype`; all other weights are float32. The adapter's output starts with the mean
-    norm of the LLM's token embeddings, so that speech embeddings have the scale of the LLM's usual inputs.
+    norm of the LLM's token embeddings, so that speech embeddings have the scale of the LLM's usual inputs. Raises
+    UserError if a model lacks a weight, or if training would compute other logits than the LLM itself.
     """
     encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
-    with loading(encoder_folder):
-        whisper = WhisperModel.from_pretrained(encoder_folder, dtype=torch.float32)
-    with loading(llm_folder):
-        llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype)
+    whisper = load_encoder(encoder_folder)
+    llm = load_llm(llm_folder, dtype)
     torch.manual_seed(config.seed)
-    model = SpeechLLM(SpeechEncoder(whisper.encoder, config.pad_to_30s), llm, len(config.emotions))
-    model.adapter.start_at_norm(float(model.token_embeddings.weight.float().norm(dim=-1).mean()))
-    return model.eval()
+    model = SpeechLLM(SpeechEncoder(whisper, config.pad_to_30s), llm, len(config.emotions))
+    model.adapter.start_at_norm(token_norm(model))
+    model.eval()
+    check_own_forward(model)
+    return model
+
+
+@torch.no_grad()
+def token_norm(model: SpeechLLM) -> float:
+    """Return the mean norm of the token embeddings as the LLM uses them: Gemma multiplies its table by sqrt(width)."""
+    table = model.token_embeddings
+    embeddings = table(torch.arange(table.num_embeddings, device=table.weight.device))
+    return float(embeddings.float().norm(dim=-1).mean())
 
 
 def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
@@ -97,13 +110,10 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> SpeechLLM:
         lora = PeftConfig.from_pretrained(str(folder / "plora"))
         assert isinstance(lora, LoraConfig)
         model.add_plora(lora)
-        load_plora(model, load_file(folder / "plora" / SAFETENSORS_WEIGHTS_NAME))
-    state = load_file(folder / "adapter.safetensors")
+        load_plora(model, _read(folder / "plora" / SAFETENSORS_WEIGHTS_NAME))
+    _load(model, folder / "adapter.safetensors", "adapter", "head")
     if config.encoder_trained:
-        state |= load_file(folder / "encoder.safetensors")
-    unknown = model.load_state_dict(state, strict=False).unexpected_keys
-    if unknown:
-        raise UserError(f"{folder}: found the tensor {unknown[0]}, expected only tensors that the model has")
+        _load(model, folder / "encoder.safetensors", "encoder")
     return model.eval()
 
 
@@ -116,11 +126,12 @@ def plora_state(model: SpeechLLM) -> dict[str, torch.Tensor]:
 def load_plora(model: SpeechLLM, state: dict[str, torch.Tensor]) -> None:
     """Load P-LoRA's tensors into the model; raises UserError if their names differ from those in the model."""
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
-    expected = get_peft_model_state_dict(model.llm, adapter_name=ADAPTER_NAME).keys()
-    if named.keys() != expected:
-        name = min(named.keys() ^ expected)
+    expected: dict[str, Any] = get_peft_model_state_dict(model.llm, adapter_name=ADAPTER_NAME)
+    if named.keys() != expected.keys():
+        name = min(named.keys() ^ expected.keys())
         place = "file" if name in named else "model"
         raise UserError(f"plora: the tensor {name} is only in the {place}; expected the same tensors in both")
+    _check_shapes("plora", named, expected)
     set_peft_model_state_dict(model.llm, named, ADAPTER_NAME)
 
 
@@ -128,6 +139,30 @@ def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write a file with Python's own functions: safetensors does not report a full disk as an OSError."""
     with parquet.whole(path) as partial:
         partial.write_bytes(as_safetensors(tensors))
+
+
+def _load(model: SpeechLLM, file: Path, *prefixes: str) -> None:
+    """Load the tensors with these prefixes; raises UserError if the file has others, or other shapes."""
+    state, expected = _read(file), _prefixed(model, *prefixes)
+    if lacking := sorted(expected.keys() - state.keys()):
+        raise UserError(f"{file}: lacks the tensor {lacking[0]}; expected all tensors of a trained model")
+    if unknown := sorted(state.keys() - expected.keys()):
+        raise UserError(f"{file}: found the tensor {unknown[0]}, expected only tensors that the model has")
+    _check_shapes(str(file), state, expected)
+    model.load_state_dict(state, strict=False)
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{file}: found {error}, expected the tensors of a trained model") from None
+
+
+def _check_shapes(place: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in found.items():
+        if (shape := list(expected[name].shape)) != list(tensor.shape):
+            raise UserError(f"{place}: tensor {name}: found the shape {list(tensor.shape)}, expected {shape}")
 
 
 def _prefixed(model: nn.Module, *prefixes: str) -> dict[str, torch.Tensor]:

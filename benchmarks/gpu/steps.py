@@ -89,8 +89,8 @@ class Steps:
 
 def _objective(model: SpeechLLM, stage: Stage) -> Objective:
     if stage == "semantic":
-        return SemanticAlignment(model.output_embeddings, TEMPERATURE)
-    return EmotionAlignment(model.output_embeddings, 1.0)
+        return SemanticAlignment(model.output_head, TEMPERATURE)
+    return EmotionAlignment(model.output_head, 1.0)
 
 
 def draw_batches(sizes: Sizes, stage: Stage, count: int) -> list[list[Example]]:

@@ -5,6 +5,7 @@ a wrong clip. The wrong clip is another speaker's clip with other words, from th
 most similar length. The difference between the last two conditions is due to hearing the words.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,9 @@ def measure(folder: Path, rows: Any, shell: PromptShell, settings: RespondParams
             divergences = _divergences(model, _batches(examples, clips, collate, settings.batch_size))
             shown = track(divergences, f"respond semantic: {condition}", len(about), "clips")
             for row, divergence in zip(about, shown, strict=True):
+                if not math.isfinite(divergence.kl):
+                    found = f"found the KL {divergence.kl}, expected a finite number"
+                    raise UserError(f"respond: {row['id']}: {condition}: {found}")
                 known = {key: row[key] for key in ("id", "corpus", "speaker")}
                 yield known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
 
@@ -92,6 +96,6 @@ def _divergences(model: SpeechLLM, batches: Iterable[tuple[Batch, list[int]]]) -
         with torch.no_grad():
             with autocast(model.llm):
                 outputs = model(batch.to(model.token_embeddings.weight.device))
-            kl = response_kl(outputs.student, outputs.teacher, model.output_embeddings, temperature=1.0)
+            kl = response_kl(outputs.student, outputs.teacher, model.output_head, temperature=1.0)
         for row in kl.split(num_tokens):
             yield _Divergence(float(row.mean()), len(row))

@@ -21,12 +21,19 @@ from evaluate.respond.shuffled_clips import swapped
 from pipeline.audio import mono_16k
 from pipeline.progress import Task, track
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
+from pipeline.stage import UserError
 from pipeline.tables import parquet
 from pipeline.weights.source import fetch
 from train import saved_model
 from train.data.log_mel import LogMel, num_mel_frames
 from train.inference import Answering, Clip
 from train.precision import answering_dtype, best_device
+
+
+def check_finite(where: str, scores: Sequence[Sequence[float]], ids: Sequence[str]) -> None:
+    """Raise UserError with the ids of the rows that have a score that is infinite or not a number."""
+    if wrong := [i for i, row in zip(ids, scores, strict=True) if not np.isfinite(row).all()]:
+        raise UserError(f"{where}: found scores that are no finite numbers, expected finite ones: {', '.join(wrong)}")
 
 
 class Respondent:
@@ -70,6 +77,7 @@ class Respondent:
         voice_answers = self.answering.write([self.prompter.speech(prompt)] * len(numbers), clips)
         transcript_answers = self.answering.write(asked, None)
         scores = self.answering.emotion_scores(clips)
+        check_finite("respond: head", scores, [self.rows[i]["id"] for i in numbers])
         return parquet.from_rows(
             (
                 {key: self.rows[i][key] for key in ("id", "corpus", "speaker", "emotion", "text")}
@@ -117,11 +125,16 @@ class Respondent:
         with Task(f"respond emotion: {system}", len(clips), "clips") as task:
             for start in range(0, len(clips), self.settings.batch_size):
                 batch = [self._clip(i) for i in clips[start : start + self.settings.batch_size]]
-                answers += ask(batch)
+                given = ask(batch)
+                if isinstance(given[0], list):
+                    ids = [self.rows[i]["id"] for i in range(start, start + len(batch))]
+                    check_finite(f"respond: {system}", given, ids)
+                answers += given
                 task.advance(len(batch))
         return answers
 
     def _scored(self, system: str, scores: Sequence[Sequence[float]]) -> pa.Table:
+        check_finite(f"respond: {system}", scores, [row["id"] for row in self.rows])
         predicted = [self.emotions[int(np.argmax(row))] for row in scores]
         return self._table(system, [None] * len(scores), predicted, scores)
 

@@ -17,13 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.commands import selection
 from pipeline.commands.options import Ids, KindArgument, Reason, Where
-from pipeline.generate.engines import interface
 from pipeline.generate.engines.interface import Request
 from pipeline.generate.engines.openai_protocol import NoAnswerError, first_choice, sampling, vllm_fields
 from pipeline.generate.plan import Plan, make_plan
 from pipeline.generate.run import Run, keys_of, open_run
 from pipeline.params import ParamsFile
-from pipeline.prompts import TEMPLATE_SWITCHES, as_messages
 from pipeline.stage import say
 from pipeline.tables import parquet
 from pipeline.weights.source import PYPI
@@ -118,7 +116,11 @@ def parse(line: bytes) -> Output:
 def write(plan: Plan, model: str, output: Path, *, chat: bool, plain: bool) -> None:
     """Write the requests as token ids, or as messages with `chat`; `plain` leaves out fields that only vLLM knows."""
     run = plan.run
-    more = {} if plain else vllm_fields(end_ids(run)) | ({"chat_template_kwargs": TEMPLATE_SWITCHES} if chat else {})
+    more = (
+        {}
+        if plain
+        else vllm_fields(end_ids(run)) | ({"chat_template_kwargs": run.prompter.template.switches} if chat else {})
+    )
     with parquet.whole(output) as partial, partial.open("w", encoding="utf-8") as file:
         for request in plan.requests:
             own_seed = [] if request.seed == run.signature.seed else [request.seed]
@@ -143,7 +145,7 @@ def model_name(run: Run) -> str:
 
 def end_ids(run: Run) -> list[int]:
     """Return the ids of the tokens that end an answer."""
-    return interface.find_end_ids(run.model, run.prompter.end_id)
+    return list(run.prompter.end_ids)
 
 
 def count_retokenized(plan: Plan) -> int:
@@ -160,7 +162,7 @@ def chat_ids(request: Request, run: Run) -> tuple[int, ...]:
 
 
 def _messages(request: Request, run: Run) -> list[dict[str, str]]:
-    return as_messages(run.prompt, request.transcript, emotion=request.emotion)
+    return run.prompter.messages(run.prompt, request.transcript, emotion=request.emotion)
 
 
 def _ask(request: Request, run: Run, *, chat: bool) -> dict[str, Any]:
@@ -208,6 +210,9 @@ def main(
     plan = make_plan(selected, keys_of(selected, run), run, anew=force)
     if not plan.requests:
         return say(f"export {kind}: nothing to answer, no file written; --force includes prompts with a stored answer")
+    run.check_models()
+    if chat:
+        run.prompter.template.check_services(_messages(plan.requests[0], run))
     name = model or model_name(run)
     write(plan, name, output, chat=chat, plain=plain)
     left_out = f", {plan.counts.left_out:,} rows left out" if plan.counts.left_out else ""

@@ -159,7 +159,7 @@ class Importer:
         self.answers = []
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.run.prompter.content_ids(text))
+        return list(self.run.prompter.answer_ids(text))
 
     def _id(self, key: bytes | None) -> str | None:
         if key is None or key not in self.first_rows:

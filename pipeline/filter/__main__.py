@@ -19,6 +19,7 @@ from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.tables.continuations import LENGTH
+from pipeline.weights.chat_template import has_thoughts
 from pipeline.weights.source import Weights, fetch
 
 Row = Mapping[str, Any]
@@ -79,6 +80,7 @@ def make_rules(settings: FilterParams) -> list[Rule]:
         Rule("clip too short", lambda row: row["duration_s"], lowest=settings.min_duration_s),
         Rule("clip too long", lambda row: row["duration_s"], highest=settings.max_duration_s),
         Rule("empty", lambda row: len(row["continuation"]), lowest=1),
+        Rule("thought", lambda row: has_thoughts(row["continuation"]), highest=0),
         Rule("truncated", lambda row: row["finish_reason"] == LENGTH, highest=only_none[settings.drop_truncated]),
         Rule("refusal", lambda row: scores.refusal(row["continuation"]), highest=only_none[settings.drop_refusals]),
         Rule(

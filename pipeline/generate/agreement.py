@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from pipeline.generate.engines.interface import Engine, PromptAndAnswer
+from pipeline.generate.engines.interface import Engine, PromptAndAnswer, check_logprob
 from pipeline.generate.params import AgreementPrompt
 from pipeline.generate.run import SHARD_S, Run, StartEngine
 from pipeline.generate.store import KEY, AnswerStore, StoredAnswer
@@ -82,7 +82,7 @@ def missing(asked: Sequence[Sequence[Question]], store: AnswerStore) -> list[Que
 def make_pairs(wanted: Sequence[Question], run: Run, prompt: AgreementPrompt) -> list[PromptAndAnswer]:
     """Return each question's prompt and the name of its class, as token ids."""
     prompter, options = run.prompter, sorted(run.classes)
-    names = {name: prompter.content_ids(name) for name in options}
+    names = {name: prompter.answer_ids(name) for name in options}
     filled = (prompt.fill(each.transcript, each.continuation, options) for each in wanted)
     return [
         (prompter.words(prompt.system, said).ids, names[each.emotion])
@@ -100,6 +100,7 @@ def score(
     try:
         with Task("generate: agreement", len(wanted), "scores") as task:
             for position, logprob in llm.score(pairs):
+                check_logprob(logprob, llm.name, wanted[position].transcript)
                 scores.append(_stored_score(wanted[position], pairs[position][1], logprob, llm, now))
                 task.advance()
                 if len(scores) == run.settings.rows_per_part or time.monotonic() - written > SHARD_S:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.generate.engines.interface import Answer, Engine, Request
+from pipeline.generate.engines.interface import Answer, Engine, Request, check_logprob
 from pipeline.generate.plan import Plan
 from pipeline.generate.run import SHARD_S, Run, StartEngine
 from pipeline.generate.store import StoredAnswer
@@ -47,6 +47,7 @@ class ShardWriter:
     def take(self, request: Request, answer: Answer) -> bool:
         """Take an answer; return whether a shard is due."""
         engine, num_top = self.llm, self.run.settings.store_logprobs
+        check_logprob(answer.logprob, engine.name, request.transcript)
         self.answers.append(stored_answer(request, answer, self.run.prompter, engine.name, engine.hardware, num_top))
         self.num_tokens += len(answer.token_ids)
         is_full = len(self.answers) == self.run.settings.rows_per_part
@@ -112,6 +113,7 @@ def stored_answer(
         continuation=prompter.decode(given.token_ids),
         token_ids=given.token_ids,
         finish_reason=given.finish_reason,
+        end_id=given.end_id,
         seed=request.seed,
         logprob=given.logprob,
         top_ids=[[token for token, _ in step] for step in top] or None,
@@ -162,6 +164,7 @@ def read_continuations(utterances: pa.Table, keys: pa.Array, run: Run, chosen: d
     columns = {name: pc.coalesce(found[name], defaults[name]) if name in defaults else found[name] for name in _STORED}
     if run.backbone is not None:
         columns["token_ids"] = _retokenized(columns["continuation"], run.backbone)
+        columns["end_id"] = pa.nulls(len(keys), pa.int32())  # the trained LLM has other tokens
     columns["agreement"] = pa.nulls(len(keys), pa.float64())
     columns |= {name: _first(found[name], num_top) for name in signals.names}
     return pa.table({"id": utterances["id"], **columns}).cast(pa.schema([*continuations.SCHEMA, *signals]))
@@ -178,4 +181,4 @@ def _first(column: pa.ChunkedArray, num_top: int) -> pa.Array:
 def _retokenized(texts: pa.ChunkedArray, backbone: Path) -> pa.Array:
     """Return another LLM's answers as token ids of the LLM that is trained."""
     prompter = Prompter.load(backbone)
-    return pa.array([prompter.content_ids(text) for text in texts.to_pylist()], pa.list_(pa.int32()))
+    return pa.array([prompter.answer_ids(text) for text in texts.to_pylist()], pa.list_(pa.int32()))

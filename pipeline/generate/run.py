@@ -20,6 +20,8 @@ from pipeline.progress import heartbeat
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import emotions, manifest, parquet
+from pipeline.weights.check import TrainingModels, check_models, read_training_models
+from pipeline.weights.llm import outline_llm
 from pipeline.weights.source import Weights, fetch
 
 StartEngine = Callable[[], Engine]
@@ -39,6 +41,8 @@ class RunParams:
     """The LLM that is trained, if it is another one."""
     classes: frozenset[str]
     """Emotions that a prompt may name."""
+    training: TrainingModels
+    """What training will use; it is checked before the engine starts."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Run:
     """Folder of the LLM."""
     backbone: Path | None
     """Folder of the LLM that is trained, if it is another one."""
+    training: TrainingModels
+    """What training will use; it is checked before the engine starts."""
     store: AnswerStore
 
     @property
@@ -68,8 +74,17 @@ class Run:
         choose.prepare(self.settings)
         return Prompter.load(self.model)
 
+    def check_models(self) -> None:
+        """Raise UserError if training could not use the models: its targets would be generated in vain."""
+        choose.prepare(self.settings)
+        with heartbeat(f"generate {self.kind}: checking the models"):
+            if self.backbone is not None:
+                outline_llm(self.model)
+            check_models(self.training, self.backbone or self.model)
+
     def start_engine(self) -> Engine:
-        """Load the LLM."""
+        """Check the models of the whole run, and load the LLM."""
+        self.check_models()
         with heartbeat(f"generate {self.kind}: starting the engine {self.settings.engine}"):
             return choose.start(self.settings, self.llm, self.model, self.prompter)
 
@@ -105,6 +120,7 @@ def read_params(kind: Alignment, params_file: Path) -> RunParams:
         llm=llm,
         backbone=None if llm == trained else trained,
         classes=frozenset(emotions.read_classes(params_file)),
+        training=read_training_models(params_file),
     )
 
 
@@ -114,7 +130,7 @@ def open_run_with(kind: Alignment, given: RunParams) -> Run:
     signature = make_signature(given.settings, given.prompt, given.llm, model)
     store = AnswerStore(signature, num_top=given.settings.store_logprobs)
     backbone = None if given.backbone is None else fetch(given.backbone)
-    return Run(kind, given.settings, given.prompt, given.classes, given.llm, model, backbone, store)
+    return Run(kind, given.settings, given.prompt, given.classes, given.llm, model, backbone, given.training, store)
 
 
 def read_utterances(path: Path) -> pa.Table:

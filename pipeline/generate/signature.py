@@ -3,11 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from pipeline.generate.params import GenerateParams
 from pipeline.prompts import Prompt
+from pipeline.weights.chat_template import ASKS_FOR_DATE, DATE
 from pipeline.weights.source import Weights, digest_files, name_weights
 
 _LAYOUT = 1  # version of the keys; another number gives every signature another name
@@ -16,6 +18,8 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",
     "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 )  # fmt: skip
+
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +39,18 @@ class Signature:
     top_p: float
     seed: int | None
     """None if decoding is greedy."""
+    date: str | None = None
+    """The date that the chat template writes; None if it writes none."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The fields; without the date if there is none, so that signatures from before the field keep their names."""
+        return {name: value for name, value in asdict(self).items() if name != "date" or value is not None}
 
     @property
     def name(self) -> str:
         """A hash of all fields, 32 hexadecimal digits."""
-        content = json.dumps([_LAYOUT, asdict(self)], sort_keys=True, ensure_ascii=False)
+        content = json.dumps([_LAYOUT, self.content], sort_keys=True, ensure_ascii=False)
         return xxhash.xxh3_128_hexdigest(content.encode())
 
     @property
@@ -65,4 +76,11 @@ def make_signature(settings: GenerateParams, prompt: Prompt, llm: Weights, folde
         temperature=settings.temperature,
         top_p=1.0 if greedy else settings.top_p,
         seed=None if greedy else settings.seed,
+        date=DATE.date().isoformat() if _writes_date(folder) else None,
     )
+
+
+def _writes_date(folder: Path) -> bool:
+    """Return whether the chat template in a folder asks for the date."""
+    files = (folder / name for name in _TEMPLATE_FILES)
+    return any(file.is_file() and ASKS_FOR_DATE in file.read_text() for file in files)

@@ -16,7 +16,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("continuation", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
+        ("end_id", pa.int32()),
         ("seed", pa.int64()),
         ("logprob", pa.float64()),
         ("top_ids", pa.list_(pa.list_(pa.int32()))),
@@ -52,6 +53,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+_END_ID = SCHEMA.field("end_id")
 _INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation"), ("num_top", pa.int32())])
 _STORED_INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation")])
 _SPEED = b"tokens_per_s"
@@ -71,6 +73,8 @@ class StoredAnswer:
     token_ids: Sequence[int]
     """Without the end token."""
     finish_reason: str
+    end_id: int | None = None
+    """The end token; None if the answer was cut, or if the engine did not say which token ended it."""
     seed: int | None
     """Seed of this attempt; None if decoding is greedy."""
     logprob: float | None
@@ -274,13 +278,17 @@ class AnswerStore:
                 partial.unlink()
             if not (note := self.folder / "recipe.json").exists():
                 with parquet.whole(note) as partial:
-                    partial.write_text(json.dumps(asdict(self.signature), indent=2, ensure_ascii=False) + "\n")
+                    partial.write_text(json.dumps(self.signature.content, indent=2, ensure_ascii=False) + "\n")
             yield
 
 
 def _read(shard: Path, schema: pa.Schema) -> pa.Table:
     try:
-        return pq.read_table(shard, columns=schema.names).select(schema.names).cast(schema)
+        new = {_END_ID.name} & set(schema.names) - set(pq.read_schema(shard).names)  # earlier shards lack it
+        table = pq.read_table(shard, columns=[name for name in schema.names if name not in new])
+        if new:
+            table = table.append_column(_END_ID, pa.nulls(len(table), _END_ID.type))
+        return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{shard}: not readable ({error}); delete it, and generate writes its answers again") from None
 

@@ -61,8 +61,14 @@ def rows(
 
 
 def _response_ids(response: dict[str, Any], end_id: int) -> list[int]:
-    """Return the continuation's ids, with the end token only if the LLM ended the continuation itself."""
-    return [*response["token_ids"], *([end_id] if response["finish_reason"] == continuations.STOP else [])]
+    """Return the continuation's ids, with the end token only if the LLM ended the continuation itself.
+
+    `end_id` is used if the token that ended the continuation is not known.
+    """
+    if response["finish_reason"] != continuations.STOP:
+        return list(response["token_ids"])
+    known = response.get("end_id")
+    return [*response["token_ids"], end_id if known is None else known]
 
 
 def _samples(row: dict[str, Any], corpora: dict[str, Path]) -> Any:

@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("continuation", pa.string()),  # the decoded answer, stripped of white space at its ends
         ("token_ids", pa.list_(pa.int32())),  # the tokens of the answer, without the end token
         ("finish_reason", pa.string()),  # one of the five above
+        ("end_id", pa.int32()),  # the end token; null if there is none, or if the engine did not say which one it was
         ("engine", pa.string()),  # name and version, as in "vllm 0.32.0"
         ("logprob", pa.float64()),  # log-probability of the answer and its end token, in nats
         ("generation", pa.int32()),  # number of the attempt, from 1: the store may have several

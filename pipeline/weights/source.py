@@ -91,9 +91,11 @@ def loading(folder: Path) -> Iterator[None]:
     """Turn an error of transformers, while it loads a model's folder, into a UserError of one line."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        if isinstance(error, RuntimeError) and "conversion of the weights" not in str(error):
+            raise  # transformers raises this one if an expert lacks a weight
         found = str(error).strip().partition("\n")[0]
         raise UserError(f"models: {folder}: {found}; expected a whole model in Hugging Face format") from None
 
@@ -141,6 +143,10 @@ def download(package: str, folder: Path) -> Path:
 
 
 def _fetch_hub(weights: Weights) -> Path:
+    return _snapshot(weights, HUB_FILES)
+
+
+def _snapshot(weights: Weights, patterns: list[str]) -> Path:
     import httpx
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -148,12 +154,17 @@ def _fetch_hub(weights: Weights) -> Path:
     try:
         with heartbeat(f"models: downloading {weights.source}", lambda: _downloaded(weights.source)):
             folder = huggingface_hub.snapshot_download(
-                weights.source, revision=weights.revision, allow_patterns=HUB_FILES
+                weights.source, revision=weights.revision, allow_patterns=patterns
             )
         return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         found = str(error).strip().splitlines()[0]
         raise UserError(f"models: {weights.source}: found {found}; expected a folder or a model on the hub") from None
+
+
+def fetch_files(weights: Weights, names: Iterable[str]) -> Path:
+    """Return a folder with some files of a model on the hub; names that the model lacks are left out."""
+    return _snapshot(weights, list(names))
 
 
 def _downloaded(source: str) -> str:

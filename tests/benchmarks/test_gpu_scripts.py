@@ -161,7 +161,7 @@ def test_the_official_layout_gives_the_products_loss_on_the_same_batch() -> None
     sizes = tiny()
     model = build_model(sizes).float()
     clips = draw_clips(sizes, "semantic", 1, seed=0)
-    ours = SemanticAlignment(model.output_embeddings, 2.0)
+    ours = SemanticAlignment(model.output_head, 2.0)
     theirs = OfficialObjective(ours.weights, 2.0)
     model.encoder = SpeechEncoder(model.encoder.whisper, pad_to_30s=True)
     official = OfficialLayout(model)

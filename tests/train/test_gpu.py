@@ -90,8 +90,8 @@ def batch(packed_folder: Path, tiny_models: ModelsParams) -> Batch:
 
 def objective(stage: str, model: SpeechLLM) -> Objective:
     if stage == "semantic":
-        return SemanticAlignment(model.output_embeddings, 2.0)
-    return EmotionAlignment(model.output_embeddings, 1.0)
+        return SemanticAlignment(model.output_head, 2.0)
+    return EmotionAlignment(model.output_head, 1.0)
 
 
 def loss_and_gradients(model: SpeechLLM, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from train import losses
+from train.model.output_head import OutputHead
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_the_kl_and_its_gradient_are_those_of_the_definition(
     student, teacher, output_VD = rows
     weights = torch.arange(7.0, dtype=torch.float64)
     ours, plain = student.clone().requires_grad_(), student.clone().requires_grad_()
-    kl = losses.response_kl(ours, teacher, output_VD, temperature)
+    kl = losses.response_kl(ours, teacher, OutputHead(output_VD), temperature)
     expected = plain_kl(plain, teacher, output_VD, temperature)
     torch.testing.assert_close(kl.double(), expected, rtol=1e-5, atol=1e-6)
     (kl * weights).sum().backward()
@@ -40,14 +41,14 @@ def test_the_kl_and_its_gradient_are_those_of_the_definition(
 
 def test_the_kl_of_equal_states_is_zero(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     student, _, output_VD = rows
-    assert losses.response_kl(student, student, output_VD, 2.0).abs().max() == 0
+    assert losses.response_kl(student, student, OutputHead(output_VD), 2.0).abs().max() == 0
 
 
 def test_the_cross_entropy_is_that_of_each_token(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     student, _, output_VD = rows
     targets = torch.arange(7)
     expected = -functional.log_softmax((student @ output_VD.T).float(), -1)[targets, targets]
-    torch.testing.assert_close(losses.response_ce(student, targets, output_VD), expected)
+    torch.testing.assert_close(losses.response_ce(student, targets, OutputHead(output_VD)), expected)
 
 
 def dense_stored_kl(
@@ -76,7 +77,7 @@ def test_the_kl_of_a_stored_teacher_and_its_gradient_are_those_of_kept_tokens_an
     weights = torch.arange(7.0, dtype=torch.float64)
     ours, dense = student.clone().requires_grad_(), student.clone().requires_grad_()
     ids, logprobs = likeliest(teacher, output_VD, k)
-    kl = losses.stored_kl(ours, ids, logprobs, output_VD)
+    kl = losses.stored_kl(ours, ids, logprobs, OutputHead(output_VD))
     expected = dense_stored_kl(dense, functional.softmax(teacher @ output_VD.T, -1), ids, output_VD)
     torch.testing.assert_close(kl.double(), expected, rtol=1e-4, atol=1e-5)
     (kl * weights).sum().backward()
@@ -88,8 +89,8 @@ def test_the_kl_of_a_stored_teacher_and_its_gradient_are_those_of_kept_tokens_an
 def test_a_teacher_stored_whole_gives_the_exact_kl(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     student, teacher, output_VD = rows
     ours, exact = student.clone().requires_grad_(), student.clone().requires_grad_()
-    kl = losses.stored_kl(ours, *likeliest(teacher, output_VD, len(output_VD)), output_VD)
-    expected = losses.response_kl(exact, teacher, output_VD, 1.0)
+    kl = losses.stored_kl(ours, *likeliest(teacher, output_VD, len(output_VD)), OutputHead(output_VD))
+    expected = losses.response_kl(exact, teacher, OutputHead(output_VD), 1.0)
     torch.testing.assert_close(kl, expected, rtol=1e-5, atol=1e-5)
     kl.sum().backward()
     expected.sum().backward()
@@ -101,7 +102,7 @@ def test_more_kept_tokens_bring_the_stored_kl_up_to_the_exact_one(
 ) -> None:
     student, teacher, output_VD = rows
     kls = [
-        losses.stored_kl(student, *likeliest(teacher, output_VD, k), output_VD).sum()
+        losses.stored_kl(student, *likeliest(teacher, output_VD, k), OutputHead(output_VD)).sum()
         for k in range(1, len(output_VD) + 1)
     ]
     assert all(low < high + 1e-5 for low, high in itertools.pairwise(kls))
@@ -114,7 +115,7 @@ def test_a_stored_teacher_that_is_certain_has_a_finite_loss_and_no_kl_with_itsel
     student, _, output_VD = rows
     certain = 100 * student
     ids, logprobs = likeliest(certain, output_VD, 2)
-    kl = losses.stored_kl(certain.float().requires_grad_(), ids, logprobs, output_VD.float())
+    kl = losses.stored_kl(certain.float().requires_grad_(), ids, logprobs, OutputHead(output_VD.float()))
     kl.sum().backward()
     assert kl.abs().max() < 1e-3
-    assert losses.stored_kl(-certain, ids, logprobs, output_VD).isfinite().all()
+    assert losses.stored_kl(-certain, ids, logprobs, OutputHead(output_VD)).isfinite().all()

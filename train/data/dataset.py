@@ -29,6 +29,7 @@ class Example:
     """For each response position, the most likely tokens of the stored teacher; None if the row has no stored
     teacher."""
     top_logprobs: list[list[float]] | None = None
+    id: str = ""
 
 
 class Examples(Dataset[Example]):
@@ -52,6 +53,7 @@ class Examples(Dataset[Example]):
             emotion=self.emotions.get(row["emotion"], -1),
             top_ids=row.get("top_ids"),
             top_logprobs=row.get("top_logprobs"),
+            id=row["id"],
         )
 
 
@@ -79,6 +81,7 @@ class Collator:
             signals=_signals(examples) if self.with_signals else None,
             response_ids=torch.tensor([token for response in responses for token in response]),
             emotion=torch.tensor([example.emotion for example in examples]),
+            ids=tuple(example.id for example in examples),
         )
 
     def _teacher(self, examples: Sequence[Example], responses: list[list[int]]) -> Sequences:

@@ -9,7 +9,8 @@ from pipeline import params
 from pipeline.params import Alignment, ParamsFile
 from pipeline.stage import UserError, run_stage
 from pipeline.tables.emotions import read_classes
-from pipeline.weights.source import ModelsParams
+from pipeline.weights.check import check_models, read_training_models
+from pipeline.weights.source import ModelsParams, fetch
 from train.fit.params import EmotionFitParams, SemanticFitParams
 
 
@@ -31,7 +32,11 @@ def main(
         raise UserError("--init: expected the stage-1 model folder, found nothing")
     if kind == "semantic" and init is not None:
         raise UserError(f"--init: not allowed for semantic alignment, which starts from the base weights; found {init}")
+    training = read_training_models(params_file)
     from train.fit.run import RunFolders, fit  # torch loads only after the parameters are checked
+
+    if kind == "semantic":  # stage 2 must not fail after stage 1
+        check_models(training, fetch(models.llm))
 
     folders = RunFolders(data=data, init=init, output=output, checkpoints=checkpoints, logs=logs)
     fit(settings, models, emotions, folders, resume)

@@ -21,7 +21,7 @@ from pipeline.progress import Task
 from pipeline.stage import say
 from train.data.dataset import Example, Examples
 from train.data.sampler import plan_epoch
-from train.fit.loop import Schedule
+from train.fit.loop import Schedule, check_finite
 from train.fit.params import FitParams, WarmStartParams
 from train.model import SpeechLLM
 from train.model.inputs import pad_features
@@ -54,6 +54,7 @@ class TranscribedClips:
     features: Float[Tensor, "b m f"]
     num_frames: Int[Tensor, " b"]
     tokens: list[Int[Tensor, " _"]]
+    ids: list[str]
 
 
 class Vocabulary:
@@ -69,6 +70,7 @@ class Vocabulary:
             pad_features([example.features for example in examples]),
             torch.tensor([example.num_frames for example in examples]),
             [torch.tensor([self.numbers[token] for token in example.text_ids]) for example in examples],
+            [example.id for example in examples],
         )
 
 
@@ -109,10 +111,12 @@ def warm_start(
                 group["lr"] = settings.learning_rate * schedule.rate(step)
             loss = ctc_loss(model, ctc_head, batch)
             loss.backward()
-            nn.utils.clip_grad_norm_(trained, schedule.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(trained, schedule.max_grad_norm)
+            where = f"fit: warm start: step {step + 1}"
+            numbers = check_finite(where, {"ctc": loss, "norm of the gradient": norm}, batch.ids)
             optimizer.step()
             optimizer.zero_grad()
-            total += float(loss.detach())
+            total += numbers["ctc"]
             step += 1
             if task is not None:
                 task.advance()

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from pipeline.stage import UserError
 from train.data.dataset import Collator, Examples
 from train.data.sampler import plan
 from train.fit import checkpoint
@@ -111,12 +112,16 @@ class Trainer:
         for i, batch in enumerate(batches):
             if i < len(batches) - 1:
                 with self.accelerator.no_sync(self.model):
-                    means.append(self._backward(batch, counts))
+                    means.append(self._backward(step, batch, counts))
             else:
-                means.append(self._backward(batch, counts))
-        self.accelerator.clip_grad_norm_(self.trained.values(), self.schedule.max_grad_norm)
+                means.append(self._backward(step, batch, counts))
+        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.schedule.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        # read after the step, so that a GPU need not wait
+        check_finite(
+            f"fit: step {step + 1}", {"norm of the gradient": norm}, [i for batch in batches for i in batch.ids]
+        )
         return self._over_processes(_added(means))
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
@@ -132,7 +137,7 @@ class Trainer:
                 batch = batch.to(self.accelerator.device)
                 terms = self.objective.sums(model(batch), batch)
                 counts.append(self.objective.counts(batch))
-                sums.append({name: float(term) for name, term in terms.items()})
+                sums.append(check_finite("fit: dev split", terms, batch.ids))
         totals, units = self._over_processes(_added(sums)), self._over_processes(_added(counts))
         return {f"dev_{name}": total / max(1.0, units[name]) for name, total in totals.items()}
 
@@ -141,6 +146,15 @@ class Trainer:
         tensors = {name: tensor.detach().cpu() for name, tensor in self.state.items()}
         return Checkpoint(step, tensors, self.optimizer.state_dict(), records)
 
+    def check_weights(self) -> None:
+        """Raise UserError if a trained weight is infinite or not a number."""
+        for name, tensor in self.trained.items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"fit: weight {name}: found infinite values or no numbers after the last step, expected finite "
+                    "numbers; lower the learning rate; the last checkpoint is kept"
+                )
+
     def restore(self, state: Checkpoint) -> None:
         """Set model and optimizer to the state of a checkpoint."""
         with torch.no_grad():
@@ -148,17 +162,27 @@ class Trainer:
                 self.state[name].copy_(tensor)
         self.optimizer.load_state_dict(state.optimizer)
 
-    def _backward(self, batch: Batch, counts: Mapping[str, float]) -> dict[str, float]:
+    def _backward(self, step: int, batch: Batch, counts: Mapping[str, float]) -> dict[str, float]:
         sums = self.objective.sums(self.model(batch), batch)
         means = {name: total / max(1.0, counts[name]) for name, total in sums.items()}
         # accelerate averages the gradients over processes; the factor num_processes turns the average into a sum.
         loss = sum(self.objective.weights[name] * mean for name, mean in means.items())
         self.accelerator.backward(loss * self.accelerator.num_processes)
-        return {name: float(mean.detach()) for name, mean in means.items()}
+        return check_finite(f"fit: step {step + 1}", means, batch.ids)
 
     def _over_processes(self, values: Mapping[str, float]) -> dict[str, float]:
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
         return dict(zip(values, self.accelerator.reduce(tensor, "sum").tolist(), strict=True))
+
+
+def check_finite(where: str, values: Mapping[str, Tensor], ids: Sequence[str]) -> dict[str, float]:
+    """Return values as numbers; raises UserError with the ids of the batch if one is infinite or not a number."""
+    numbers = {name: float(value.detach()) for name, value in values.items()}
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            batch = ", ".join(ids) or "unknown"
+            raise UserError(f"{where}: found {name} {number}, expected a finite number; clips of the batch: {batch}")
+    return numbers
 
 
 def _added(terms: Iterable[Mapping[str, float]]) -> dict[str, float]:

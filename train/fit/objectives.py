@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from train.losses import response_ce, response_kl, stored_kl
 from train.model import Batch
+from train.model.output_head import OutputHead
 from train.model.speech_llm import Outputs
 
 
@@ -43,7 +44,7 @@ class SemanticAlignment:
     With a stored teacher in place of the transcript, the term is a lower bound of the KL, at temperature 1.
     """
 
-    output_embeddings: Tensor
+    head: OutputHead
     temperature: float
 
     @property
@@ -60,18 +61,16 @@ class SemanticAlignment:
         if batch.signals is not None:
             assert self.temperature == 1
             signals = batch.signals
-            return {
-                "kl": stored_kl(outputs.student, signals.top_ids, signals.top_logprobs, self.output_embeddings).sum()
-            }
+            return {"kl": stored_kl(outputs.student, signals.top_ids, signals.top_logprobs, self.head).sum()}
         assert outputs.teacher is not None
-        return {"kl": response_kl(outputs.student, outputs.teacher, self.output_embeddings, self.temperature).sum()}
+        return {"kl": response_kl(outputs.student, outputs.teacher, self.head, self.temperature).sum()}
 
 
 @dataclass(frozen=True, slots=True)
 class EmotionAlignment:
     """Stage 2: the cross-entropies of the response and of the emotion head (paper Eq. 2 and 3)."""
 
-    output_embeddings: Tensor
+    head: OutputHead
     emotion_weight: float
 
     @property
@@ -86,7 +85,7 @@ class EmotionAlignment:
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Return the sums of both cross-entropies, in nats."""
         return {
-            "ce": response_ce(outputs.student, batch.response_ids, self.output_embeddings).sum(),
+            "ce": response_ce(outputs.student, batch.response_ids, self.head).sum(),
             "emotion": functional.cross_entropy(
                 outputs.emotion.float(), batch.emotion, ignore_index=-1, reduction="sum"
             ),

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from pipeline.params import Precision, Section
+from pipeline.weights.lora import Targets
 
 
 class FitParams(Section):
@@ -69,8 +70,8 @@ class PloraParams(Section):
     rank: PositiveInt
     alpha: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    targets: str | list[str]
-    """all-linear, or suffixes of module names."""
+    targets: Targets
+    """all-linear, or suffixes of names of linear layers."""
 
 
 class EmotionFitParams(FitParams):

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from pipeline.stage import UserError, say
 from pipeline.tables import packed
+from pipeline.weights.lora import check_targets
 from pipeline.weights.source import ModelsParams, fetch
 from train import saved_model
 from train.data import stored_teacher
@@ -81,6 +82,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
         kind, folders.logs / run, state.step, schedule.num_steps, state.records, is_main_process=main
     ) as progress:
         train(trainer, data, progress, intervals, folder)
+    trainer.check_weights()
     if main:
         save(accelerator.unwrap_model(trainer.model), config, progress.records, folders.output)
         checkpoint.remove(folder)
@@ -127,6 +129,7 @@ def emotion_model(
         )
     model = saved_model.load(init, llm_dtype(settings))
     plora = settings.plora
+    check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
     torch.manual_seed(settings.seed)
     model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
     if settings.train_encoder:
@@ -186,9 +189,9 @@ def make_schedule(settings: FitParams, num_rows: int, num_processes: int) -> Sch
 def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
     """Return the objective of the stage."""
     if isinstance(settings, SemanticFitParams):
-        return SemanticAlignment(model.output_embeddings, settings.temperature)
+        return SemanticAlignment(model.output_head, settings.temperature)
     assert isinstance(settings, EmotionFitParams)
-    return EmotionAlignment(model.output_embeddings, settings.emotion_weight)
+    return EmotionAlignment(model.output_head, settings.emotion_weight)
 
 
 def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:

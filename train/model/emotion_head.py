@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+LEAST_DEVIATION = 1e-6  # share of the mean: float32 cannot distinguish less from rounding
+
 
 class EmotionHead(nn.Module):
     """A linear classifier over the mean of a clip's embeddings.
@@ -23,9 +25,14 @@ class EmotionHead(nn.Module):
         self.register_buffer("deviation", torch.ones(width))
 
     def standardise(self, pooled: Float[Tensor, "b d"]) -> None:
-        """Set `mean` and `deviation` to those of these clips."""
+        """Set `mean` and `deviation` to those of these clips; the deviation is 1 if the clips do not differ."""
         self.mean.copy_(pooled.mean(0))
-        self.deviation.copy_(pooled.std(0))
+        if len(pooled) == 1:
+            self.deviation.fill_(1.0)
+            return
+        deviation = pooled.std(0)
+        measured = deviation > LEAST_DEVIATION * self.mean.abs()
+        self.deviation.copy_(torch.where(measured, deviation, torch.ones_like(deviation)))
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Return the logits of the emotion classes."""

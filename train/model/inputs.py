@@ -76,6 +76,8 @@ class Batch:
     true."""
     emotion: Int[Tensor, " b"]
     """Emotion class of each clip; -1 if unknown."""
+    ids: tuple[str, ...] = ()
+    """Ids of the rows, for messages."""
 
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
@@ -92,6 +94,7 @@ class Batch:
             signals=None if self.signals is None else self.signals.to(device),
             response_ids=self.response_ids.to(device),
             emotion=self.emotion.to(device),
+            ids=self.ids,
         )
 
     @property

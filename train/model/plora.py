@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+
+from pipeline.stage import UserError
+from pipeline.weights.lora import inject_lora
 
 ADAPTER_NAME = "default"
 
@@ -29,24 +32,35 @@ class SpeechMask:
     """
 
     mask: Bool[Tensor, "b l"] | None = None
+    generating: bool = False
+    """Whether the LLM also runs on new tokens, which are not in the mask."""
 
     @contextmanager
-    def applied(self, mask: Bool[Tensor, "b l"]) -> Iterator[None]:
+    def applied(self, mask: Bool[Tensor, "b l"], *, generating: bool = False) -> Iterator[None]:
         """Make P-LoRA act at the positions where `mask` is true."""
-        self.mask = mask
+        self.mask, self.generating = mask, generating
         try:
             yield
         finally:
-            self.mask = None
+            self.mask, self.generating = None, False
 
     def zero_elsewhere(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Set the output of A (b x l x r) to zero at positions without speech; a forward hook.
 
-        During generation, the LLM processes one new token at a time, so the output is shorter than the prompt's mask.
-        New tokens are never speech, so the output is then zero.
+        During generation, the LLM processes one new token at a time, so the mask of the prompt has another length. New
+        tokens are never speech, so the output is then zero. Otherwise, raises UserError if the positions are not those
+        of the mask.
         """
-        if self.mask is None or self.mask.shape[1] != output.shape[1]:
+        if self.mask is None:
             return torch.zeros_like(output)
+        if self.mask.shape != output.shape[:-1]:
+            if self.generating and output.shape[:-1] == (len(self.mask), 1):
+                return torch.zeros_like(output)
+            found, expected = list(output.shape[:-1]), list(self.mask.shape)
+            raise UserError(
+                f"fit.emotion.plora.targets: found a layer that runs on positions of the shape {found}, expected "
+                f"{expected}: P-LoRA could not be limited to speech; name only layers of the attention"
+            )
         return output * self.mask[..., None].to(output.dtype)
 
 
@@ -61,10 +75,17 @@ def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> No
     The LoRA weights are float32, whatever the dtype of the LLM: bfloat16 would round small updates to zero.
     """
     requires_grad = {name: parameter.requires_grad for name, parameter in llm.named_parameters()}
-    inject_adapter_in_model(config, llm, ADAPTER_NAME)
+    inject_lora(llm, config, ADAPTER_NAME)
     for module in llm.modules():
         if isinstance(module, LoraLayer):
             module.lora_A[ADAPTER_NAME].register_forward_hook(speech_mask.zero_elsewhere)
             module.lora_A[ADAPTER_NAME].float()
             module.lora_B[ADAPTER_NAME].float()
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)
+
+
+def train_dropout(llm: nn.Module, mode: bool) -> None:
+    """Turn P-LoRA's own dropout on or off."""
+    for module in llm.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout.train(mode)

@@ -12,7 +12,8 @@ from train.model.adapter import ConvAdapter
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Sequences
-from train.model.plora import SpeechMask, add_plora
+from train.model.output_head import OutputHead, output_head
+from train.model.plora import SpeechMask, add_plora, train_dropout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,15 @@ class SpeechLLM(nn.Module):
         self.speech_mask = SpeechMask()
         self.plora: LoraConfig | None = None
 
+    def train(self, mode: bool = True) -> "SpeechLLM":
+        """Set the mode of what is trained; what is frozen stays in evaluation mode, so that it has no dropout."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        self.llm.eval()
+        train_dropout(self.llm, mode)
+        return self
+
     def add_plora(self, config: LoraConfig) -> None:
         """Add P-LoRA to the LLM (stage 2); it changes no output until B is trained."""
         add_plora(self.llm, config, self.speech_mask)
@@ -61,11 +71,9 @@ class SpeechLLM(nn.Module):
         return _token_embeddings(self.llm)
 
     @property
-    def output_embeddings(self) -> Float[Tensor, "v d"]:
-        """The LLM's output matrix, which turns a final hidden state into logits."""
-        lm_head = self.llm.get_output_embeddings()
-        assert isinstance(lm_head, nn.Linear)
-        return lm_head.weight
+    def output_head(self) -> OutputHead:
+        """The LLM's output head, which turns final hidden states into logits."""
+        return output_head(self.llm)
 
     def encode_speech(self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]) -> Speech:
         """Turn log-mel into embeddings for the LLM."""

@@ -3,7 +3,7 @@
 import gc
 from pathlib import Path
 
-from pipeline.generate.engines.interface import Engine, find_end_ids
+from pipeline.generate.engines.interface import Engine
 from pipeline.generate.params import GenerateParams
 from pipeline.prompts import Prompter
 from pipeline.weights.source import Weights
@@ -38,8 +38,8 @@ def start(params: GenerateParams, llm: Weights, model: Path, prompter: Prompter)
     if params.engine == "echo":
         from pipeline.generate.engines.echo_engine import EchoEngine
 
-        return EchoEngine(prompter.content_ids, params.max_new_tokens)
-    end_ids = find_end_ids(model, prompter.end_id)
+        return EchoEngine(prompter.answer_ids, params.max_new_tokens)
+    end_ids = prompter.end_ids
     if params.server is not None:
         from pipeline.generate.engines.server_engine import ServerEngine
 

@@ -3,13 +3,14 @@
 All engines end an answer at the same tokens. So their greedy answers in float32 agree, unless two tokens tie.
 """
 
-import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.stage import UserError
 from pipeline.tables.continuations import LENGTH, STOP
 
 PromptAndAnswer = tuple[Sequence[int], Sequence[int]]
@@ -41,6 +42,8 @@ class Answer:
     """Log-probability of the answer and its end token, in nats."""
     top: Sequence[Mapping[int, float]] = ()
     """The likeliest tokens at each position and their log-probabilities; the end token's position is included."""
+    end_id: int | None = None
+    """The end token; None if the answer was cut, or if the engine does not say which token ended it."""
 
 
 class Engine(Protocol):
@@ -64,12 +67,21 @@ class Engine(Protocol):
         """Yield each pair's position and log P(answer | prompt) in nats as soon as it is ready."""
 
 
-def cut(token_ids: Sequence[int], end_ids: set[int]) -> tuple[tuple[int, ...], str]:
-    """Return the ids before the first end token, and the finish reason."""
+def check_logprob(logprob: float | None, engine: str, transcript: str) -> None:
+    """Raise UserError if a log-probability is not finite: the LLM overflows in its dtype, or its weights are broken."""
+    if logprob is not None and not math.isfinite(logprob):
+        raise UserError(
+            f"generate: {engine}: {transcript!r}: found the log-probability {logprob}, expected a finite number; try "
+            "another generate.dtype"
+        )
+
+
+def cut(token_ids: Sequence[int], end_ids: set[int]) -> tuple[tuple[int, ...], str, int | None]:
+    """Return the ids before the first end token, the finish reason, and the end token if there is one."""
     for i, token in enumerate(token_ids):
         if token in end_ids:
-            return tuple(token_ids[:i]), STOP
-    return tuple(token_ids), LENGTH
+            return tuple(token_ids[:i]), STOP, token
+    return tuple(token_ids), LENGTH, None
 
 
 def describe_hardware() -> str:
@@ -82,10 +94,3 @@ def describe_hardware() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else 'processor'}, {len(os.sched_getaffinity(0))} cores"
-
-
-def find_end_ids(model: Path, end_id: int) -> list[int]:
-    """Return the tokens that end an answer: the end of a turn, and those of the model's generation config."""
-    config = model / "generation_config.json"
-    more = json.loads(config.read_text()).get("eos_token_id") if config.is_file() else None
-    return list(dict.fromkeys([end_id, *(more if isinstance(more, list) else [] if more is None else [more])]))

@@ -84,13 +84,12 @@ class Reader:
         ids = getattr(choice, "token_ids", None)
         if ids is None:
             return Answer(tuple(self.encode(text)), choice.finish_reason)
-        token_ids, finish_reason = cut(ids, set(self.end_ids))
+        token_ids, finish_reason, end_id = cut(ids, set(self.end_ids))
         if choice.finish_reason == STOP:  # a service may omit the end token
             finish_reason = STOP
         named = all(name.startswith(_AS_ID) for step in top for name in step)
-        return Answer(
-            token_ids, finish_reason, logprob, [_by_id(step) for step in top] if self.num_top and named else []
-        )
+        steps = [_by_id(step) for step in top] if self.num_top and named else []
+        return Answer(token_ids, finish_reason, logprob, steps, end_id)
 
 
 def _by_id(step: Mapping[str, float]) -> dict[int, float]:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
 from pipeline.generate.engines.openai_protocol import NoAnswerError, Reader, first_choice, sampling, vllm_fields
 from pipeline.generate.params import GenerateParams, ServerParams
+from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +42,8 @@ class ServerEngine:
 
     def __init__(self, params: GenerateParams, server: ServerParams, model: Path, source: str, end_ids: Sequence[int]):
         """Find the model on the server; raises UserError if the server has another model."""
-        from transformers import AutoTokenizer
-
         self._params, self._server, self._end_ids = params, server, list(end_ids)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self._tokenizer: Any = Prompter.load(model).tokenizer
         self._reader = Reader(self._encode, frozenset(end_ids), params.store_logprobs)
         self._client = openai.OpenAI(
             base_url=server.url,

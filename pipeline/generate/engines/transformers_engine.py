@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request, cut, describe_hardware
 from pipeline.generate.params import GenerateParams
-from pipeline.weights.source import loading
+from pipeline.weights.llm import load_llm
 
 Item = TypeVar("Item")
 
@@ -31,11 +31,10 @@ class TransformersEngine:
         torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN makes a plan for each new shape; see train/precision.py
         dtype = getattr(torch, params.dtype)
         self._llm: Any  # transformers' own types for its models do not fit each other
-        with loading(model):
-            self._llm = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        self._llm = load_llm(model, dtype)
         self._llm.to(self._device)
         sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0}
-        self._llm.generation_config = transformers.GenerationConfig(
+        self._generation_config = transformers.GenerationConfig(
             do_sample=params.temperature > 0,
             max_new_tokens=params.max_new_tokens,
             eos_token_id=self._end_ids,
@@ -77,7 +76,7 @@ class TransformersEngine:
         torch.manual_seed(seed or 0)
         ids, mask = self._padded(prompts)
         with torch.inference_mode():
-            output = self._llm.generate(input_ids=ids, attention_mask=mask)
+            output = self._llm.generate(input_ids=ids, attention_mask=mask, generation_config=self._generation_config)
             logprobs_BTV = torch.stack(output.logits, dim=1).float().log_softmax(-1)
         new_BT = output.sequences[:, ids.shape[1] :]
         return [self._answer(*row) for row in zip(new_BT, logprobs_BTV, strict=True)]
@@ -92,12 +91,12 @@ class TransformersEngine:
         return ids.to(self._device), mask.to(self._device)
 
     def _answer(self, new_T: Any, logprobs_TV: Any) -> Answer:
-        token_ids, finish_reason = cut(new_T.tolist(), set(self._end_ids))
+        token_ids, finish_reason, end_id = cut(new_T.tolist(), set(self._end_ids))
         num_steps = min(len(token_ids) + 1, len(new_T))  # with the end token, if there is one
         own = logprobs_TV[:num_steps].gather(1, new_T[:num_steps, None])
         values, ids = logprobs_TV[:num_steps].topk(self._num_top)
         top = [dict(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)]
-        return Answer(token_ids, finish_reason, float(own.sum()), top if self._num_top else ())
+        return Answer(token_ids, finish_reason, float(own.sum()), top if self._num_top else (), end_id)
 
 
 def _batches(

@@ -117,9 +117,9 @@ class VllmEngine:
         return float(sum(step[token].logprob for token, step in steps[-length:]))
 
     def _answer(self, output: Any) -> Answer:
-        token_ids, finish_reason = cut(output.token_ids, self._end_ids)
+        token_ids, finish_reason, end_id = cut(output.token_ids, self._end_ids)
         top = [{token: entry.logprob for token, entry in step.items()} for step in output.logprobs]
-        return Answer(token_ids, finish_reason, output.cumulative_logprob, top if self._num_top else ())
+        return Answer(token_ids, finish_reason, output.cumulative_logprob, top if self._num_top else (), end_id)
 
 
 def find() -> tuple[str, bool]:

@@ -26,6 +26,50 @@ def test_the_first_label_word_is_the_answer(answer: str, expected: str | None) -
     assert emotion_named.label(answer, CLASSES) == expected
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("_happy_", "happy"),
+        ("__Surprise__", "surprise"),
+        ("**Happy**", "happy"),
+        ("emotion_tone: sad_", "sad"),
+        ("情感是happy。", "happy"),
+        ("说话者听起来很angry", "angry"),
+        ("これはneutralです", "neutral"),
+        ("ＨＡＰＰＹ", "happy"),
+        ("ｓａｄ！", "sad"),
+        ("他很高兴。", "happy"),
+        ("說話者聽起來很憤怒，也有點悲傷", "angry"),
+        ("语气：中性", "neutral"),
+        ("她并不高兴，而是难过", "sad"),
+        ("他不开心", None),
+        ("unhappy", None),
+        ("화자는 happy합니다", "happy"),
+        ("épisadé", None),
+        ("surprise2", None),
+    ],
+)
+def test_marks_full_width_letters_and_chinese_around_a_label_do_not_hide_it(answer: str, expected: str | None) -> None:
+    assert emotion_named.label(answer, CLASSES) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("<think>The speaker may be sad or angry.</think>\n\nhappy", "happy"),
+        ("They may be sad.\n</think>\nhappy", "happy"),
+        ("<thinking>sad</thinking>happy", "happy"),
+        ("[THINK]sad[/THINK]Happy.", "happy"),
+        ("<think>sad</think><think>angry</think> neutral", "neutral"),
+        ("<think>I hear sadness, so the answer", None),
+        ("happy <think>or sad", "happy"),
+        ("I think they are sad", "sad"),
+    ],
+)
+def test_thoughts_before_the_answer_name_no_emotion(answer: str, expected: str | None) -> None:
+    assert emotion_named.label(answer, CLASSES) == expected
+
+
 def test_a_label_inside_a_longer_word_is_no_label() -> None:
     assert emotion_named.label("An unhappy, saddled, neutralised speaker", CLASSES) is None
 

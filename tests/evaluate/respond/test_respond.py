@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from evaluate import predictions
 from evaluate.respond import __main__ as respond
@@ -150,3 +151,34 @@ def test_a_missing_model_is_one_line(packed_folder: Path, params_file: Path, tmp
         respond.main(
             kind="semantic", data=packed_folder, model=tmp_path, output=tmp_path / "out", params_file=params_file
         )
+
+
+def spoil(model_path: Path, name: str) -> None:
+    """Make a weight of the trained model not a number."""
+    file = model_path / "adapter.safetensors"
+    state = load_file(file)
+    state[name].view(-1)[0] = torch.nan
+    save_file(state, file)
+
+
+def test_a_score_that_is_not_a_number_stops_with_the_ids_of_the_batch(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path
+) -> None:
+    spoil(model_path, "head.classify.weight")
+    message = "respond: head: found scores .+ expected finite ones: corpus/test-0, corpus/test-1, corpus/test-2$"
+    with pytest.raises(UserError, match=message):
+        respond.main(
+            kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file
+        )
+    assert not (tmp_path / "out" / "recognition.parquet").exists()
+
+
+def test_a_kl_that_is_not_a_number_stops_with_the_id(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path
+) -> None:
+    spoil(model_path, "adapter.norm.weight")
+    with pytest.raises(UserError, match="respond: corpus/test-0: after: found the KL nan, expected a finite number"):
+        respond.main(
+            kind="semantic", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file
+        )
+    assert not (tmp_path / "out" / "divergence.parquet").exists()

@@ -43,6 +43,8 @@ def reason_of(row: dict[str, Any], **limits: Any) -> tuple[str | None, float | N
         ({"finish_reason": continuations.NO_TRANSCRIPT, "continuation": ""}, "no transcript", None),
         ({"finish_reason": continuations.NO_EMOTION, "continuation": ""}, "no emotion", None),
         ({"continuation": ""}, "empty", 0),
+        ({"continuation": "<think>They greet me.</think> Hello!"}, "thought", 1),
+        ({"continuation": "They greet me.</think> Hello!"}, "thought", 1),
         ({"continuation": "I'm not sure what you want", "num_tokens": 1000}, "refusal", 1),
         ({"continuation": "As an AI language model, I have no feelings."}, "model talk", 1),
         ({"continuation": "The sentence is a bit unclear."}, "sentence talk", 1),

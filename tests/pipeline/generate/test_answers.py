@@ -138,3 +138,21 @@ def test_an_engine_that_does_not_tell_likeliest_tokens_is_named(
     write_texts(tmp_path / "manifest.parquet")
     with pytest.raises(UserError, match=r"store_logprobs: recorder 1 did not return the 2 likeliest tokens"):
         run_generate(tmp_path, llm, store_logprobs=2)
+
+
+@pytest.mark.parametrize("logprob", [float("nan"), float("-inf")])
+def test_a_log_probability_that_is_not_finite_stops_and_names_the_transcript(
+    tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch, logprob: float
+) -> None:
+    def answer(request: Request, count: int) -> Answer:
+        return replace(end_of_prompt(request, count), logprob=logprob if request.transcript == "c" else -1.0)
+
+    engine = let_runs_start(monkeypatch, RecordingEngine(answer))
+    write_texts(tmp_path / "manifest.parquet", ["a", "b", "c", "d"])
+    with pytest.raises(UserError, match=r"generate: recorder 1: 'c': found the log-probability (nan|-inf), expected"):
+        run_generate(tmp_path, llm)
+    assert len(engine.asked) == 3
+    let_runs_start(monkeypatch, engine)
+    engine.answer = end_of_prompt
+    run_generate(tmp_path, llm)
+    assert len(engine.asked) == 5  # the answers before it were kept

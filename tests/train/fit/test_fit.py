@@ -237,7 +237,7 @@ def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, l
             for number, row in enumerate(rows):
                 made = sequences(shell.before_text, [row["text_ids"]], shell.after, [row["response_ids"]])
                 with torch.no_grad():
-                    logits = model.response_states(made, None) @ model.output_embeddings.T
+                    logits = model.output_head.logits(model.response_states(made, None))
                 top = logits.log_softmax(-1).topk(num_top)
                 if number != lacking:
                     row |= {"top_ids": top.indices.tolist(), "top_logprobs": top.values.tolist()}

@@ -228,7 +228,7 @@ def test_the_kl_is_zero_when_the_words_stand_in_the_place_of_speech(model: Speec
     with torch.no_grad():
         student = model.response_states(asked, Speech(embeddings=embeddings, valid=valid))
         teacher = model.response_states(text, None)
-        kl = response_kl(student, teacher, model.output_embeddings, temperature=2.0)
+        kl = response_kl(student, teacher, model.output_head, temperature=2.0)
     assert len(kl) == 5
     assert kl.abs().max() < 1e-6
 

@@ -105,7 +105,7 @@ def test_prompts_go_there_as_ids_and_come_back_with_ids_and_log_probabilities(
     assert (engine.name, engine.hardware) == ("server vllm 9.9", f"http://127.0.0.1:{server.port}/v1")
     answers = dict(engine.generate(requests([[1, i] for i in range(20, 30)])))
     top = ({7: -0.5, 8: -2.0},) * 2
-    assert answers == {i: Answer((20 + i,), continuations.STOP, -0.75, list(top)) for i in range(10)}
+    assert answers == {i: Answer((20 + i,), continuations.STOP, -0.75, list(top), end_id=0) for i in range(10)}
     sent = server.asked[0]
     assert sorted(body["prompt"] for body in server.asked) == [[1, i] for i in range(20, 30)]
     assert (sent["max_tokens"], sent["temperature"], sent["stop_token_ids"], sent["logprobs"]) == (12, 0.0, [0], 2)

@@ -24,7 +24,7 @@ def greedy(llm: Path, prompt: Sequence[int], count: int, end_id: int) -> Answer:
         token = int(logprobs.argmax())
         logprob += float(logprobs[token])
         if token == end_id:
-            return Answer(tuple(ids[len(prompt) :]), continuations.STOP, logprob)
+            return Answer(tuple(ids[len(prompt) :]), continuations.STOP, logprob, end_id=token)
         ids.append(token)
     return Answer(tuple(ids[len(prompt) :]), continuations.LENGTH, logprob)
 

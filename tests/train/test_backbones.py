@@ -1,0 +1,278 @@
+"""Tiny random LLMs of many architectures: losses and gradients are those of the LLM's own forward in float64.
+
+The comparison is independent of the product: rows without padding and without a shared start, P-LoRA as a hook on plain
+linear layers, all logits by the LLM's own forward, gradients by autograd.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as t
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.stage import UserError
+from pipeline.weights.source import ModelsParams, Weights
+from tests.conftest import character_tokenizer
+from train import saved_model
+from train.fit.objectives import EmotionAlignment, SemanticAlignment
+from train.model import Batch, SpeechLLM
+from train.model.adapter import num_speech_tokens
+from train.model.inputs import pad_features, sequences
+from train.model.plora import ADAPTER_NAME, lora_config
+from train.saved_model import ModelConfig
+
+BEFORE, AFTER = [5, 6, 7], [8, 9]
+TEXTS, RESPONSES = [[20, 21, 22], [30, 31]], [[40, 41, 0], [50, 0]]
+FRAMES = (100, 260)
+TEMPERATURE = 2.0
+SMALL: dict[str, Any] = {
+    "vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An architecture, and what its configuration needs besides SMALL."""
+
+    config: type[Any]
+    more: dict[str, Any] = field(default_factory=dict)
+    targets: str | list[str] = "all-linear"
+    """The layers of P-LoRA."""
+
+
+BACKBONES = {
+    "Llama": Backbone(t.LlamaConfig),
+    "Qwen2.5": Backbone(t.Qwen2Config, {"tie_word_embeddings": True}),
+    "Qwen3": Backbone(t.Qwen3Config, {"head_dim": 16}),
+    "SmolLM3": Backbone(t.SmolLM3Config, {"no_rope_layers": [1, 0]}),
+    "Gemma 2": Backbone(
+        t.Gemma2Config,
+        {"head_dim": 8, "query_pre_attn_scalar": 1, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "Gemma 3": Backbone(t.Gemma3TextConfig, {"head_dim": 8, "sliding_window": 8}),
+    "Mistral": Backbone(t.MistralConfig, {"head_dim": 16}),
+    "Phi": Backbone(t.PhiConfig, {"num_key_value_heads": 4}),
+    "Phi-3": Backbone(t.Phi3Config),
+    "GLM-4": Backbone(t.Glm4Config, {"head_dim": 8}),
+    "Granite": Backbone(
+        t.GraniteConfig, {"logits_scaling": 2.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22}
+    ),
+    "Cohere": Backbone(t.CohereConfig, {"logit_scale": 0.25}),
+    "OLMo 2": Backbone(t.Olmo2Config),
+    "Qwen3-MoE": Backbone(
+        t.Qwen3MoeConfig,
+        {"head_dim": 8, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
+        ["q_proj", "k_proj", "v_proj", "o_proj"],  # experts are no linear layers
+    ),
+}
+
+
+def save_llm(folder: Path, backbone: Backbone) -> Path:
+    torch.manual_seed(0)
+    llm = t.AutoModelForCausalLM.from_config(backbone.config(**(SMALL | backbone.more)))
+    if llm.get_output_embeddings().bias is not None:
+        nn.init.normal_(llm.get_output_embeddings().bias, std=2.0)
+    llm.save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def build(tiny_models: ModelsParams, folder: Path) -> SpeechLLM:
+    llm = Weights(source=str(folder), revision=None, sha256=None)
+    config = ModelConfig(
+        models=ModelsParams(encoder=tiny_models.encoder, llm=llm),
+        emotions=["sad", "happy"],
+        pad_to_30s=False,
+        seed=3,
+        encoder_trained=False,
+        plora=False,
+    )
+    return saved_model.build(config, torch.float32)
+
+
+def in_float64(model: SpeechLLM) -> SpeechLLM:
+    """Return a copy; its experts run one by one, because PyTorch's grouped product has no float64."""
+    dense = copy.deepcopy(model).double()
+    dense.llm.set_experts_implementation("eager")
+    return dense
+
+
+def make_batch(with_teacher: bool) -> Batch:
+    generator = torch.Generator().manual_seed(5)
+    speech: list[list[int | None]] = [[None] * num_speech_tokens(frames) for frames in FRAMES]
+    return Batch(
+        features=pad_features([torch.randn(80, frames, generator=generator) for frames in FRAMES]),
+        num_frames=torch.tensor(FRAMES),
+        student=sequences(BEFORE, speech, AFTER, RESPONSES),
+        teacher=sequences(BEFORE, TEXTS, AFTER, RESPONSES) if with_teacher else None,
+        signals=None,
+        response_ids=torch.tensor([token for response in RESPONSES for token in response]),
+        emotion=torch.tensor([0, 1]),
+    )
+
+
+def own_logits(llm: nn.Module, content: Tensor, response: list[int]) -> Tensor:
+    """Return the logits of an LLM's own forward that predict the response after a content of embeddings."""
+    embed = llm.get_input_embeddings()  # type: ignore[operator]
+    pieces = [embed(torch.tensor(BEFORE)), content, embed(torch.tensor([*AFTER, *response]))]
+    logits: Tensor = llm(inputs_embeds=torch.cat(pieces)[None], use_cache=False).logits[0]
+    return logits[-len(response) - 1 : -1]
+
+
+def speech_of(model: SpeechLLM) -> list[Tensor]:
+    """Return the speech embeddings of each clip, encoded by itself."""
+    batch = make_batch(with_teacher=False)
+    dtype = next(model.adapter.parameters()).dtype
+    alone = [
+        model.encode_speech(batch.features[i : i + 1, :, :frames].to(dtype), torch.tensor([frames]))
+        for i, frames in enumerate(FRAMES)
+    ]
+    return [speech.embeddings[0] for speech in alone]
+
+
+def off(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the distance of gradients from the expected ones, as a share of the length of the expected ones."""
+    assert found.keys() == expected.keys()
+    ours, theirs = (torch.cat([g[name].double().flatten() for name in expected]) for g in (found, expected))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_stage_1_has_the_loss_and_gradient_of_the_llms_own_forward(
+    tmp_path: Path, tiny_models: ModelsParams, name: str
+) -> None:
+    model = build(tiny_models, save_llm(tmp_path / "llm", BACKBONES[name]))
+    model.head.requires_grad_(False)
+    dense = in_float64(model)
+    batch = make_batch(with_teacher=True)
+    kl = SemanticAlignment(model.output_head, TEMPERATURE).sums(model(batch), batch)["kl"]
+    kl.backward()
+    expected = torch.zeros((), dtype=torch.float64)
+    for text, speech, response in zip(TEXTS, speech_of(dense), RESPONSES, strict=True):
+        words = dense.llm.get_input_embeddings()(torch.tensor(text))
+        p = functional.log_softmax(own_logits(dense.llm, words, response) / TEMPERATURE, -1)
+        q = functional.log_softmax(own_logits(dense.llm, speech, response) / TEMPERATURE, -1)
+        expected = expected + (p.exp() * (p - q)).sum()
+    expected.backward()
+    assert kl.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    assert expected.item() > 1e-3
+    assert off(gradients(model), gradients(dense)) < 1e-5
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_stage_2_has_the_loss_and_gradient_of_the_llms_own_forward(
+    tmp_path: Path, tiny_models: ModelsParams, name: str
+) -> None:
+    model = build(tiny_models, save_llm(tmp_path / "llm", BACKBONES[name]))
+    dense = in_float64(model)
+    torch.manual_seed(1)
+    model.add_plora(lora_config(2, 4, 0.0, BACKBONES[name].targets))
+    for parameter_name, parameter in model.llm.named_parameters():
+        if "lora_B" in parameter_name:
+            nn.init.normal_(parameter, std=0.3)
+    batch = make_batch(with_teacher=False)
+    objective = EmotionAlignment(model.output_head, 0.5)
+    sums = objective.sums(model(batch), batch)
+    loss = sums["ce"] + objective.weights["emotion"] * sums["emotion"]
+    loss.backward()
+
+    plora = HookedLora(dense.llm, model.llm)
+    expected = torch.zeros((), dtype=torch.float64)
+    for speech, response, emotion in zip(speech_of(dense), RESPONSES, (0, 1), strict=True):
+        plora.mask = torch.zeros(len(BEFORE) + len(speech) + len(AFTER) + len(response), 1, dtype=torch.float64)
+        plora.mask[len(BEFORE) : len(BEFORE) + len(speech)] = 1
+        logits = own_logits(dense.llm, speech, response)
+        expected = expected + functional.cross_entropy(logits, torch.tensor(response), reduction="sum")
+        head = dense.head(speech.mean(0, keepdim=True))
+        expected = expected + 0.5 * functional.cross_entropy(head, torch.tensor([emotion]))
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    theirs = gradients(dense) | {
+        f"llm.{key}": value.grad for key, value in plora.weights.items() if value.grad is not None
+    }
+    ours = gradients(model)
+    assert any("lora_A" in key for key in ours)
+    assert off(ours, {key: value for key, value in theirs.items() if key in ours or float(value.norm()) > 0}) < 1e-5
+
+
+class HookedLora:
+    """LoRA at masked positions, added by hooks to the linear layers of an LLM without peft."""
+
+    def __init__(self, llm: nn.Module, adapted: nn.Module) -> None:
+        self.mask = torch.zeros(0)
+        self.weights: dict[str, Tensor] = {
+            name: parameter.detach().double().requires_grad_()
+            for name, parameter in adapted.named_parameters()
+            if "lora_" in name
+        }
+        layers = {name.split(".lora_")[0] for name in self.weights}
+        for name in sorted(layers):
+            llm.get_submodule(name).register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Any:
+        down, up = (self.weights[f"{name}.lora_{side}.{ADAPTER_NAME}.weight"] for side in "AB")
+
+        def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + self.mask * (inputs[0] @ down.T @ up.T) * (4 / 2)
+
+        return add
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_text_path_is_the_llms_own_bit_for_bit(tmp_path: Path, tiny_models: ModelsParams, name: str) -> None:
+    model = build(tiny_models, save_llm(tmp_path / "llm", BACKBONES[name]))
+    ids = torch.tensor([[*BEFORE, *TEXTS[0], *AFTER, *RESPONSES[0]]])
+    asked = sequences([], [ids[0].tolist()], [], [[]])
+    with torch.no_grad():
+        plain = model.llm(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        model.add_plora(lora_config(2, 4, 0.0, BACKBONES[name].targets))
+        for parameter_name, parameter in model.llm.named_parameters():
+            if "lora_B" in parameter_name:
+                nn.init.normal_(parameter, std=0.3)
+        embedded = model.embed(asked, None)
+        adapted = model.llm(inputs_embeds=embedded, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    assert torch.equal(plain, adapted)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Gemma 3", "Granite"])
+def test_speech_starts_at_the_norm_of_tokens_as_the_llm_gets_them(
+    tmp_path: Path, tiny_models: ModelsParams, name: str
+) -> None:
+    model = build(tiny_models, save_llm(tmp_path / "llm", BACKBONES[name]))
+    first: list[Tensor] = []
+    with torch.no_grad():
+        speech = torch.cat(speech_of(model))
+        every = torch.arange(model.token_embeddings.num_embeddings)[None]
+        model.llm.base_model.layers[0].register_forward_pre_hook(  # type: ignore[index, union-attr]
+            lambda _layer, inputs: first.append(inputs[0])
+        )
+        model.llm(input_ids=every)
+        model.llm(inputs_embeds=speech[None])
+    tokens, spoken = (states.norm(dim=-1).mean() for states in first)
+    torch.testing.assert_close(spoken, tokens, rtol=2e-2, atol=0)
+
+
+def test_an_llm_whose_forward_does_more_after_its_output_matrix_is_refused(
+    tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = t.LlamaForCausalLM.forward
+
+    def squared(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        output.logits = output.logits**2
+        return output
+
+    monkeypatch.setattr(t.LlamaForCausalLM, "forward", squared)
+    folder = save_llm(tmp_path / "llm", BACKBONES["Llama"])
+    with pytest.raises(UserError, match=r"models\.llm: LlamaForCausalLM: found logits that differ .+ not supported"):
+        build(tiny_models, folder)
