@@ -1,22 +1,100 @@
-"""Find WAV files that are cut short: libsndfile reads such a file as if it were complete."""
+"""Check the structure of a WAV file: libsndfile reads a cut file, or the first of two joined ones, as if it were whole.
+
+Programs that write into a pipe cannot go back to write the sizes, so a size may be a placeholder. Such a file is whole,
+and its samples reach to the end of the file.
+"""
 
 import os
 import struct
-from pathlib import Path
+from dataclasses import dataclass
+from operator import itemgetter
 
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # programs that write to a pipe leave these
+from pipeline.audio.unreadable import UnreadableAudio
+
+_PLACEHOLDER = (
+    0x7FFF0000  # sizes from here on are placeholders if the file is shorter: 7FFFF000, 80000000, FFFFFFFF ...
+)
+_SURPLUS_BYTES = 80  # the largest plain header; some programs count it as samples
+_TRAILING_S = 0.1  # bytes after the samples that are no chunk may last this long if they were samples
+_PLAIN = {1, 3, 6, 7}  # format tags of PCM, float, A-law, mu-law
+_EXTENSIBLE = 0xFFFE  # the tag is the beginning of the GUID of the subformat
 
 
-def is_cut(path: Path) -> bool:
-    """Return whether a file ends before the last sample that its header promises; false if it is not a RIFF file."""
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return False
-        end, place = os.fstat(file.fileno()).st_size, 12
-        while len(head := os.pread(file.fileno(), 8, place)) == 8:
-            chunk, size = struct.unpack("<4sI", head)
-            place += 8 + size
-            if chunk == b"data":
-                return size not in _UNKNOWN_SIZES and place > end
-            place += size % 2  # chunks begin at even positions
-    return False
+@dataclass(frozen=True, slots=True)
+class _Format:
+    tag: int
+    channels: int
+    sample_rate_hz: int
+    bytes_per_s: int
+    block: int
+    bits: int
+
+    def is_plain(self) -> bool:
+        """Return whether each sample has its own bytes, and whether the numbers agree."""
+        return (
+            self.tag in _PLAIN
+            and self.bits % 8 == 0
+            and self.block == self.channels * self.bits // 8 > 0
+            and self.bytes_per_s == self.block * self.sample_rate_hz
+        )
+
+
+def num_frames(file: int, size: int) -> int | None:
+    """Return the number of frames of an open RIFF file of `size` bytes; None if only decoding can find it.
+
+    Raises UnreadableAudio if the file is cut short, or contains more audio than its header says.
+    """
+    form, place = None, 12
+    while len(head := os.pread(file, 8, place)) == 8:
+        chunk, length = struct.unpack("<4sI", head)
+        place += 8
+        if chunk == b"fmt " and length >= 16:
+            form = _format(os.pread(file, 40, place))
+        if chunk == b"data":
+            return None if form is None else _num_frames(file, size, place, length, form)
+        place += length + length % 2  # chunks begin at even positions
+    return None
+
+
+def _format(content: bytes) -> _Format | None:
+    if len(content) < 16:
+        return None
+    tag, *numbers = struct.unpack("<HHIIHH", content[:16])
+    if tag == _EXTENSIBLE and len(content) >= 26:
+        tag = int.from_bytes(content[24:26], "little")
+    return _Format(tag, *numbers)
+
+
+def _num_frames(file: int, size: int, start: int, length: int, form: _Format) -> int | None:
+    """Return the number of frames of the samples that begin at `start` and have `length` bytes by their header."""
+    end = start + length
+    if end > size:
+        # a file that was cut mostly ends within a frame
+        cut = end - size > _SURPLUS_BYTES or form.block == 0 or (size - start) % form.block
+        if cut and length < _PLACEHOLDER:
+            raise UnreadableAudio("truncated", "the file ends before the length in its header")
+        end = size
+    chunks, rest = min((_walk(file, place, size) for place in (end + length % 2, end)), key=itemgetter(1))
+    if length == 0 and rest:
+        end = size
+    elif b"RIFF" in chunks:
+        raise UnreadableAudio("more-audio", "several WAV files one after another")
+    elif b"data" in chunks:
+        return None
+    elif rest > form.bytes_per_s * _TRAILING_S:
+        raise UnreadableAudio("more-audio", f"{rest} bytes follow the length in the header")
+    return (end - start) // form.block if form.is_plain() else None
+
+
+def _walk(file: int, place: int, size: int) -> tuple[set[bytes], int]:
+    """Return the names of the chunks from `place` on, and the number of bytes at the end that are no chunk."""
+    chunks = set()
+    while len(head := os.pread(file, 8, place)) == 8:
+        chunk, length = struct.unpack("<4sI", head)
+        if chunk == b"RIFF":
+            return {chunk}, 0
+        if not all(0x20 <= letter < 0x7F for letter in chunk) or place + 8 + length > size:
+            break
+        chunks.add(chunk)
+        place += 8 + length + length % 2
+    return chunks, max(size - place, 0)
