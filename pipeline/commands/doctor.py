@@ -34,7 +34,7 @@ ENGINES: Mapping[str, Sequence[Sequence[str]]] = {
 }
 """Packages that each value of generate.engine needs: one of each group."""
 
-_PATIENCE_S = 5.0  # for each call of git or nvidia-smi
+PATIENCE_S = 5.0  # for each call of git or nvidia-smi
 _GPU_FACTS = ("name", "memory.total", "driver_version")  # as nvidia-smi calls them
 
 
@@ -210,12 +210,12 @@ def _ask(*command: str) -> list[str]:
     """Return the lines that a program prints; raises UserError if the program is missing, fails or hangs."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False
+            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False
         )
     except FileNotFoundError:
         raise UserError("found no such program on PATH") from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"no answer within {_PATIENCE_S:.0f} s") from None
+        raise UserError(f"no answer within {PATIENCE_S:.0f} s") from None
     if done.returncode != 0:
         said = (done.stderr + done.stdout).split("\n")[0].strip()
         raise UserError(f"exit status {done.returncode}: {said}")

@@ -65,7 +65,7 @@ class RayEngine:
         """Start the workers, and wait until the first one is ready."""
         _connect(ray)
         self._params = ray
-        self._load = (params, _pin(llm, model), name_weights(llm, model), list(end_ids))
+        self._load = (params, pin(llm, model), name_weights(llm, model), list(end_ids))
         self._numbers = itertools.count()
         self._returned: list[Numbered] = []
         self._loaded: list[Loaded] = []
@@ -272,7 +272,7 @@ def _check_reachable(address: str) -> None:
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
 
 
-def _pin(llm: Weights, model: Path) -> Weights:
+def pin(llm: Weights, model: Path) -> Weights:
     """Return the source for the workers: the hub commit of the LLM, or the absolute path of its folder."""
     if commit := hub_commit(model):
         return llm.model_copy(update={"revision": commit})
