@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,9 @@ _DECLARING = {"mov", "matroska", "asf", "flac", "caf", "ogg"}
 # formats in which FFmpeg knows the time of each packet after a jump; in Ogg FLAC or ADPCM it is up to 0.6 s off
 _SEEKABLE = {"mp3", "mov", "matroska", "aac", "flac"}
 _PLAIN = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}  # a header and samples; declares the length if these are PCM
+
+
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
 
 
 class FfmpegRecording:
@@ -137,13 +140,23 @@ class FfmpegRecording:
                 if packet.pos is not None:
                     self.end = max(self.end, packet.pos + packet.size)
                 self.num_bytes += packet.size
-                for frame in packet.decode():
+                for frame in self._decode(packet):
                     found = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels, {frame.format.name}"
                     kind = kind or found
                     if kind != found:
                         raise UnreadableAudio("unreadable", f"begins as {kind} and goes on as {found}")
                     yield from resampler.resample(frame)
             yield from resampler.resample(None)
+
+    def _decode(self, packet: "av.Packet[av.AudioStream]") -> Sequence[av.AudioFrame]:
+        """Decode a packet; one of MP3 or AAC without audio, such as the tag of a joined file, has no frame."""
+        try:
+            return packet.decode()
+        except av.InvalidDataError:
+            content = bytes(packet).strip(b"\0")
+            if self.format in ("mp3", "aac") and (not content or content.startswith(_TAGS)):
+                return []
+            raise
 
     def _check_end(self, length_s: float, start_s: float, duration_s: float | None) -> None:
         """Raise UnreadableAudio if the file, decoded up to its end, is cut or holds more than was decoded."""
@@ -154,7 +167,7 @@ class FfmpegRecording:
         declared_s = self._declared_s() or 0.0
         delay_s = 0.002 if self.format == "flac" or self._is_plain() else _DELAY_S
         if length_s < declared_s - delay_s:
-            raise UnreadableAudio("truncated", f"{length_s:.2f} s of the {declared_s:.2f} s in the header")
+            raise UnreadableAudio("truncated", f"{length_s:.3f} s of the {declared_s:.3f} s in the header")
         if self.format == "ogg" and not whole_file.ends_ogg(self.path):
             raise UnreadableAudio("truncated", "the last Ogg page is missing")
         if self.format != "ogg" and whole_file.has_second_file(self.path, self.format):

@@ -113,6 +113,6 @@ def test_segments_of_a_file_are_inspected_each_by_itself(tmp_path: Path) -> None
 
 def test_a_file_that_does_not_open_is_the_fault_of_all_its_segments(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_text("no audio")
-    fault = Fault("unreadable", "Format not recognised")
+    fault = Fault("unreadable", "invalid data found when processing input")
     assert inspect_samples(tmp_path / "a.wav", [WHOLE, Segment(1.0, 2.0)]) == [fault, fault]
     assert inspect_header(tmp_path / "a.wav", [WHOLE, Segment(1.0, 2.0)]) == [fault, fault]
