@@ -58,7 +58,8 @@ def voice(duration_s: float, rate: int, channels: int = 1, seed: int = 0) -> Sam
     shape = (round(duration_s * rate), channels)
     noise = np.random.default_rng(seed).standard_normal(shape)
     smooth = np.apply_along_axis(np.convolve, 0, noise, np.ones(8) / 8, "same")
-    return (0.1 * smooth / smooth.std()).clip(-0.9, 0.9).astype(np.float32)
+    samples: Samples = (0.1 * smooth / smooth.std()).clip(-0.9, 0.9).astype(np.float32)
+    return samples
 
 
 def by_ffmpeg(
@@ -70,7 +71,7 @@ def by_ffmpeg(
     with av.open(file, "w", format=form, options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate)
         assert isinstance(stream, av.AudioStream)
-        stream.layout = layout  # type: ignore[assignment]
+        stream.layout = layout
         stream.bit_rate = bit_rate
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), "fltp", layout)
         frame.sample_rate = rate

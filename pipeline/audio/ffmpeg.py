@@ -19,23 +19,27 @@ from pipeline.audio.mono_16k import PCM16_STEPS
 from pipeline.audio.unreadable import ROUNDED_S, UnreadableAudio
 
 _RUN_UP_S = 1.0  # a decoder needs some audio before the first right sample: MP3 10 frames, Opus 80 ms
-_DELAY_S = 0.22  # the longest delay of an encoder, which some headers count: 5,186 samples of HE-AAC at 24 kHz
-_TRAILING_S = 0.1  # bytes after the samples may last this long if they were samples
 
-# formats whose header declares the length; FFmpeg estimates that of others by the bit rate or the last packet
-_DECLARING = {"mov", "matroska", "asf", "flac", "caf", "ogg"}
-# formats in which FFmpeg knows the time of each packet after a jump; in Ogg FLAC or ADPCM it is up to 0.6 s off
+# formats that consist of a header and samples, if the codec is PCM; the header declares the length
+_PLAIN = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
+# other formats whose header declares the length; FFmpeg estimates it by the bit rate or the last packet in the rest
+_DECLARING = {"mov", "matroska", "asf", "avi", "flac", "caf", "ogg"}
+# how much longer than its samples a stream may be by its header
+_ROUNDED_UP_S = 0.002
+_DELAY_S = 0.22  # the longest delay of an encoder is 5,186 samples, of HE-AAC at 24 kHz
+_AVI_SHARE = 0.02  # FFmpeg itself writes AVI files whose header declares 1.2 % too much
+
+# formats in which FFmpeg knows the time of a packet after a jump; in Ogg FLAC and in ADPCM it is up to 0.6 s off
 _SEEKABLE = {"mp3", "mov", "matroska", "aac", "flac"}
-_PLAIN = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}  # a header and samples; declares the length if these are PCM
+_SEEKABLE_IN_OGG = {"opus", "libopus", "vorbis"}
 
-
-_TAGS = (b"ID3", b"TAG", b"APETAGEX")
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 class FfmpegRecording:
     """The best audio stream of a file; `dtype` is int16 if its samples have 16 bits, otherwise float32.
 
-    Raises UnreadableAudio if the file has no audio.
+    Raises UnreadableAudio if the file has no audio that FFmpeg can decode.
     """
 
     def __init__(self, path: Path, *, length_is_checked: bool) -> None:
@@ -46,8 +50,9 @@ class FfmpegRecording:
         context = self.stream.codec_context
         self.samplerate: int = context.sample_rate
         self.channels: int = context.channels
-        self.length_s = self._declared_s() if self.format == "ogg" else None  # by the last page
         self.dtype = "int16" if context.format is not None and context.format.name in ("s16", "s16p") else "float32"
+        # the last page of an Ogg file says at which sample it ends
+        self.length_s = self._declared_s() if self.format == "ogg" else None
 
     def _open(self) -> None:
         with _errors():
@@ -64,8 +69,9 @@ class FfmpegRecording:
                 other.discard = Discard.all
         self.stream = stream
         self.format = self.container.format.name.split(",")[0]
-        self.is_new = True
-        self.end = self.num_bytes = 0  # position after the last packet, and bytes of all packets
+        self.is_at_start = True
+        self.num_bytes = self.end = 0  # size of the packets so far, and where the last of them ends
+        self.last_frame = b""  # of MP3
 
     def close(self) -> None:
         """Close the file."""
@@ -76,57 +82,62 @@ class FfmpegRecording:
 
         Raises UnreadableAudio if the file ends before the segment, or if the segment is longer than `longest_s`.
         """
-        fifo = AudioFifo()
+        segment = AudioFifo()
         frames, position_s = self._frames_from(start_s)
-        skip = decoded = dropped = 0
-        enough = longest = math.inf
+        skip = decoded = dropped = 0  # samples of each channel from `position_s` on
+        enough = math.inf
         for frame in frames:
             if not decoded:
                 self.samplerate, self.channels = frame.sample_rate, frame.layout.nb_channels
                 skip = round((start_s - position_s) * self.samplerate)
-                longest = longest_s * self.samplerate
-                enough = skip + (longest if duration_s is None else round(duration_s * self.samplerate))
+                enough = skip + (longest_s if duration_s is None else duration_s) * self.samplerate
             decoded += frame.samples
             if decoded > skip:
                 frame.pts = None  # the queue expects no gap
-                fifo.write(frame)
+                segment.write(frame)
             else:
                 dropped = decoded
-            if decoded > enough:
+            if decoded > enough + 1:
                 break
         else:
-            self._check_end(position_s + decoded / self.samplerate, start_s, duration_s)
-        if duration_s is None and decoded - skip > longest:
+            length_s = position_s + decoded / self.samplerate
+            if duration_s is None:
+                self._check_whole(length_s)
+            elif length_s < start_s + duration_s - ROUNDED_S:
+                raise UnreadableAudio("truncated", f"the file ends at {length_s:.2f} s")
+        if duration_s is None and decoded > enough + 1:
             raise UnreadableAudio("too-long", f"{max((self._declared_s() or 0.0) - start_s, longest_s):.1f} s or more")
         if decoded <= skip:
             raise UnreadableAudio("truncated", "no samples")
-        kept = fifo.read(0, partial=True)
-        assert kept is not None
-        samples = kept.to_ndarray()
-        samples = samples.T if self.dtype == "float32" else samples.reshape(-1, self.channels)
-        samples = samples[skip - dropped :][: None if duration_s is None else round(duration_s * self.samplerate)]
+        samples = self._array(segment)[skip - dropped :]
+        samples = samples if duration_s is None else samples[: round(duration_s * self.samplerate)]
         return samples if dtype == self.dtype else samples.astype(np.float32) / np.float32(PCM16_STEPS)
 
+    def _array(self, queue: AudioFifo) -> NDArray[Any]:
+        """Return all samples of a queue as (frames, channels)."""
+        frame = queue.read(0, partial=True)
+        assert frame is not None
+        samples = frame.to_ndarray()
+        return samples.T if frame.format.is_planar else samples.reshape(-1, self.channels)
+
     def _frames_from(self, start_s: float) -> tuple[Iterator[av.AudioFrame], float]:
-        """Return the frames from `start_s` or some time before on, and the time of the first one."""
+        """Return the frames from shortly before `start_s` on, or all frames; and the time of the first one."""
         if start_s > 2 * _RUN_UP_S and self._seeks_exactly():
-            self.is_new = False
-            origin_s = float((self.stream.start_time or 0) * (self.stream.time_base or 0))
+            self.is_at_start = False
             try:
-                self.container.seek(round((start_s - _RUN_UP_S + origin_s) * av.time_base))
-            except av.FFmpegError:  # no seeking in this format
-                pass
-            else:
+                self.container.seek(round((start_s - _RUN_UP_S + self._origin_s()) * av.time_base))
                 frames = self._frames()
                 first = next(frames, None)
-                if first is not None and first.pts is not None and first.time_base is not None:
-                    position_s = float(first.pts * first.time_base) - origin_s
-                    if 0 < position_s <= start_s:
-                        return chain([first], frames), position_s
-        if not self.is_new:
+            except (av.FFmpegError, OverflowError):  # a time that the file does not have
+                first = None
+            if first is not None and first.pts is not None and first.time_base is not None:
+                position_s = float(first.pts * first.time_base) - self._origin_s()
+                if 0 < position_s <= start_s:
+                    return chain([first], frames), position_s
+        if not self.is_at_start:
             self.close()
             self._open()
-        self.is_new = False
+        self.is_at_start = False
         return self._frames(), 0.0
 
     def _frames(self) -> Iterator[av.AudioFrame]:
@@ -135,13 +146,16 @@ class FfmpegRecording:
         kind = None
         with _errors():
             for packet in self.container.demux(self.stream):
-                if packet.is_corrupt and not (self.length_is_checked or self._is_plain()):
+                # the last packet is never complete if a header may say that the samples reach to the end of the file
+                if packet.is_corrupt and not (self.length_is_checked or self.format == "caf"):
                     raise UnreadableAudio("truncated", "a packet is not complete")
                 if packet.pos is not None:
                     self.end = max(self.end, packet.pos + packet.size)
                 self.num_bytes += packet.size
+                if packet.size and self.stream.codec_context.name.startswith(("mp2", "mp3")):
+                    self.last_frame = bytes(packet)
                 for frame in self._decode(packet):
-                    found = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels, {frame.format.name}"
+                    found = f"{frame.sample_rate} Hz, {frame.layout.name}, {frame.format.name}"
                     kind = kind or found
                     if kind != found:
                         raise UnreadableAudio("unreadable", f"begins as {kind} and goes on as {found}")
@@ -149,7 +163,7 @@ class FfmpegRecording:
             yield from resampler.resample(None)
 
     def _decode(self, packet: "av.Packet[av.AudioStream]") -> Sequence[av.AudioFrame]:
-        """Decode a packet; one of MP3 or AAC without audio, such as the tag of a joined file, has no frame."""
+        """Decode a packet; in MP3 and AAC a packet may be a tag, such as that of a joined file, or zeros."""
         try:
             return packet.decode()
         except av.InvalidDataError:
@@ -158,48 +172,64 @@ class FfmpegRecording:
                 return []
             raise
 
-    def _check_end(self, length_s: float, start_s: float, duration_s: float | None) -> None:
-        """Raise UnreadableAudio if the file, decoded up to its end, is cut or holds more than was decoded."""
-        if duration_s is not None:
-            if length_s < start_s + duration_s - ROUNDED_S:
-                raise UnreadableAudio("truncated", f"the file ends at {length_s:.2f} s")
-            return
+    def _check_whole(self, length_s: float) -> None:
+        """Raise UnreadableAudio if a file that was decoded to its end is cut, or holds more than was decoded."""
         declared_s = self._declared_s() or 0.0
-        delay_s = 0.002 if self.format == "flac" or self._is_plain() else _DELAY_S
-        if length_s < declared_s - delay_s:
+        if length_s < declared_s - self._tolerance_s(declared_s):
             raise UnreadableAudio("truncated", f"{length_s:.3f} s of the {declared_s:.3f} s in the header")
-        if self.format == "ogg" and not whole_file.ends_ogg(self.path):
-            raise UnreadableAudio("truncated", "the last Ogg page is missing")
-        if self.format != "ogg" and whole_file.has_second_file(self.path, self.format):
+        if whole_file.is_cut_mpeg_frame(self.last_frame):
+            raise UnreadableAudio("truncated", "the last frame is not complete")
+        if self.format == "ogg":
+            if not whole_file.has_last_page(self.path):
+                raise UnreadableAudio("truncated", "the last Ogg page is missing")
+        elif whole_file.has_second_file(self.path, self.format):
             raise UnreadableAudio("more-audio", "several files one after another")
         rest = self.container.size - self.end
-        if self._is_plain() and not self.length_is_checked and rest * length_s > self.num_bytes * _TRAILING_S:
+        longest_rest = whole_file.LONGEST_REST_S * self.num_bytes / length_s if length_s else 0.0
+        if self._is_plain() and not self.length_is_checked and rest > longest_rest:
             raise UnreadableAudio("more-audio", f"{rest} bytes follow the length in the header")
 
     def _declared_s(self) -> float | None:
         """Return the length in the header; None if the header contains none, or if it was checked before."""
-        stream = self.stream
-        if self.length_is_checked or not (self.format in _DECLARING or self._is_plain() or self._has_mp3_length()):
+        if self.length_is_checked or not self._declares_length():
             return None
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-        if written := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):  # Matroska
+        stream = self.stream
+        # FFmpeg shortens the durations of AVI and CAF to the size of the file
+        units = (
+            stream.frames if self.format == "avi" or (self.format == "caf" and self._is_plain()) else stream.duration
+        )
+        if units is not None and stream.time_base is not None:
+            return float(units * stream.time_base)
+        # Matroska declares the time of the end
+        if written := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):
             hours, minutes, seconds = map(float, written.groups())
-            return 3600 * hours + 60 * minutes + seconds
-        duration = self.container.duration  # the longest stream's
-        return duration / av.time_base if duration is not None and len(self.container.streams) == 1 else None
+            return 3600 * hours + 60 * minutes + seconds - self._origin_s()
+        if self.container.duration is not None and len(self.container.streams) == 1:
+            return self.container.duration / av.time_base - self._origin_s()
+        return None
+
+    def _declares_length(self) -> bool:
+        if self.format == "mp3":
+            return whole_file.has_mp3_length(self.path)
+        return self.format in _DECLARING or self._is_plain()
+
+    def _tolerance_s(self, declared_s: float) -> float:
+        if self.format == "flac" or self._is_plain():
+            return _ROUNDED_UP_S
+        return _DELAY_S + (_AVI_SHARE * declared_s if self.format == "avi" else 0.0)
+
+    def _origin_s(self) -> float:
+        """Return the time of the first sample."""
+        return float((self.stream.start_time or 0) * (self.stream.time_base or 0))
 
     def _seeks_exactly(self) -> bool:
-        in_ogg = self.format == "ogg" and self.stream.codec_context.name in ("opus", "libopus", "vorbis")
-        if not (self.format in _SEEKABLE or self._is_plain() or in_ogg):
+        in_ogg = self.format == "ogg" and self.stream.codec_context.name in _SEEKABLE_IN_OGG
+        if not (self.format in _SEEKABLE or in_ogg or self._is_plain()):
             return False
-        return not whole_file.has_second_file(self.path, self.format)  # in which times would begin again
+        return not whole_file.has_second_file(self.path, self.format)  # its times begin at zero again
 
     def _is_plain(self) -> bool:
         return self.format in _PLAIN and self.stream.codec_context.name.startswith("pcm_")
-
-    def _has_mp3_length(self) -> bool:
-        return self.format == "mp3" and whole_file.has_mp3_length(self.path)
 
 
 @contextmanager

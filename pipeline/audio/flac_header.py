@@ -1,7 +1,7 @@
 """Read FLAC's header without decoding: https://www.rfc-editor.org/rfc/rfc9639.html, section 8.2 (STREAMINFO).
 
 The header contains the length, the sample rate and the MD5 of the samples. A file is complete if its last frame has the
-expected number. A file is opened once and read twice. This is 20 times as fast as opening it with libsndfile.
+expected number and size. A file is opened once and read twice. This is 20 times as fast as opening it with libsndfile.
 """
 
 import os
@@ -62,24 +62,21 @@ def parse_header(file: int, size: int) -> Header | Fault | None:
 
 
 def _has_last_frame(tail: bytes, block: int, num_samples: int) -> bool:
-    """Return whether the end of a file contains a frame of the last number, and of the size that ends the samples."""
+    """Return whether the end of a file contains a frame of the last number, which holds the last samples."""
     number = (num_samples - 1) // block
-    sizes = _coded_sizes(num_samples - number * block)
     return any(
-        tail[match.end() :].startswith(rest)
+        _frame_samples(match[1][0] >> 4, tail[match.end() : match.end() + 2]) == num_samples - number * block
         for match in re.finditer(rb"\xff\xf8(.)." + re.escape(_coded(number)), tail, re.DOTALL)
-        if (rest := sizes.get(match[1][0] >> 4)) is not None
     )
 
 
-def _coded_sizes(size: int) -> dict[int, bytes]:
-    """Return the codes of a block of `size` samples, each with the bytes after the frame's number (RFC 9639, 9.1.1)."""
-    common = {1: 192} | {code: 576 << code - 2 for code in range(2, 6)} | {code: 1 << code for code in range(8, 16)}
-    sizes = {code: b"" for code, samples in common.items() if samples == size}
-    sizes[7] = (size - 1).to_bytes(2)
-    if size <= 256:
-        sizes[6] = bytes([size - 1])
-    return sizes
+def _frame_samples(code: int, after_number: bytes) -> int | None:
+    """Decode the number of samples in a frame; the bytes after the frame's number may hold it (RFC 9639, 9.1.1)."""
+    if code in (6, 7):
+        return int.from_bytes(after_number[: code - 5]) + 1
+    if code in (0, 1):
+        return 192 if code else None
+    return 576 << code - 2 if code < 6 else 1 << code
 
 
 def _coded(number: int) -> bytes:

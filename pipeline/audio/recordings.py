@@ -9,9 +9,9 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import soundfile
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from pipeline.audio import flac_header, wav_header, whole_file
 from pipeline.audio.mono_16k import Samples, to_mono_16k
 from pipeline.audio.unreadable import ROUNDED_S
 from pipeline.audio.unreadable import UnreadableAudio as UnreadableAudio
+
+if TYPE_CHECKING:
+    from pipeline.audio.ffmpeg import FfmpegRecording
 
 _LFS_POINTER = b"version https://git-lfs"
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -44,18 +47,7 @@ class Recording(Protocol):
 @contextmanager
 def opened(path: Path) -> Iterator[Recording]:
     """Open a file; raises UnreadableAudio if the file cannot be opened, or if a later read fails."""
-    is_wav, num_frames = _inspect(path)
-    try:
-        if num_frames is not None:
-            with soundfile.SoundFile(path) as file:
-                if file.frames == num_frames:
-                    yield _SndfileRecording(path, file)
-                    return
-    except soundfile.LibsndfileError as error:
-        raise UnreadableAudio("unreadable", error.error_string.strip(" .")) from None
-    from pipeline.audio.ffmpeg import FfmpegRecording  # loads slowly, and most corpora do not need it
-
-    with closing(FfmpegRecording(path, length_is_checked=is_wav)) as recording:
+    with closing(_open(path)) as recording:
         yield recording
 
 
@@ -66,7 +58,7 @@ def read_segment(
 
     Raises UnreadableAudio if the file ends before the segment, or if the segment is longer than `longest_s`.
     """
-    if start_s < 0 or (duration_s is not None and duration_s <= 0):
+    if not (0 <= start_s < math.inf and (duration_s is None or 0 < duration_s < math.inf)):
         raise UnreadableAudio("too-short", f"starts at {start_s} s and lasts {duration_s} s")
     if duration_s is not None and duration_s > longest_s:
         raise UnreadableAudio("too-long", f"{duration_s:.1f} s")
@@ -79,10 +71,24 @@ def read(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> S
         return to_mono_16k(read_segment(file, start_s, duration_s, "float32"), file.samplerate)
 
 
-def _inspect(path: Path) -> tuple[bool, int | None]:
-    """Return whether a file is WAV, and its number of frames if libsndfile can be trusted with it.
+def _open(path: Path) -> "_SndfileRecording | FfmpegRecording":
+    is_wav, num_frames = _examine(path)
+    if num_frames is not None:
+        with suppress(soundfile.LibsndfileError):
+            file = soundfile.SoundFile(path)
+            if file.frames == num_frames:
+                return _SndfileRecording(path, file)
+            file.close()
+    from pipeline.audio.ffmpeg import FfmpegRecording  # loads slowly, and most corpora do not need it
 
-    Raises UnreadableAudio if the file is missing, no regular file, empty, a pointer of git-lfs, or a cut WAV file.
+    return FfmpegRecording(path, length_is_checked=is_wav)
+
+
+def _examine(path: Path) -> tuple[bool, int | None]:
+    """Return whether a file is WAV, and its number of frames if its header agrees with its end.
+
+    Raises UnreadableAudio if the file is missing, is not a regular file, is empty, is a pointer of git-lfs, or is a WAV
+    file that is cut or joined.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a named pipe would wait for its writer
@@ -116,13 +122,17 @@ def _inspect(path: Path) -> tuple[bool, int | None]:
 class _SndfileRecording:
     """A WAV or FLAC file whose number of frames was checked."""
 
+    length_is_checked = True
+
     def __init__(self, path: Path, file: soundfile.SoundFile) -> None:
         self.path, self.file = path, file
         self.samplerate: int = file.samplerate
         self.channels: int = file.channels
         self.dtype = _DTYPES.get(file.subtype, "float32")
         self.length_s: float | None = file.frames / file.samplerate
-        self.length_is_checked = True
+
+    def close(self) -> None:
+        self.file.close()
 
     def read(self, start_s: float, duration_s: float | None, longest_s: float, dtype: str) -> NDArray[Any]:
         start = round(start_s * self.samplerate)
@@ -135,9 +145,12 @@ class _SndfileRecording:
         wanted = min(wanted, rest)
         if wanted == 0:
             raise UnreadableAudio("truncated", "no samples")
-        if self.file.tell() != start:  # seeking in FLAC is slow
-            self.file.seek(start)
-        samples: NDArray[Any] = self.file.read(wanted, dtype=dtype, always_2d=True)
+        try:
+            if self.file.tell() != start:  # seeking in FLAC is slow
+                self.file.seek(start)
+            samples: NDArray[Any] = self.file.read(wanted, dtype=dtype, always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise UnreadableAudio("unreadable", error.error_string.strip(" .")) from None
         if len(samples) < wanted:
             raise UnreadableAudio("truncated", "the file ends before the length in its header")
         if wanted == rest and self.file.format == "FLAC" and whole_file.has_second_flac(self.path):

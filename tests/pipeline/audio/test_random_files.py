@@ -10,6 +10,8 @@ from pipeline.ingest.inspection import Segment, inspect_samples
 from pipeline.tables.quarantine import Fault
 from tests.audio_files import FFMPEG_FORMATS, SNDFILE_FORMATS, by_ffmpeg, by_libsndfile, decoded_s, voice
 
+pytestmark = pytest.mark.fuzz
+
 NUM_FILES = 100
 DELAY_S = 0.05  # a codec's delay: 1,105 samples of MP3 at 22 kHz
 PADDING_S = 0.25  # a codec's delay before the samples, and an incomplete frame after them, at 8 kHz
@@ -22,8 +24,8 @@ class Draw:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.rate, self.channels = random.choice((8_000, 16_000, 22_050, 44_100, 48_000)), random.choice((1, 1, 2))
-        self.form: tuple[str, ...] = random.choice((random.choice(FFMPEG_FORMATS)[:2], random.choice(SNDFILE_FORMATS)))
-        self.options = random.choice([options for *form, options in FFMPEG_FORMATS if (*form,) == self.form] or [{}])
+        self.form: tuple[str, str] = random.choice((random.choice(FFMPEG_FORMATS)[:2], random.choice(SNDFILE_FORMATS)))
+        self.options = random.choice([known[2] for known in FFMPEG_FORMATS if known[:2] == self.form] or [{}])
         self.duration_s = random.choice((0.4, 1.0, 2.3))
         self.content = self.encode(self.duration_s)
         self.damage = random.choice(("none", "cut", "joined", "field", "bytes"))
@@ -43,7 +45,8 @@ class Draw:
         samples = voice(duration_s, self.rate, self.channels, self.random.randrange(1_000_000))
         if self.form in SNDFILE_FORMATS:
             return by_libsndfile(samples, self.rate, *self.form)
-        return by_ffmpeg(samples, self.rate, *self.form, options=self.options)
+        form, codec = self.form
+        return by_ffmpeg(samples, self.rate, form, codec, self.options)
 
     def overwrite(self, place: int, content: bytes) -> None:
         place = min(place, len(self.content) - len(content))
