@@ -219,7 +219,7 @@ def test_an_mpeg_frame_is_complete_if_it_has_the_bytes_of_its_header(rate: int, 
     content = by_ffmpeg(
         voice(1, rate), rate, codec.removeprefix("lib")[:3], codec, NO_XING if codec != "mp2" else None, bit_rate
     )
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), "r") as container:
         packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
     assert len(packets) > 10
     for packet in packets:

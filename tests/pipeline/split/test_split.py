@@ -92,7 +92,7 @@ def test_speakers_of_the_same_dialogues_are_assigned_together() -> None:
 
 
 def test_a_corpus_in_which_all_speak_with_all_cannot_be_split() -> None:
-    with pytest.raises(UserError, match=r"found 10, of which test takes 10 and dev 0; .* here 1 group"):
+    with pytest.raises(UserError, match=r"of 10 speakers, test takes 10 and dev 0; .* here 1 group"):
         assign(meetings({f"{speaker:02d}": "d" for speaker in range(1, 11)}), "a", options())
 
 
@@ -131,7 +131,7 @@ def test_named_test_speakers_take_the_place_of_the_fraction() -> None:
 @pytest.mark.parametrize(
     ("splits", "changes", "message"),
     [
-        (unsplit(2), {}, "a: expected speakers left for train, found 2, of which test takes 1 and dev 1"),
+        (unsplit(2), {}, "a: no speaker is left for train: of 2 speakers, test takes 1 and dev 1"),
         (unsplit(3), {"test_speakers": {"a": ["7"]}}, "no speaker a/7; expected some of a/01, a/02, a/03"),
         ({"1": "test"}, {"test_speakers": {"a": ["1"]}}, "a has an official test split; expected no speakers for it"),
         ({"1": "test"}, {"folds": {"a": "fold-1"}}, "split.folds: a has an official test split; expected no speakers"),
