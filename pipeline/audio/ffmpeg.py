@@ -10,7 +10,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.audio.fifo import AudioFifo
 from av.stream import Discard
 from numpy.typing import NDArray
 
@@ -70,8 +69,8 @@ class FfmpegRecording:
         self.stream = stream
         self.format = self.container.format.name.split(",")[0]
         self.is_at_start = True
-        self.num_bytes = self.end = 0  # size of the packets so far, and where the last of them ends
-        self.last_frame = b""  # of MP3
+        self.num_bytes = 0  # of all packets so far
+        self.last_packet: av.Packet[av.AudioStream] | None = None
 
     def close(self) -> None:
         """Close the file."""
@@ -82,7 +81,7 @@ class FfmpegRecording:
 
         Raises UnreadableAudio if the file ends before the segment, or if the segment is longer than `longest_s`.
         """
-        segment = AudioFifo()
+        planes: list[list[NDArray[Any]]] = []  # of each channel, or one with all channels in turn
         frames, position_s = self._frames_from(start_s)
         skip = decoded = dropped = 0  # samples of each channel from `position_s` on
         enough = math.inf
@@ -93,8 +92,7 @@ class FfmpegRecording:
                 enough = skip + (longest_s if duration_s is None else duration_s) * self.samplerate
             decoded += frame.samples
             if decoded > skip:
-                frame.pts = None  # the queue expects no gap
-                segment.write(frame)
+                _append(planes, frame, self.dtype)
             else:
                 dropped = decoded
             if decoded > enough + 1:
@@ -109,16 +107,11 @@ class FfmpegRecording:
             raise UnreadableAudio("too-long", f"{max((self._declared_s() or 0.0) - start_s, longest_s):.1f} s or more")
         if decoded <= skip:
             raise UnreadableAudio("truncated", "no samples")
-        samples = self._array(segment)[skip - dropped :]
+        channels = [np.concatenate(plane) for plane in planes]
+        samples = np.stack(channels, axis=1) if len(channels) > 1 else channels[0].reshape(-1, self.channels)
+        samples = samples[skip - dropped :]
         samples = samples if duration_s is None else samples[: round(duration_s * self.samplerate)]
         return samples if dtype == self.dtype else samples.astype(np.float32) / np.float32(PCM16_STEPS)
-
-    def _array(self, queue: AudioFifo) -> NDArray[Any]:
-        """Return all samples of a queue as (frames, channels)."""
-        frame = queue.read(0, partial=True)
-        assert frame is not None
-        samples = frame.to_ndarray()
-        return samples.T if frame.format.is_planar else samples.reshape(-1, self.channels)
 
     def _frames_from(self, start_s: float) -> tuple[Iterator[av.AudioFrame], float]:
         """Return the frames from shortly before `start_s` on, or all frames; and the time of the first one."""
@@ -128,7 +121,7 @@ class FfmpegRecording:
                 self.container.seek(round((start_s - _RUN_UP_S + self._origin_s()) * av.time_base))
                 frames = self._frames()
                 first = next(frames, None)
-            except (av.FFmpegError, OverflowError):  # a time that the file does not have
+            except (av.FFmpegError, UnreadableAudio, OverflowError):  # such as a time that the file does not have
                 first = None
             if first is not None and first.pts is not None and first.time_base is not None:
                 position_s = float(first.pts * first.time_base) - self._origin_s()
@@ -142,25 +135,28 @@ class FfmpegRecording:
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         """Yield frames of one sample format; raises UnreadableAudio if the audio is damaged, or changes its rate."""
-        resampler = av.AudioResampler(format="s16" if self.dtype == "int16" else "fltp")
-        kind = None
+        wanted = "s16" if self.dtype == "int16" else "fltp"
+        resampler = av.AudioResampler(wanted)
+        first = None
         with _errors():
             for packet in self.container.demux(self.stream):
                 # the last packet is never complete if a header may say that the samples reach to the end of the file
                 if packet.is_corrupt and not (self.length_is_checked or self.format == "caf"):
                     raise UnreadableAudio("truncated", "a packet is not complete")
-                if packet.pos is not None:
-                    self.end = max(self.end, packet.pos + packet.size)
-                self.num_bytes += packet.size
-                if packet.size and self.stream.codec_context.name.startswith(("mp2", "mp3")):
-                    self.last_frame = bytes(packet)
+                if packet.size:
+                    self.last_packet = packet
+                    self.num_bytes += packet.size
                 for frame in self._decode(packet):
-                    found = f"{frame.sample_rate} Hz, {frame.layout.name}, {frame.format.name}"
-                    kind = kind or found
-                    if kind != found:
-                        raise UnreadableAudio("unreadable", f"begins as {kind} and goes on as {found}")
-                    yield from resampler.resample(frame)
-            yield from resampler.resample(None)
+                    kind = (frame.sample_rate, frame.layout.name, frame.format.name)
+                    first = first or kind
+                    if kind != first:
+                        raise UnreadableAudio("unreadable", f"begins with {first} and goes on with {kind}")
+                    if kind[2] == wanted:
+                        yield frame
+                    else:
+                        yield from resampler.resample(frame)
+            if first is not None and first[2] != wanted:
+                yield from resampler.resample(None)
 
     def _decode(self, packet: "av.Packet[av.AudioStream]") -> Sequence[av.AudioFrame]:
         """Decode a packet; in MP3 and AAC a packet may be a tag, such as that of a joined file, or zeros."""
@@ -177,17 +173,20 @@ class FfmpegRecording:
         declared_s = self._declared_s() or 0.0
         if length_s < declared_s - self._tolerance_s(declared_s):
             raise UnreadableAudio("truncated", f"{length_s:.3f} s of the {declared_s:.3f} s in the header")
-        if whole_file.is_cut_mpeg_frame(self.last_frame):
+        last = self.last_packet
+        if last is None:
+            return
+        if self.stream.codec_context.name.startswith(("mp2", "mp3")) and whole_file.is_cut_mpeg_frame(bytes(last)):
             raise UnreadableAudio("truncated", "the last frame is not complete")
         if self.format == "ogg":
             if not whole_file.has_last_page(self.path):
                 raise UnreadableAudio("truncated", "the last Ogg page is missing")
         elif whole_file.has_second_file(self.path, self.format):
             raise UnreadableAudio("more-audio", "several files one after another")
-        rest = self.container.size - self.end
-        longest_rest = whole_file.LONGEST_REST_S * self.num_bytes / length_s if length_s else 0.0
-        if self._is_plain() and not self.length_is_checked and rest > longest_rest:
-            raise UnreadableAudio("more-audio", f"{rest} bytes follow the length in the header")
+        if self._is_plain() and not self.length_is_checked and last.pos is not None:
+            rest = self.container.size - last.pos - last.size
+            if rest * length_s > whole_file.LONGEST_REST_S * self.num_bytes:
+                raise UnreadableAudio("more-audio", f"{rest} bytes follow the length in the header")
 
     def _declared_s(self) -> float | None:
         """Return the length in the header; None if the header contains none, or if it was checked before."""
@@ -230,6 +229,15 @@ class FfmpegRecording:
 
     def _is_plain(self) -> bool:
         return self.format in _PLAIN and self.stream.codec_context.name.startswith("pcm_")
+
+
+def _append(planes: list[list[NDArray[Any]]], frame: av.AudioFrame, dtype: str) -> None:
+    """Append the samples of a frame to its planes; this is twice as fast as PyAV's to_ndarray or its AudioFifo."""
+    if not planes:
+        planes.extend([] for _ in frame.planes)
+    count = frame.samples if frame.format.is_planar else frame.samples * frame.layout.nb_channels
+    for plane, blocks in zip(frame.planes, planes, strict=True):
+        blocks.append(np.frombuffer(bytes(plane), dtype, count))
 
 
 @contextmanager

@@ -64,10 +64,10 @@ def parse_header(file: int, size: int) -> Header | Fault | None:
 def _has_last_frame(tail: bytes, block: int, num_samples: int) -> bool:
     """Return whether the end of a file contains a frame of the last number, which holds the last samples."""
     number = (num_samples - 1) // block
-    return any(
-        _frame_samples(match[1][0] >> 4, tail[match.end() : match.end() + 2]) == num_samples - number * block
-        for match in re.finditer(rb"\xff\xf8(.)." + re.escape(_coded(number)), tail, re.DOTALL)
-    )
+    for match in re.finditer(rb"\xff\xf8(.)." + re.escape(_coded(number)), tail, re.DOTALL):
+        if _frame_samples(match[1][0] >> 4, tail[match.end() : match.end() + 2]) == num_samples - number * block:
+            return True
+    return False
 
 
 def _frame_samples(code: int, after_number: bytes) -> int | None:

@@ -38,7 +38,8 @@ def mix(samples: NDArray[Any]) -> NDArray[Any]:
     total = samples[:, 0].astype(np.float32)
     for channel in samples.T[1:]:
         total += channel
-    return total / np.float32(samples.shape[1])
+    total /= samples.shape[1]
+    return total
 
 
 def to_mono_16k(samples: Samples, sample_rate_hz: int) -> Samples:

@@ -72,7 +72,7 @@ def read(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> S
 
 
 def _open(path: Path) -> "_SndfileRecording | FfmpegRecording":
-    is_wav, num_frames = _examine(path)
+    is_wav, num_frames = _inspect(path)
     if num_frames is not None:
         with suppress(soundfile.LibsndfileError):
             file = soundfile.SoundFile(path)
@@ -84,7 +84,7 @@ def _open(path: Path) -> "_SndfileRecording | FfmpegRecording":
     return FfmpegRecording(path, length_is_checked=is_wav)
 
 
-def _examine(path: Path) -> tuple[bool, int | None]:
+def _inspect(path: Path) -> tuple[bool, int | None]:
     """Return whether a file is WAV, and its number of frames if its header agrees with its end.
 
     Raises UnreadableAudio if the file is missing, is not a regular file, is empty, is a pointer of git-lfs, or is a WAV
