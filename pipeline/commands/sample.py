@@ -1,6 +1,7 @@
 """Draw random rows of a table, to print them or to write their clips for listening."""
 
 import csv
+import io
 import random
 import re
 from collections import Counter
@@ -113,7 +114,10 @@ def write_clips(sample: Sample, folder: Path, roots: Mapping[str, Path]) -> list
             samples = recordings.read(place, row.get("start_s") or 0.0, row.get("duration_s"))
         except recordings.UnreadableAudio as error:
             raise UserError(f"{place}: {error}") from None
-        soundfile.write(folder / name, samples, mono_16k.SAMPLE_RATE_HZ, subtype="PCM_16")
+        wav = io.BytesIO()  # if the disk is full, libsndfile names neither the reason nor the file
+        soundfile.write(wav, samples, mono_16k.SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+        with parquet.whole(folder / name) as partial:
+            partial.write_bytes(wav.getbuffer())
         written.append({"file": name, **row})
     with parquet.whole(folder / "index.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, INDEX_COLUMNS, restval="", extrasaction="ignore")

@@ -13,6 +13,7 @@ REASONS = {
     "lfs-pointer": "the file is a git-lfs pointer instead of audio",
     "unreadable": "the audio cannot be decoded",
     "truncated": "the audio ends before the length in its header, or before the end of the utterance",
+    "more-audio": "the file contains more audio than its header says, such as several files one after another",
     "not-finite": "a sample is not a number, or is infinite",
     "sample-rate": "the header's sample rate is below 8 kHz or above 192 kHz",
     "silent": "no sample is louder than -60 dB of full scale",

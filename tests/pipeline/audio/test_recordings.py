@@ -44,7 +44,7 @@ def test_what_cannot_be_read_tells_its_reason_and_no_path(tmp_path: Path) -> Non
     assert reason_of(tmp_path / "missing.wav") == "no-file"
     assert reason_of(tmp_path / "missing.mp4") == "no-file"
     assert reason_of(tmp_path / "empty.wav") == "empty-file"
-    assert reason_of(tmp_path / "text.wav") == "unreadable: Format not recognised"
+    assert reason_of(tmp_path / "text.wav").startswith("unreadable: invalid data")
     assert reason_of(tmp_path / "text.mp4").startswith("unreadable: invalid data")
     assert reason_of(tmp_path / "pointer.wav") == "lfs-pointer"
     assert reason_of(tmp_path / "header.wav") == "truncated: no samples"
@@ -75,8 +75,7 @@ def test_a_file_that_may_not_be_read_is_one_bad_file(tmp_path: Path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     path = write_audio(tmp_path / "a.wav", noise())
-    path.write_bytes(b"")
-    monkeypatch.setattr(Path, "open", deny)
+    monkeypatch.setattr("os.open", deny)
     assert reason_of(path) == "unreadable: permission denied"
 
 
