@@ -2,11 +2,10 @@
 
 A checkpoint holds the trained tensors, the optimizer's state, the step and the logged records. The order of the data
 and every random draw follow from the seed and the step (train/data/sampler.py, train/fit/loop.py). The folder is named
-by a hash of all inputs that affect the result of the run. So a run with changed parameters starts anew and does not
+by a hash of the run's identity (train/fit/identity.py). So a run with changed parameters starts anew and does not
 continue another run. The folders are outside the outputs of the DVC stage, because DVC deletes outputs before a run.
 """
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass, fields
@@ -14,25 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 
 from pipeline.tables import parquet
+from train.fit import identity
+from train.fit.identity import Identity
 
-STATE_FILE = "state.pt"
-
-
-def fingerprint(*values: Any) -> str:
-    """Return a short hash of the JSON of `values`, which are the inputs that affect a run."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def file_digest(file: Path) -> str:
-    """Return the xxh3 hash of a file's content (about 4 GB/s)."""
-    hasher = xxhash.xxh3_128()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 24):
-            hasher.update(block)
-    return hasher.hexdigest()
+STATE_FILE, IDENTITY_FILE = "state.pt", "identity.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +46,28 @@ def load(folder: Path) -> Checkpoint | None:
     if not (folder / STATE_FILE).is_file():
         return None
     return Checkpoint(**torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True))
+
+
+def save_identity(folder: Path, of_run: Identity) -> None:
+    """Write the identity of a run beside its checkpoint."""
+    with parquet.whole(folder / IDENTITY_FILE) as partial:
+        partial.write_text(json.dumps(of_run, indent=1))
+
+
+def passed_over(folder: Path, of_run: Identity) -> list[str]:
+    """Describe each checkpoint of another run of the same alignment, which the run of `folder` does not continue."""
+    found = []
+    for other in sorted(folder.parent.glob(f"{folder.name.split('-')[0]}-*")):
+        if other != folder and (other / STATE_FILE).is_file():
+            found.append(f"{other}: not continued, because it is the checkpoint of another run: {_why(other, of_run)}")
+    return found
+
+
+def _why(other: Path, of_run: Identity) -> str:
+    try:
+        return identity.differences(json.loads((other / IDENTITY_FILE).read_text()), of_run)
+    except (OSError, ValueError, AttributeError):
+        return f"{IDENTITY_FILE} is missing or damaged, so its parameters are unknown"
 
 
 def remove(folder: Path) -> None:

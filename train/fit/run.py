@@ -21,6 +21,7 @@ from train.data.log_mel import LogMel
 from train.data.sampler import plan_epoch
 from train.fit import checkpoint
 from train.fit.ctc_warm_start import warm_start
+from train.fit.identity import fingerprint, identify
 from train.fit.loop import Data, Intervals, Schedule, Trainer, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
@@ -62,9 +63,14 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
             teacher = f"using the stored teacher ({num_top} tokens per position)"
             say(f"fit: {kind}: {teacher}; the logged kl is a lower bound, dev_kl is exact")
     schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
-    run = f"{kind}-{run_fingerprint(settings, config, folders, accelerator.num_processes)}"
+    inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
+    of_run = identify(settings, config, inputs, accelerator.num_processes, llm_dtype(settings))
+    run = f"{kind}-{fingerprint(of_run)}"
     folder = folders.checkpoints / run
     state = checkpoint.load(folder) if resume else None
+    if state is None and resume and main:
+        for line in checkpoint.passed_over(folder, of_run):
+            say(f"fit: {kind}: {line}")
     if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data.train, data.train_lengths, schedule.batch_size, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
@@ -72,6 +78,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if state is None:
         state = trainer.checkpoint(0, [])
         if main:
+            checkpoint.save_identity(folder, of_run)
             checkpoint.save(folder, state)  # a resumed run does not repeat the warm start
     else:
         trainer.restore(state)
@@ -207,20 +214,6 @@ def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
 def llm_dtype(settings: FitParams) -> torch.dtype:
     """Return the type of the frozen LLM on the device that accelerate chooses."""
     return training_dtype(settings.precision, training_device())
-
-
-def run_fingerprint(settings: FitParams, config: ModelConfig, folders: RunFolders, num_processes: int) -> str:
-    """Return a name for this run.
-
-    It changes when any input that affects the result changes, including the training code and the torch version.
-    """
-    code = sorted(Path(__file__).parents[1].rglob("*.py"))
-    machine = (num_processes, str(llm_dtype(settings)), torch.__version__)
-    inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
-    files = sorted(file for folder in inputs for file in folder.rglob("*") if file.is_file())
-    digests = [(str(file), checkpoint.file_digest(file)) for file in files]
-    digests += [(file.name, checkpoint.file_digest(file)) for file in code]
-    return checkpoint.fingerprint(settings.model_dump(), config.model_dump(), machine, digests)
 
 
 def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]], folder: Path) -> None:

@@ -1,6 +1,9 @@
 """Training on small random models: it resumes exactly, counts tokens rightly, and saves what it trained."""
 
 import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,13 @@ from tests.builders import emotion_fit_section, semantic_fit_section
 from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint, run
+from train.fit.identity import fingerprint, identify
 from train.fit.loop import Schedule, Trainer
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams, WarmStartParams
 from train.fit.run import RunFolders
 from train.model import Batch
 from train.model.inputs import sequences
+from train.saved_model import ModelConfig
 
 EMOTIONS = ["sad", "happy"]
 
@@ -124,16 +129,80 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert not list(folders.checkpoints.glob("*/*"))
 
 
-def test_other_parameters_or_data_are_another_run(tiny_models: ModelsParams, folders: RunFolders) -> None:
-    _, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
-    names = {
-        run.run_fingerprint(semantic(), config, folders, 1),
-        run.run_fingerprint(semantic(learning_rate=1.0), config, folders, 1),
-        run.run_fingerprint(semantic(), config.model_copy(update={"pad_to_30s": True}), folders, 1),
-        run.run_fingerprint(semantic(), config, replace(folders, data=folders.data / "dev"), 1),
-        run.run_fingerprint(semantic(), config, folders, 2),
-    }
-    assert len(names) == 5
+def test_other_parameters_data_or_weights_are_another_run(
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path
+) -> None:
+    llm = Path(shutil.copytree(tiny_models.llm.source, tmp_path / "llm"))
+    models = tiny_models.model_copy(update={"llm": tiny_models.llm.model_copy(update={"source": str(llm)})})
+    _, config = run.build_model(semantic(), models, EMOTIONS, None)
+
+    def name(settings: FitParams, config: ModelConfig = config, data: Path = folders.data, processes: int = 1) -> str:
+        return fingerprint(identify(settings, config, [data], processes, torch.float32))
+
+    names = [
+        name(semantic()),
+        name(semantic(learning_rate=1.0)),
+        name(semantic(), config=config.model_copy(update={"pad_to_30s": True})),
+        name(semantic(), data=folders.data / "dev"),
+        name(semantic(), processes=2),
+    ]
+    weights = llm / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert len({*names, name(semantic())}) == 6
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
+    """Return a context that ends the run in it directly after the checkpoint of a step."""
+
+    @contextmanager
+    def context(step: int) -> Iterator[None]:
+        save = checkpoint.save
+
+        def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
+            save(folder, state)
+            if state.step == step:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", save_and_die)
+            with pytest.raises(Killed):
+                yield
+
+    return context
+
+
+@pytest.mark.parametrize("change", [{"workers": 1}, {"log_every": 2}, {"save_every": 2}, {"evaluate_every": 2}])
+def test_a_run_goes_on_with_other_workers_or_intervals(
+    tiny_models: ModelsParams, folders: RunFolders, killed_at: Any, capsys: Any, change: dict[str, int]
+) -> None:
+    with killed_at(4):
+        run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=True)
+    run.fit(semantic(**change), tiny_models, EMOTIONS, folders, resume=True)
+    assert "fit: semantic: continues after step 4 of" in capsys.readouterr().out
+    assert not list(folders.checkpoints.glob("*/*"))
+
+
+def test_a_checkpoint_that_is_passed_over_is_named_with_what_differs(
+    tiny_models: ModelsParams, folders: RunFolders, killed_at: Any, capsys: Any
+) -> None:
+    with killed_at(4):
+        run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=True)
+    (state,) = folders.checkpoints.glob("*/state.pt")
+    rate = semantic().learning_rate
+    run.fit(semantic(learning_rate=0.5), tiny_models, EMOTIONS, folders, resume=True)
+    expected = f"fit.semantic.learning_rate {rate}, now 0.5\n"
+    told = f"fit: semantic: {state.parent}: not continued, because it is the checkpoint of another run: {expected}"
+    assert told in capsys.readouterr().out
+    assert state.is_file()
+
+    (state.parent / "identity.json").write_text("{")
+    run.fit(semantic(learning_rate=0.5), tiny_models, EMOTIONS, folders, resume=True)
+    assert "another run: identity.json is missing or damaged" in capsys.readouterr().out
 
 
 def test_the_log_of_a_resumed_run_holds_each_step_once(
