@@ -5,6 +5,7 @@ score here is a function of sums over clips. So a resample is a weighted sum of 
 resamples are computed by one matrix product.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,8 @@ def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], how: Resampli
 
     `sums` is (clusters, columns); `statistic` maps (resamples, columns) to (resamples,).
     """
+    if len(sums) < 2:  # a single cluster excludes nothing
+        return Interval(-math.inf, math.inf)
     rng = np.random.default_rng(how.seed)
     count = len(sums)
     chunk = max(1, CHUNK_CELLS // count)

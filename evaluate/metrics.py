@@ -1,5 +1,6 @@
 """The scores of a run: accuracies and divergences by test (task and corpus) and system, with intervals."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from evaluate import bootstrap
-from evaluate.bootstrap import Clusters, Floats, Ints, Resampling
+from evaluate.bootstrap import Clusters, Floats, Interval, Ints, Resampling
 from evaluate.predictions import CONDITIONS, SYSTEMS
 from pipeline.params import Section
 
@@ -46,14 +47,22 @@ class Recognition:
 
 
 def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling) -> Recognition:
-    """Count the confusions and compute the scores of every system on every corpus; add the score of chance."""
+    """Count the confusions and compute the scores of every system on every corpus; add the score of chance.
+
+    Chance is the best unweighted accuracy of answers that do not depend on the clip: 1 / number of emotions in the test
+    rows. A system without rows has no scores.
+    """
     metrics: Metrics = {}
     confusions: Confusions = {}
     for corpus, rows in _by_corpus(table):
-        protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / len(emotions), DIGITS)}}
+        present = len(set(rows["emotion"].to_pylist()))
+        protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / present, DIGITS)}}
         confusions[corpus] = {}
         for system in SYSTEMS:
-            by, counts = _count(_where(rows, "system", system.name), emotions)
+            of_system = _where(rows, "system", system.name)
+            if of_system.num_rows == 0:
+                continue
+            by, counts = _count(of_system, emotions)
             protocol[system.name] = _score_system(counts, by, how)
             confusions[corpus][system.name] = counts.sum(axis=0).astype(int).tolist()
     return Recognition(metrics, confusions)
@@ -63,26 +72,40 @@ def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
     """Compute the mean stage-1 KL on every corpus; the test names are `continuation_kl_<corpus>`.
 
     Every token has the same weight in a mean. `hearing` is the cost of a wrong clip: `shuffled` minus `after`, over the
-    same rows. `transcript` is zero by definition, because the KL is measured against the LLM's own distribution given
-    the transcript.
+    rows that have a wrong clip; if there are none, both are absent. `transcript` is zero by definition, because the KL
+    is measured against the LLM's own distribution given the transcript. A single row has no interval.
     """
     metrics: Metrics = {}
     for corpus, rows in _by_corpus(table):
         protocol = metrics[CONTINUATION_KL + corpus] = {"transcript": {"kl": 0.0}}
         by_condition = {name: _where(rows, "condition", name).sort_by("id") for name in CONDITIONS}
-        by = bootstrap.clusters(by_condition["after"]["speaker"].to_pylist())
-        sums = {name: bootstrap.sum_by_cluster(_kl_and_tokens(rows), by) for name, rows in by_condition.items()}
-        for name, values in sums.items():
-            interval = bootstrap.bootstrap(values, bootstrap.ratio, how)
-            protocol[name] = _rounded(
-                kl=bootstrap.ratio(values.sum(axis=0)), kl_low=interval.low, kl_high=interval.high,
-                n=by_condition[name].num_rows, speakers=by.num_speakers,
-            )  # fmt: skip
-        paired = np.concatenate([sums["shuffled"], sums["after"]], axis=1)
-        interval = bootstrap.bootstrap(paired, bootstrap.difference_of_ratios, how)
-        gap = bootstrap.difference_of_ratios(paired.sum(axis=0))
-        protocol["hearing"] = _rounded(gap=gap, gap_low=interval.low, gap_high=interval.high)
+        for name, of_condition in by_condition.items():
+            if of_condition.num_rows:
+                protocol[name] = _score_kl(of_condition, how)
+        if by_condition["shuffled"].num_rows:
+            protocol["hearing"] = _score_gap(by_condition["shuffled"], by_condition["after"], how)
     return metrics
+
+
+def _score_kl(rows: pa.Table, how: Resampling) -> dict[str, float]:
+    by = bootstrap.clusters(rows["speaker"].to_pylist())
+    sums = bootstrap.sum_by_cluster(_kl_and_tokens(rows), by)
+    interval = _bounds("kl", bootstrap.bootstrap(sums, bootstrap.ratio, how))
+    return _rounded(kl=bootstrap.ratio(sums.sum(axis=0)), **interval, n=rows.num_rows, speakers=by.num_speakers)
+
+
+def _score_gap(wrong: pa.Table, right: pa.Table, how: Resampling) -> dict[str, float]:
+    right = right.filter(pc.is_in(right["id"], wrong["id"]))  # both are sorted by id
+    by = bootstrap.clusters(wrong["speaker"].to_pylist())
+    sums = [bootstrap.sum_by_cluster(_kl_and_tokens(rows), by) for rows in (wrong, right)]
+    paired = np.concatenate(sums, axis=1)
+    interval = _bounds("gap", bootstrap.bootstrap(paired, bootstrap.difference_of_ratios, how))
+    return _rounded(gap=bootstrap.difference_of_ratios(paired.sum(axis=0)), **interval)
+
+
+def _bounds(name: str, interval: Interval) -> dict[str, float]:
+    """Return the bounds as metrics; without bounds, there are none."""
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high} if math.isfinite(interval.low) else {}
 
 
 def confusion_rows(table: pa.Table, system: str) -> list[tuple[str, str, str]]:
@@ -106,7 +129,7 @@ def _score_system(counts: Floats, by: Clusters, how: Resampling) -> dict[str, fl
     )
     total = counts.sum(axis=0)
     return _rounded(
-        ua=bootstrap.unweighted_accuracy(total), ua_low=interval.low, ua_high=interval.high,
+        ua=bootstrap.unweighted_accuracy(total), **_bounds("ua", interval),
         wa=bootstrap.weighted_accuracy(total), macro_f1=bootstrap.macro_f1(total),
         unparsable=total[:, -1].sum() / total.sum(), n=int(total.sum()), speakers=by.num_speakers,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """The tables of predictions: respond writes them, score and report read them.
 
 Every comparison of systems or conditions is paired. So the functions that read these tables check that each system or
-condition has the same rows. Without this check, missing rows would make the scores incomparable without any warning.
+condition has the same rows, except those with a wrong clip, which may all lack the same rows. Without this check,
+missing rows would make the scores incomparable without any warning.
 """
 
 from collections.abc import Collection
@@ -26,6 +27,8 @@ class System:
 
 CONDITIONS = ("before", "after", "shuffled")
 """Conditions of the stage-1 KL: before training, after it, and after it with another speaker's clip."""
+WRONG_CLIP = "shuffled"
+"""The beginning of the names of systems and conditions with another speaker's clip; some rows have no such clip."""
 
 VOICE, TRANSCRIPT, SHUFFLED = "the clip", "only the transcript", "another speaker's clip of another emotion"
 GIVEN = (VOICE, TRANSCRIPT, SHUFFLED)
@@ -83,7 +86,7 @@ EXAMPLES_SCHEMA = pa.schema(
 
 
 def read_divergence(path: Path) -> pa.Table:
-    """Read the stage-1 KL; check that every id has each condition once, a finite KL and at least one token."""
+    """Read the stage-1 KL; check that every id has its conditions once, a finite KL and at least one token."""
     table = parquet.read(path, DIVERGENCE_SCHEMA)
     _check_paired(path, table, "condition", CONDITIONS)
     wrong = ~np.isfinite(table["kl"].to_numpy()) | (table["num_tokens"].to_numpy() < 1)
@@ -97,7 +100,7 @@ def read_divergence(path: Path) -> pa.Table:
 
 
 def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
-    """Read the recognised emotions; check that every id has each system once and only labels in `emotions`."""
+    """Read the recognised emotions; check that every id has its systems once and only labels in `emotions`."""
     table = parquet.read(path, RECOGNITION_SCHEMA)
     _check_paired(path, table, "system", [system.name for system in SYSTEMS])
     for column, allowed in (("emotion", {*emotions}), ("predicted", {*emotions, None})):
@@ -122,6 +125,7 @@ def _check_paired(path: Path, table: pa.Table, column: str, expected: Collection
             raise UserError(f"{path}: {id_}: {column} {name} found twice, expected once")
         seen[name].add(id_)
     every = set(ids)
+    with_wrong_clip = set().union(*(seen[name] for name in expected if name.startswith(WRONG_CLIP)))
     for name in expected:
-        if missing := every - seen[name]:
+        if missing := (with_wrong_clip if name.startswith(WRONG_CLIP) else every) - seen[name]:
             raise UserError(f"{path}: {min(missing)}: found no {column} {name}, expected every {column} for every id")

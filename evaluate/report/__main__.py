@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,13 +20,24 @@ from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Confus
 from evaluate.output import write_text
 from evaluate.predictions import GIVEN, PROMPTED, SYSTEMS, read_examples
 from evaluate.report import plots
-from evaluate.report.verdict import Verdict, describe_intervals, emotion_verdict, hearing_verdict, signed
+from evaluate.report.verdict import (
+    Verdict,
+    bounds,
+    describe_intervals,
+    describe_speakers,
+    emotion_verdict,
+    hearing_verdict,
+    signed,
+)
 from evaluate.training_curves import ALIGNMENTS
-from pipeline.params import ParamsFile, Section, load
+from pipeline.params import Alignment, ParamsFile, Section, load
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest, parquet
 from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA, LENGTH
 from pipeline.tables.emotions import read_classes
+
+Manifests = Mapping[Alignment, pa.Table]
+"""alignment -> manifest"""
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -71,6 +82,9 @@ class Protocol:
     corpus: str
     verdict: Verdict
     intervals: str
+    speakers: str
+    absent: list[str]
+    """The emotions of no test clip."""
     scores: dict[str, dict[str, float]]
     figures: dict[str, Markup]
 
@@ -112,16 +126,18 @@ def texts_are_neutral(rows: pa.Table) -> bool:
     spoken: dict[str, set[str]] = {}
     for text, emotion in zip(rows["text"].to_pylist(), rows["emotion"].to_pylist(), strict=True):
         spoken.setdefault(text, set()).add(emotion)
-    return all(emotions == set(rows["emotion"].to_pylist()) for emotions in spoken.values())
+    every = set(rows["emotion"].to_pylist())
+    return len(every) > 1 and all(emotions == every for emotions in spoken.values())
 
 
 def emotion_protocols(
-    metrics: Metrics, confusions: Confusions, test_rows: pa.Table, emotions: Sequence[str], percent: str
+    metrics: Metrics, confusions: Confusions, rows: Manifests, emotions: Sequence[str], percent: str
 ) -> list[Protocol]:
     """Describe and draw the emotion recognition on each corpus."""
     protocols = []
     for corpus, scores in _of_kind(metrics, EMOTION).items():
-        neutral = texts_are_neutral(test_rows.filter(pc.field("corpus") == corpus))
+        test_rows = rows["emotion"].filter((pc.field("corpus") == corpus) & (pc.field("split") == "test"))
+        neutral = texts_are_neutral(test_rows)
         figures = {"accuracies": plots.draw_accuracies(scores)} | {
             system: plots.draw_confusion(np.array(confusions[corpus][system]), emotions) for system in CONFUSION_SYSTEMS
         }
@@ -130,6 +146,8 @@ def emotion_protocols(
                 corpus=corpus,
                 verdict=emotion_verdict(scores, percent, texts_are_neutral=neutral),
                 intervals=describe_intervals(int(scores["head"]["speakers"])),
+                speakers=describe_speakers(_speakers(test_rows), _training_speakers(rows)),
+                absent=[e for e, counts in zip(emotions, confusions[corpus]["head"], strict=True) if not sum(counts)],
                 scores=scores,
                 figures={name: Markup(svg) for name, svg in figures.items()},
             )
@@ -137,18 +155,31 @@ def emotion_protocols(
     return protocols
 
 
-def hearing_protocols(metrics: Metrics, percent: str) -> list[Protocol]:
+def hearing_protocols(metrics: Metrics, rows: Manifests, percent: str) -> list[Protocol]:
     """Describe and draw the stage-1 KL on each corpus."""
-    return [
-        Protocol(
-            corpus=corpus,
-            verdict=hearing_verdict(scores, percent),
-            intervals=describe_intervals(int(scores["after"]["speakers"])),
-            scores=scores,
-            figures={"divergences": Markup(plots.draw_divergences(scores))},
+    protocols = []
+    for corpus, scores in _of_kind(metrics, CONTINUATION_KL).items():
+        test_rows = rows["semantic"].filter((pc.field("corpus") == corpus) & (pc.field("split") == "test"))
+        protocols.append(
+            Protocol(
+                corpus=corpus,
+                verdict=hearing_verdict(scores, percent),
+                intervals=describe_intervals(int(scores["after"]["speakers"])),
+                speakers=describe_speakers(_speakers(test_rows), _training_speakers(rows)),
+                absent=[],
+                scores=scores,
+                figures={"divergences": Markup(plots.draw_divergences(scores))},
+            )
         )
-        for corpus, scores in _of_kind(metrics, CONTINUATION_KL).items()
-    ]
+    return protocols
+
+
+def _training_speakers(rows: Manifests) -> set[str]:
+    return set().union(*(_speakers(table.filter(pc.field("split") == "train")) for table in rows.values()))
+
+
+def _speakers(rows: pa.Table) -> set[str]:
+    return set(rows["speaker"].unique().to_pylist())
 
 
 def render(**content: object) -> str:
@@ -159,6 +190,7 @@ def render(**content: object) -> str:
     environment.filters |= {
         "percent": _percent,
         "signed": signed,
+        "interval": _interval,
         "base64": lambda data: base64.b64encode(data).decode(),
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)
@@ -204,6 +236,16 @@ def _of_kind(metrics: Metrics, prefix: str) -> dict[str, dict[str, dict[str, flo
     return {name.removeprefix(prefix): scores for name, scores in metrics.items() if name.startswith(prefix)}
 
 
+def _interval(score: Mapping[str, float], name: str, percent: str = "") -> str:
+    """Write the interval of a metric, with `percent` as its coverage."""
+    if f"{name}_low" not in score:
+        return "no interval"
+    writers: dict[str, Callable[[float], str]] = {"ua": _percent, "kl": "{:.3f}".format, "gap": signed}
+    write = writers[name]
+    low, high = map(write, bounds(score, name))
+    return f"{percent} interval {low} to {high}" if percent else f"{low} to {high}"
+
+
 def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}"
 
@@ -224,9 +266,8 @@ def main(
     models = load(params_file, "models", dict[str, dict[str, Any]])
     generate_params = load(params_file, "generate", dict[str, Any])
     numbers = _read_metrics(metrics)
-    rows = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in ALIGNMENTS}
+    rows: Manifests = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in ALIGNMENTS}
     counts = _read_confusions(confusions, emotions)
-    test_rows = rows["emotion"].filter(pc.field("split") == "test")
     page = render(
         title=params.title,
         percent=percent,
@@ -234,8 +275,8 @@ def main(
         emotions=emotions,
         systems={given: [system for system in SYSTEMS if system.given == given] for given in GIVEN},
         prompted=PROMPTED,
-        emotion=emotion_protocols(numbers, counts, test_rows, emotions, percent),
-        hearing=hearing_protocols(numbers, percent),
+        emotion=emotion_protocols(numbers, counts, rows, emotions, percent),
+        hearing=hearing_protocols(numbers, rows, percent),
         examples=read_examples(predictions / "emotion" / "examples.parquet").to_pylist(),
         splits=[size for kind in ALIGNMENTS for size in summarise_splits(kind, rows[kind])],
         continuations=[_read_continuations(manifests / "continuations", kind) for kind in ALIGNMENTS],

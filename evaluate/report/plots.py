@@ -32,12 +32,16 @@ def draw_accuracies(systems: Mapping[str, Mapping[str, float]]) -> str:
         rows: list[tuple[float, str, str]] = []  # y position, label, font weight
         y = 0.0
         for given in GIVEN:
+            of_given = [system for system in SYSTEMS if system.given == given and system.name in systems]
+            if not of_given:
+                continue
             rows.append((y, _GIVEN_NAMES[given], "bold"))
-            for system in (system for system in SYSTEMS if system.given == given):
+            for system in of_given:
                 y += 1
                 rows.append((y, system.read_by, "normal"))
                 score = {name: 100 * value for name, value in systems[system.name].items()}
-                ax.plot([score["ua_low"], score["ua_high"]], [y, y], color=_READ_COLORS[system.read_by], lw=2.5)
+                if "ua_low" in score:
+                    ax.plot([score["ua_low"], score["ua_high"]], [y, y], color=_READ_COLORS[system.read_by], lw=2.5)
                 ax.plot(score["ua"], y, "o", color=_READ_COLORS[system.read_by], ms=7)
             y += 1.4
         chance = 100 * systems["chance"]["ua"]
@@ -83,26 +87,28 @@ def draw_confusion(counts: Floats, emotions: Sequence[str]) -> str:
 
 def draw_divergences(systems: Mapping[str, Mapping[str, float]]) -> str:
     """Draw the stage-1 KL before training, after it and with wrong clips, with intervals; the transcript is at zero."""
-    bars = (
+    conditions = (
         ("before", "before training", _GREY),
         ("after", "after training", _BLUE),
         ("shuffled", "after training,\nanother speaker's clip", _ORANGE),
     )
+    bars = [bar for bar in conditions if bar[0] in systems]
 
     def paint(ax: Axes) -> None:
         for y, (name, _, color) in enumerate(bars):
             score = systems[name]
             ax.barh(y, score["kl"], height=0.55, color=color, alpha=0.8)
-            ax.plot([score["kl_low"], score["kl_high"]], [y, y], color=_INK, lw=1.5, marker="|", ms=9)
+            if "kl_low" in score:
+                ax.plot([score["kl_low"], score["kl_high"]], [y, y], color=_INK, lw=1.5, marker="|", ms=9)
             ax.annotate(
-                f"{score['kl']:.3f}", (max(score["kl_high"], score["kl"]), y),
+                f"{score['kl']:.3f}", (max(score.get("kl_high", 0), score["kl"]), y),
                 xytext=(7, 0), textcoords="offset points", va="center",
             )  # fmt: skip
         ax.plot(0, len(bars), "D", color=_GREEN, ms=7, clip_on=False)
         ax.annotate("0 by definition", (0, len(bars)), xytext=(9, 0), textcoords="offset points", va="center")
         ax.set_yticks(range(len(bars) + 1), [*(label for _, label, _ in bars), "the transcript\nitself"])
         ax.tick_params(axis="y", length=0, pad=9)
-        widest = max(systems[name]["kl_high"] for name, _, _ in bars)
+        widest = max(systems[name].get("kl_high", systems[name]["kl"]) for name, _, _ in bars)
         ax.set(xlim=(0, 1.22 * widest), ylim=(len(bars) + 0.5, -0.5), xlabel="KL divergence (nats per token)")
 
     return _draw(paint, height_in=2.5)

@@ -6,7 +6,7 @@ most similar length. The difference between the last two conditions is due to he
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from evaluate.predictions import DIVERGENCE_SCHEMA
 from evaluate.respond.params import RespondParams
-from evaluate.respond.shuffled_clips import swapped
+from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
 from pipeline.progress import track
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -40,29 +40,26 @@ def measure(folder: Path, rows: Any, shell: PromptShell, settings: RespondParams
         raise UserError("test split: no row has a continuation; expected at least one")
     examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), config.emotions)
     about = [dict(zip(_ABOUT, values, strict=True)) for values in zip(*(rows[name][:] for name in _ABOUT), strict=True)]
-    other = swapped(
-        about,
-        lambda a, b: a["speaker"] != b["speaker"] and a["text"] != b["text"],
-        lambda a, b: (a["corpus"] != b["corpus"], abs(a["num_samples"] - b["num_samples"])),
-        settings.seed,
-    )
+    own, wrong = own_clips(about), wrong_clips(about, ("speaker", "text"), settings.seed, similar="num_samples")
+    tell_missing("semantic", about, wrong, "another speaker with other words in the test split")
     collate = Collator(shell, with_teacher=True)
     dtype = answering_dtype(settings.precision, best_device())
 
-    def take(model: SpeechLLM, conditions: dict[str, Sequence[int] | None]) -> Iterator[dict[str, Any]]:
+    def take(model: SpeechLLM, conditions: dict[str, Pairs]) -> Iterator[dict[str, Any]]:
         model.to(best_device())
-        for condition, clips in conditions.items():
-            divergences = _divergences(model, _batches(examples, clips, collate, settings.batch_size))
-            shown = track(divergences, f"respond semantic: {condition}", len(about), "clips")
-            for row, divergence in zip(about, shown, strict=True):
+        for condition, pairs in conditions.items():
+            divergences = _divergences(model, _batches(examples, pairs, collate, settings.batch_size))
+            shown = track(divergences, f"respond semantic: {condition}", len(pairs), "clips")
+            for (number, _), divergence in zip(pairs, shown, strict=True):
+                row = about[number]
                 if not math.isfinite(divergence.kl):
                     found = f"found the KL {divergence.kl}, expected a finite number"
                     raise UserError(f"respond: {row['id']}: {condition}: {found}")
                 known = {key: row[key] for key in ("id", "corpus", "speaker")}
                 yield known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
 
-    table_rows = list(take(saved_model.build(config, dtype), {"before": None}))
-    table_rows += take(saved_model.load(folder, dtype), {"after": None, "shuffled": other})
+    table_rows = list(take(saved_model.build(config, dtype), {"before": own}))
+    table_rows += take(saved_model.load(folder, dtype), {"after": own, "shuffled": wrong})
     return parquet.from_rows(table_rows, DIVERGENCE_SCHEMA)
 
 
@@ -72,18 +69,13 @@ class _Divergence:
     num_tokens: int
 
 
-def _batches(
-    examples: Examples, clips: Sequence[int] | None, collate: Collator, batch_size: int
-) -> Iterator[tuple[Batch, list[int]]]:
-    """Yield batches with the number of response tokens of each row.
-
-    If given, `clips[i]` is the number of the row whose clip is used in place of row i's own.
-    """
-    for start in range(0, len(examples), batch_size):
-        numbers = range(start, min(start + batch_size, len(examples)))
-        batch = [examples[i] for i in numbers]
-        if clips is not None:
-            batch = [_with_voice(example, examples[clips[i]]) for i, example in zip(numbers, batch, strict=True)]
+def _batches(examples: Examples, pairs: Pairs, collate: Collator, batch_size: int) -> Iterator[tuple[Batch, list[int]]]:
+    """Yield batches of rows with the given clips, and the number of response tokens of each row."""
+    for start in range(0, len(pairs), batch_size):
+        batch = [
+            examples[row] if row == clip else _with_voice(examples[row], examples[clip])
+            for row, clip in pairs[start : start + batch_size]
+        ]
         yield collate(batch), [len(example.response_ids) for example in batch]
 
 

@@ -17,7 +17,7 @@ import torch
 from evaluate.predictions import EXAMPLES_SCHEMA, RECOGNITION_SCHEMA
 from evaluate.respond.emotion_named import label
 from evaluate.respond.params import RespondParams
-from evaluate.respond.shuffled_clips import swapped
+from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
 from pipeline.audio import mono_16k
 from pipeline.progress import Task, track
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
@@ -28,6 +28,9 @@ from train import saved_model
 from train.data.log_mel import LogMel, num_mel_frames
 from train.inference import Answering, Clip
 from train.precision import answering_dtype, best_device
+
+Row = dict[str, Any]
+"""A packed row without its audio."""
 
 
 def check_finite(where: str, scores: Sequence[Sequence[float]], ids: Sequence[str]) -> None:
@@ -41,7 +44,7 @@ class Respondent:
 
     def __init__(self, folder: Path, rows: Any, prompts: PromptsParams, settings: RespondParams) -> None:
         config = saved_model.load_config(folder)
-        self.rows: list[dict[str, Any]] = rows.remove_columns("audio").to_list()
+        self.rows: list[Row] = rows.remove_columns("audio").to_list()
         self.audio = rows
         self.emotions = config.emotions
         self.prompts = prompts
@@ -56,16 +59,9 @@ class Respondent:
     @torch.no_grad()
     def recognise(self) -> pa.Table:
         """Return the recognition table: every system on every row."""
-        numbers = list(range(len(self.rows)))
-        other = swapped(
-            self.rows,
-            lambda a, b: a["speaker"] != b["speaker"] and a["emotion"] != b["emotion"],
-            lambda a, b: a["corpus"] != b["corpus"],
-            self.settings.seed,
-        )
-        return pa.concat_tables(
-            [*self._by_voice("", numbers), *self._by_voice("shuffled_", other), *self._by_transcript()]
-        )
+        own, wrong = own_clips(self.rows), wrong_clips(self.rows, ("speaker", "emotion"), self.settings.seed)
+        tell_missing("emotion", self.rows, wrong, "another speaker with another emotion in the test split")
+        return pa.concat_tables([*self._by_voice("", own), *self._by_voice("shuffled_", wrong), *self._by_transcript()])
 
     @torch.no_grad()
     def examples(self) -> pa.Table:
@@ -93,16 +89,17 @@ class Respondent:
             EXAMPLES_SCHEMA,
         )
 
-    def _by_voice(self, prefix: str, clips: Sequence[int]) -> Iterator[pa.Table]:
+    def _by_voice(self, prefix: str, pairs: Pairs) -> Iterator[pa.Table]:
         prompt = self.prompter.speech(self.prompts.recognition, options=self.emotions)
         answering = self.answering
-        ask = partial(self._in_batches, clips)
+        ask = partial(self._in_batches, pairs)
+        rows = [self.rows[row] for row, _ in pairs]
         heads = ask(f"{prefix}head", answering.emotion_scores)
         scores = ask(f"{prefix}logprob", lambda b: answering.label_scores([prompt] * len(b), b, self.emotions))
         answers = ask(f"{prefix}prompted", lambda b: answering.write([prompt] * len(b), b))
-        yield self._scored(f"{prefix}head", heads)
-        yield self._scored(f"{prefix}logprob", scores)
-        yield self._written(f"{prefix}prompted", answers)
+        yield self._scored(f"{prefix}head", rows, heads)
+        yield self._scored(f"{prefix}logprob", rows, scores)
+        yield self._written(f"{prefix}prompted", rows, answers)
 
     def _by_transcript(self) -> Iterator[pa.Table]:
         """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
@@ -117,37 +114,30 @@ class Respondent:
             found = self.answering.label_scores(prompts[batch], None, self.emotions)
             scores.update(zip(texts[batch], found, strict=True))
             answers.update(zip(texts[batch], self.answering.write(prompts[batch], None), strict=True))
-        yield self._scored("transcript_logprob", [scores[row["text"]] for row in self.rows])
-        yield self._written("transcript_prompted", [answers[row["text"]] for row in self.rows])
+        yield self._scored("transcript_logprob", self.rows, [scores[row["text"]] for row in self.rows])
+        yield self._written("transcript_prompted", self.rows, [answers[row["text"]] for row in self.rows])
 
-    def _in_batches(self, clips: Sequence[int], system: str, ask: "Callable[[list[Clip]], list[Any]]") -> list[Any]:
+    def _in_batches(self, pairs: Pairs, system: str, ask: "Callable[[list[Clip]], list[Any]]") -> list[Any]:
         answers: list[Any] = []
-        with Task(f"respond emotion: {system}", len(clips), "clips") as task:
-            for start in range(0, len(clips), self.settings.batch_size):
-                batch = [self._clip(i) for i in clips[start : start + self.settings.batch_size]]
+        with Task(f"respond emotion: {system}", len(pairs), "clips") as task:
+            for start in range(0, len(pairs), self.settings.batch_size):
+                numbers = pairs[start : start + self.settings.batch_size]
+                batch = [self._clip(clip) for _, clip in numbers]
                 given = ask(batch)
                 if isinstance(given[0], list):
-                    ids = [self.rows[i]["id"] for i in range(start, start + len(batch))]
+                    ids = [self.rows[row]["id"] for row, _ in numbers]
                     check_finite(f"respond: {system}", given, ids)
                 answers += given
                 task.advance(len(batch))
         return answers
 
-    def _scored(self, system: str, scores: Sequence[Sequence[float]]) -> pa.Table:
-        check_finite(f"respond: {system}", scores, [row["id"] for row in self.rows])
+    def _scored(self, system: str, rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> pa.Table:
+        check_finite(f"respond: {system}", scores, [row["id"] for row in rows])
         predicted = [self.emotions[int(np.argmax(row))] for row in scores]
-        return self._table(system, [None] * len(scores), predicted, scores)
+        return _table(system, rows, [None] * len(scores), predicted, scores)
 
-    def _written(self, system: str, answers: Sequence[str]) -> pa.Table:
-        return self._table(system, answers, [label(a, self.emotions) for a in answers], [None] * len(answers))
-
-    def _table(self, system: str, answers: Sequence[Any], predicted: Sequence[Any], scores: Sequence[Any]) -> pa.Table:
-        rows = (
-            {key: row[key] for key in ("id", "corpus", "speaker", "emotion")}
-            | {"system": system, "answer": answer, "predicted": emotion, "scores": score}
-            for row, answer, emotion, score in zip(self.rows, answers, predicted, scores, strict=True)
-        )
-        return parquet.from_rows(rows, RECOGNITION_SCHEMA)
+    def _written(self, system: str, rows: Sequence[Row], answers: Sequence[str]) -> pa.Table:
+        return _table(system, rows, answers, [label(a, self.emotions) for a in answers], [None] * len(answers))
 
     def _clip(self, number: int) -> Clip:
         samples = mono_16k.decode(self.audio[number]["audio"]["bytes"])
@@ -166,6 +156,17 @@ class Respondent:
             by_emotion[self.rows[number]["emotion"]].append(number)
         turns = [number for turn in _turns(list(by_emotion.values())) for number in turn]
         return turns[:count]
+
+
+def _table(
+    system: str, rows: Sequence[Row], answers: Sequence[Any], predicted: Sequence[Any], scores: Sequence[Any]
+) -> pa.Table:
+    table_rows = (
+        {key: row[key] for key in ("id", "corpus", "speaker", "emotion")}
+        | {"system": system, "answer": answer, "predicted": emotion, "scores": score}
+        for row, answer, emotion, score in zip(rows, answers, predicted, scores, strict=True)
+    )
+    return parquet.from_rows(table_rows, RECOGNITION_SCHEMA)
 
 
 def _turns(queues: Sequence[list[int]]) -> Iterator[list[int]]:

@@ -6,7 +6,7 @@ from sklearn import metrics as sklearn_metrics
 
 from evaluate.bootstrap import Resampling
 from evaluate.metrics import score_divergence, score_recognition
-from evaluate.predictions import RECOGNITION_SCHEMA, SYSTEMS
+from evaluate.predictions import DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
 from pipeline.tables import parquet
 from tests.builders import CLASSES, divergence_table, recognition_table
 
@@ -39,12 +39,36 @@ def test_confusions_are_counted_by_true_and_predicted_emotion_the_unparsable_one
     assert counted["prompted"] == expected[:-1].tolist()
 
 
-def test_chance_is_over_the_classes_offered_not_over_those_present() -> None:
+def test_chance_is_what_a_constant_answer_reaches_on_the_emotions_of_the_test_rows() -> None:
     rows = [row for row in recognition_table().to_pylist() if row["emotion"] in ("neutral", "sad")]
     table = parquet.from_rows(rows, RECOGNITION_SCHEMA)
-    scores = score_recognition(table, CLASSES, HOW).metrics["emotion_acted"]
-    assert scores["chance"]["ua"] == 0.25
+    always_sad = [row | {"predicted": "sad"} for row in table.to_pylist()]
+    scores = score_recognition(parquet.from_rows(always_sad, RECOGNITION_SCHEMA), CLASSES, HOW).metrics["emotion_acted"]
+    assert scores["chance"]["ua"] == scores["head"]["ua"] == 0.5
     assert scores["head"]["n"] == 40
+
+
+def test_one_emotion_and_one_clip_are_scored_without_an_interval_or_a_control() -> None:
+    rows = [row for row in recognition_table().to_pylist() if row["id"] == "acted/0"]
+    rows = [row | {"predicted": row["emotion"]} for row in rows if not row["system"].startswith("shuffled")]
+    scores = score_recognition(parquet.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, HOW).metrics["emotion_acted"]
+    assert scores["chance"]["ua"] == scores["head"]["ua"] == 1.0
+    assert "ua_low" not in scores["head"]
+    assert not [name for name in scores if name.startswith("shuffled")]
+
+
+def test_the_gap_is_over_the_rows_that_have_a_wrong_clip() -> None:
+    rows = divergence_table(gap=0.05).to_pylist()
+    some = [row for row in rows if row["condition"] != "shuffled" or int(row["id"].split("/")[1]) < 10]
+    scores = score_divergence(parquet.from_rows(some, DIVERGENCE_SCHEMA), HOW)["continuation_kl_libri"]
+    paired = [row for row in rows if int(row["id"].split("/")[1]) < 10]
+    expected = score_divergence(parquet.from_rows(paired, DIVERGENCE_SCHEMA), HOW)["continuation_kl_libri"]
+    assert scores["hearing"] == expected["hearing"]
+    assert (scores["after"]["n"], scores["shuffled"]["n"]) == (40, 10)
+
+    none = [row for row in rows if row["condition"] != "shuffled"]
+    scores = score_divergence(parquet.from_rows(none, DIVERGENCE_SCHEMA), HOW)["continuation_kl_libri"]
+    assert set(scores) == {"transcript", "before", "after"}
 
 
 def test_each_corpus_is_a_protocol_of_its_own() -> None:

@@ -52,8 +52,18 @@ def test_a_missing_and_an_empty_table_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_id_that_lacks_a_condition_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="libri/b: found no condition shuffled, expected every condition for every id"):
-        read_divergence(written(divergence_rows()[:-1], DIVERGENCE_SCHEMA, tmp_path))
+    rows = [row for row in divergence_rows() if (row["id"], row["condition"]) != ("libri/b", "after")]
+    with pytest.raises(UserError, match="libri/b: found no condition after, expected every condition for every id"):
+        read_divergence(written(rows, DIVERGENCE_SCHEMA, tmp_path))
+
+
+def test_an_id_may_lack_all_systems_with_a_wrong_clip_but_not_one_of_them(tmp_path: Path) -> None:
+    assert read_divergence(written(divergence_rows()[:-1], DIVERGENCE_SCHEMA, tmp_path)).num_rows == 5
+    rows = recognition_rows()
+    lacking = [row for row in rows if row["id"] == "acted/a" or not row["system"].startswith("shuffled")]
+    assert read_recognition(written(lacking, RECOGNITION_SCHEMA, tmp_path), CLASSES).num_rows == 13
+    with pytest.raises(UserError, match="acted/b: found no system shuffled_prompted"):
+        read_recognition(written(rows[:-1], RECOGNITION_SCHEMA, tmp_path), CLASSES)
 
 
 def test_an_id_that_comes_twice_is_named(tmp_path: Path) -> None:

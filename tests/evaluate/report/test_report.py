@@ -174,8 +174,9 @@ def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> 
         "tiny-llm, revision main",
         "Be helpful.",
         "resamples: 100",
-        "emotion head 90.0 (80.0\N{EN DASH}100.0) 90.0 90.0 \N{EN DASH} 4",
-        "written answer 50.0 (40.0\N{EN DASH}60.0) 50.0 50.0 25.0 4",
+        "emotion head 90.0 (80.0 to 100.0) 90.0 90.0 \N{EN DASH} 4",
+        "written answer 50.0 (40.0 to 60.0) 50.0 50.0 25.0 4",
+        "2 of 2 test speakers also speak in the training rows",
     ):
         assert shown in text
 

@@ -2,16 +2,23 @@
 
 import copy
 import json
+import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
 from evaluate import predictions
+from evaluate.bootstrap import Resampling
+from evaluate.metrics import score_divergence, score_recognition
 from evaluate.respond import __main__ as respond
-from evaluate.respond.shuffled_clips import swapped
+from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import packed
@@ -128,22 +135,79 @@ def test_the_head_scores_a_clip_as_it_does_in_training(
     assert table[table.system == "head"].scores.tolist() == [pytest.approx(scores, abs=1e-4) for scores in expected]
 
 
-def test_a_swapped_row_never_gets_what_may_not_stand_for_it() -> None:
-    rows = [("a", "sad"), ("a", "happy"), ("b", "sad"), ("b", "happy")]
+def clips(*rows: tuple[str, str], corpus: str = "c", lengths: Sequence[int] = ()) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{corpus}/{i}", "corpus": corpus, "speaker": speaker, "emotion": emotion}
+        | {"num_samples": lengths[i] if lengths else 1}
+        for i, (speaker, emotion) in enumerate(rows)
+    ]
+
+
+def test_a_wrong_clip_differs_in_speaker_and_emotion() -> None:
+    rows = clips(("a", "sad"), ("a", "happy"), ("b", "sad"), ("b", "happy"))
     for seed in range(5):
-        chosen = swapped(rows, lambda row, clip: row[0] != clip[0] and row[1] != clip[1], lambda *_: 0, seed)
-        assert chosen == [3, 2, 1, 0]
+        assert wrong_clips(rows, ("speaker", "emotion"), seed) == [(0, 3), (1, 2), (2, 1), (3, 0)]
 
 
-def test_the_least_unlike_of_those_that_may_stand_for_a_row_are_drawn_from() -> None:
-    lengths = [10, 11, 30, 31, 12]
-    chosen = {tuple(swapped(lengths, lambda a, b: a != b, lambda a, b: abs(a - b), seed)) for seed in range(9)}
+def test_a_wrong_clip_comes_from_the_same_corpus_if_possible() -> None:
+    rows = [*clips(("a", "sad"), ("b", "sad")), *clips(("x", "happy"), ("y", "sad"), corpus="d")]
+    chosen = {tuple(wrong_clips(rows, ("speaker", "emotion"), seed)) for seed in range(20)}
+    assert chosen == {((0, 2), (1, 2), (2, 3), (3, 2))}
+
+
+def test_one_of_the_clips_of_the_most_similar_length_is_drawn() -> None:
+    rows = clips(*((f"{i}", "sad") for i in range(5)), lengths=[10, 11, 30, 31, 12])
+    chosen = {
+        tuple(clip for _, clip in wrong_clips(rows, ("speaker",), seed, similar="num_samples")) for seed in range(9)
+    }
     assert chosen == {(1, 0, 3, 2, 1), (1, 4, 3, 2, 1)}
 
 
-def test_a_row_that_nothing_can_stand_for_is_an_error() -> None:
-    with pytest.raises(UserError, match="row 0: found no clip that may replace"):
-        swapped(["a", "a"], lambda row, clip: row != clip, lambda *_: 0, 1)
+def test_rows_without_a_wrong_clip_are_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = clips(("a", "sad"), ("a", "happy"), ("b", "sad"))
+    pairs = wrong_clips(rows, ("speaker", "emotion"), 1)
+    assert pairs == [(1, 2), (2, 1)]
+    tell_missing("emotion", rows, pairs, "another speaker")
+    assert capsys.readouterr().out == (
+        "respond: emotion: found no wrong clip for 1 of 3 test clips, expected another speaker; "
+        "these clips are not in this control: c/0\n"
+    )
+    tell_missing("emotion", clips(*[("a", "sad")] * 12), [], "another speaker")
+    assert capsys.readouterr().out.endswith("c/8, c/9 and 2 more\n")
+
+
+def test_wrong_clips_of_a_published_test_split_are_found_in_seconds() -> None:
+    """LibriSpeech's two test splits have 5,559 clips of 73 speakers; time grows with the square, not with the cube."""
+    rows = clips(*((f"{i % 73}", f"text {i}") for i in range(5559)), lengths=range(5559))
+    started = time.perf_counter()
+    pairs = wrong_clips(rows, ("speaker", "emotion"), 1, similar="num_samples")
+    assert time.perf_counter() - started < 5
+    assert len(pairs) == 5559
+
+
+@pytest.mark.parametrize("emotions", [["sad"], EMOTIONS])
+def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, emotions: list[str], capsys: Any
+) -> None:
+    folder = tmp_path / "packed"
+    shutil.copytree(packed_folder, folder)
+    rows = datasets.load_from_disk(str(packed_folder / "test"))
+    rows = rows.filter(lambda row: row["emotion"] in emotions)
+    shutil.rmtree(folder / "test")
+    rows.map(lambda _: {"speaker": "corpus/1"}).save_to_disk(str(folder / "test"))
+    for kind in ("emotion", "semantic"):
+        respond.main(kind=kind, data=folder, model=model_path, output=tmp_path / "out", params_file=params_file)
+    told = capsys.readouterr().out
+    assert f"respond: emotion: found no wrong clip for {len(rows)} of {len(rows)} test clips" in told
+    assert "corpus/test-0" in told
+
+    how = Resampling(seed=1, resamples=100, confidence=0.95)
+    recognised = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS)
+    scores = score_recognition(recognised, EMOTIONS, how).metrics["emotion_corpus"]
+    assert "shuffled_head" not in scores
+    assert (scores["head"]["n"], scores["chance"]["ua"]) == (len(rows), 1 / len(emotions))
+    divergences = predictions.read_divergence(tmp_path / "out" / "divergence.parquet")
+    assert set(score_divergence(divergences, how)["continuation_kl_corpus"]) == {"transcript", "before", "after"}
 
 
 def test_a_missing_model_is_one_line(packed_folder: Path, params_file: Path, tmp_path: Path) -> None:
