@@ -63,7 +63,10 @@ class ChatTemplate:
         """Return the prompt of messages, up to the start of the answer."""
         chat = self._apply(messages, DATE.strftime)
         opened = re.search(rf"({_THOUGHT_START})\s*\Z", chat)
-        return chat if opened is None else f"{chat[: opened.end(1)]}\n\n{opened[1][0]}/{opened[1][1:]}\n\n"
+        if opened is None:
+            return chat
+        tag: str = opened[1]
+        return f"{chat[: opened.end(1)]}\n\n{tag[0]}/{tag[1:]}\n\n"
 
     def check_services(self, messages: Sequence[Message]) -> None:
         """Raise UserError if a service that gets messages would make another prompt of them.
@@ -92,7 +95,7 @@ class ChatTemplate:
             return ends[0]
         assert isinstance(chat, str)
         between = chat.split(SENTINEL)
-        after = self.tokenizer(between[2], add_special_tokens=False).input_ids if len(between) == 4 else ()
+        after = self.tokenizer(between[2], add_special_tokens=False).input_ids if len(between) == 4 else []
         known = [token for token in after if token in ends]
         added = self.tokenizer.added_tokens_decoder.get(after[0]) if after else None
         return known[0] if known else after[0] if added is not None and added.special else ends[0]

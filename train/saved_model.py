@@ -55,8 +55,8 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """Build the model as it was before training, from base weights and the seed.
 
     The LLM's weights have the type `dtype`; all other weights are float32. The adapter's output starts with the mean
-    norm of the LLM's token embeddings, because the LLM is used to this norm. Raises UserError if a model lacks a weight,
-    or if training would compute other logits than the LLM itself.
+    norm of the LLM's token embeddings, because the LLM is used to this norm. Raises UserError if a model lacks a
+    weight, or if training would compute other logits than the LLM itself.
     """
     encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
     whisper = load_encoder(encoder_folder)

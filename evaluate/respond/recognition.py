@@ -21,6 +21,7 @@ from evaluate.respond.shuffled_clips import swapped
 from pipeline.audio import mono_16k
 from pipeline.progress import Task, track
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
+from pipeline.stage import UserError
 from pipeline.tables import parquet
 from pipeline.weights.source import fetch
 from train import saved_model

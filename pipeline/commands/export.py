@@ -116,7 +116,11 @@ def parse(line: bytes) -> Output:
 def write(plan: Plan, model: str, output: Path, *, chat: bool, plain: bool) -> None:
     """Write the requests as token ids, or as messages with `chat`; `plain` leaves out fields that only vLLM knows."""
     run = plan.run
-    more = {} if plain else vllm_fields(end_ids(run)) | ({"chat_template_kwargs": run.prompter.template.switches} if chat else {})
+    more = (
+        {}
+        if plain
+        else vllm_fields(end_ids(run)) | ({"chat_template_kwargs": run.prompter.template.switches} if chat else {})
+    )
     with parquet.whole(output) as partial, partial.open("w", encoding="utf-8") as file:
         for request in plan.requests:
             own_seed = [] if request.seed == run.signature.seed else [request.seed]

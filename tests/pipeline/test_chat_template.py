@@ -1,4 +1,4 @@
-"""Templates of many kinds: the pieces of a prompt read as the template, every day, with no thought and no lost message."""
+"""Templates of many kinds: a prompt in pieces reads as the template, every day, without thoughts or lost messages."""
 
 import json
 import shutil
@@ -17,8 +17,9 @@ from tests.conftest import character_tokenizer
 
 PROMPT = Prompt(system="Be kind.", text="Continue: ", speech="Continue: ")
 LLAMA_3 = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
-    "{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}Today Date: {{ date_string }}\n"
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    "{% endif %}Today Date: {{ date_string }}\n"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -39,9 +40,7 @@ R1 = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
-LLAMA_2 = (
-    "{{ bos_token }}[INST] <<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n{{ messages[1].content }} [/INST]"
-)
+LLAMA_2 = "{{ bos_token }}[INST] <<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n{{ messages[1].content }} [/INST]"
 
 
 def with_template(template: str) -> Prompter:
@@ -91,9 +90,7 @@ def test_without_a_system_role_the_system_message_begins_the_users(template: str
     assert not prompter.template.has_system_role
     prompt = prompter.text(PROMPT, "dogs bark")
     assert "user\nBe kind.\n\nContinue: dogs bark<|im_end|>" in read(prompter, prompt.ids)
-    assert prompter.messages(PROMPT, "dogs bark") == [
-        {"role": "user", "content": "Be kind.\n\nContinue: dogs bark"}
-    ]
+    assert prompter.messages(PROMPT, "dogs bark") == [{"role": "user", "content": "Be kind.\n\nContinue: dogs bark"}]
     nothing = Prompt(system="", text="Continue: ", speech="Continue: ")
     assert "user\nContinue: dogs bark<|im_end|>" in read(prompter, prompter.text(nothing, "dogs bark").ids)
 
@@ -175,5 +172,7 @@ def test_bytes_in_the_class_of_another_tokenizer_keep_their_spaces(tmp_path: Pat
 def test_a_tokenizer_that_loses_text_is_refused() -> None:
     tokenizer = character_tokenizer()
     tokenizer.backend_tokenizer.decoder = decoders.Fuse()
-    with pytest.raises(UserError, match=r"models\.llm: .*: tokenizer: found a prompt that reads .+, expected 'Say it: "):
+    with pytest.raises(
+        UserError, match=r"models\.llm: .*: tokenizer: found a prompt that reads .+, expected 'Say it: "
+    ):
         Prompter(tokenizer).text(PROMPT, "dogs bark")

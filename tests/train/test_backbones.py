@@ -15,11 +15,13 @@ import transformers as t
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.weights.source import ModelsParams, Weights
 from tests.conftest import character_tokenizer
 from train import saved_model
 from train.fit.objectives import EmotionAlignment, SemanticAlignment
+from train.inference import Answering
 from train.model import Batch, SpeechLLM
 from train.model.adapter import num_speech_tokens
 from train.model.inputs import pad_features, sequences
@@ -244,6 +246,33 @@ def test_the_text_path_is_the_llms_own_bit_for_bit(tmp_path: Path, tiny_models: 
     assert torch.equal(plain, adapted)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_answers_and_scores_of_labels_are_those_of_the_llms_own_logits(
+    tmp_path: Path, tiny_models: ModelsParams, name: str
+) -> None:
+    model = build(tiny_models, save_llm(tmp_path / "llm", BACKBONES[name]))
+    prompter = Prompter(character_tokenizer())
+    dense = in_float64(model)
+    answering = Answering(model, prompter, 8)
+    prompt = prompter.text(Prompt(system="S", text="T ", speech=""), "hi")
+    labels = ["sad", "happy"]
+    with torch.no_grad():
+        (found,) = answering.label_scores([prompt], None, labels)
+        for label, score in zip(labels, found, strict=True):
+            ids = prompter.answer_ids(label)
+            log_p = dense.llm(input_ids=torch.tensor([[*prompt.ids, *ids]])).logits[0].log_softmax(-1)
+            own = log_p[-len(ids) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum()
+            assert score == pytest.approx(own.item(), rel=1e-5, abs=1e-4)
+        (written,) = answering.write([prompt], None)
+        new: list[int] = []
+        while len(new) < 8:
+            token = int(model.llm(input_ids=torch.tensor([[*prompt.ids, *new]])).logits[0, -1].argmax())
+            if token in prompter.end_ids:
+                break
+            new.append(token)
+    assert written == prompter.answer(new)
+
+
 @pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Gemma 3", "Granite"])
 def test_speech_starts_at_the_norm_of_tokens_as_the_llm_gets_them(
     tmp_path: Path, tiny_models: ModelsParams, name: str
@@ -253,7 +282,7 @@ def test_speech_starts_at_the_norm_of_tokens_as_the_llm_gets_them(
     with torch.no_grad():
         speech = torch.cat(speech_of(model))
         every = torch.arange(model.token_embeddings.num_embeddings)[None]
-        model.llm.base_model.layers[0].register_forward_pre_hook(  # type: ignore[index, operator, union-attr]
+        model.llm.base_model.layers[0].register_forward_pre_hook(  # type: ignore[index, union-attr]
             lambda _layer, inputs: first.append(inputs[0])
         )
         model.llm(input_ids=every)
@@ -274,5 +303,5 @@ def test_an_llm_whose_forward_does_more_after_its_output_matrix_is_refused(
 
     monkeypatch.setattr(t.LlamaForCausalLM, "forward", squared)
     folder = save_llm(tmp_path / "llm", BACKBONES["Llama"])
-    with pytest.raises(UserError, match=r"models\.llm: LlamaForCausalLM: found logits that differ .+ not supported"):
+    with pytest.raises(UserError, match=r"models\.llm: LlamaForCausalLM: found logits in .+ not supported"):
         build(tiny_models, folder)

@@ -119,7 +119,9 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         # read after the step, so that a GPU need not wait
-        check_finite(f"fit: step {step + 1}", {"norm of the gradient": norm}, [i for batch in batches for i in batch.ids])
+        check_finite(
+            f"fit: step {step + 1}", {"norm of the gradient": norm}, [i for batch in batches for i in batch.ids]
+        )
         return self._over_processes(_added(means))
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:

@@ -79,7 +79,7 @@ def test_the_loss_of_a_batch_names_the_batch_and_no_other(
     whole, other = batches(folders, tiny_models, [[0, 3], [7, 5]])
     assert other.ids == ("corpus/train-7", "corpus/train-5")
     before = {name: p.detach().clone() for name, p in trainer.trained.items()}
-    with pytest.raises(UserError, match="step 5: found kl nan, .+ batch: corpus/train-7, corpus/train-5$"):
+    with pytest.raises(UserError, match=r"step 5: found kl nan, .+ batch: corpus/train-7, corpus/train-5$"):
         trainer.step(4, [whole, spoilt(other)])
     assert all(torch.equal(p, before[name]) for name, p in trainer.trained.items())
 
@@ -88,14 +88,14 @@ def test_a_gradient_that_is_not_finite_names_all_batches_of_the_step(
     tiny_models: ModelsParams, folders: RunFolders, trainer: Trainer
 ) -> None:
     next(iter(trainer.trained.values())).register_hook(lambda gradient: gradient * torch.inf)
-    message = "step 1: found norm of the gradient (nan|inf), .+ batch: corpus/train-0, corpus/train-3, corpus/train-7$"
+    message = r"step 1: found norm of the gradient (nan|inf), .+ batch: corpus/train-0, corpus/train-3, corpus/train-7$"
     with pytest.raises(UserError, match=message):
         trainer.step(0, batches(folders, tiny_models, [[0, 3], [7]]))
 
 
 def test_the_dev_split_is_checked_as_well(tiny_models: ModelsParams, folders: RunFolders, trainer: Trainer) -> None:
     (batch,) = batches(folders, tiny_models, [[0, 3]])
-    with pytest.raises(UserError, match="fit: dev split: found kl nan, .+ batch: corpus/train-0, corpus/train-3"):
+    with pytest.raises(UserError, match=r"fit: dev split: found kl nan, .+ batch: corpus/train-0, corpus/train-3"):
         trainer.evaluate(iter([spoilt(batch)]))
 
 

@@ -35,9 +35,7 @@ def build(tiny_models: ModelsParams, folder: Path, name: str) -> SpeechLLM:
         setattr(whisper.config, part, 0.1)
     whisper.save_pretrained(folder / "encoder")
     t.WhisperFeatureExtractor().save_pretrained(folder / "encoder")
-    models = ModelsParams.model_validate(
-        {name: builders.weights(folder / name) for name in ("encoder", "llm")}
-    )
+    models = ModelsParams.model_validate({name: builders.weights(folder / name) for name in ("encoder", "llm")})
     return saved_model.build(builders.model_config(models), torch.float32)
 
 
