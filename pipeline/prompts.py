@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
-from pipeline.chat_template import SENTINEL, ChatTemplate, Message, has_thoughts, without_thoughts
 from pipeline.params import Section
 from pipeline.stage import UserError
+from pipeline.weights.chat_template import SENTINEL, ChatTemplate, Message, has_thoughts, without_thoughts
 from pipeline.weights.source import loading
 
 if TYPE_CHECKING:

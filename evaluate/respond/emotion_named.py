@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from pipeline.chat_template import without_thoughts
+from pipeline.weights.chat_template import without_thoughts
 
 # Words that count as a unified label, besides the label itself: English, then simplified and traditional Chinese.
 VARIANTS = {

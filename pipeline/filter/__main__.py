@@ -12,7 +12,6 @@ import typer
 from pydantic import Field, model_validator
 
 from pipeline import params
-from pipeline.chat_template import has_thoughts
 from pipeline.filter import scores
 from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.progress import track
@@ -20,6 +19,7 @@ from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.tables.continuations import LENGTH
+from pipeline.weights.chat_template import has_thoughts
 from pipeline.weights.source import Weights, fetch
 
 Row = Mapping[str, Any]

@@ -7,9 +7,9 @@ from typing import Any
 
 import xxhash
 
-from pipeline.chat_template import ASKS_FOR_DATE, DATE
 from pipeline.generate.params import GenerateParams
 from pipeline.prompts import Prompt
+from pipeline.weights.chat_template import ASKS_FOR_DATE, DATE
 from pipeline.weights.source import Weights, digest_files, name_weights
 
 _LAYOUT = 1  # version of the keys; another number gives every signature another name

@@ -8,11 +8,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from pipeline.chat_template import ChatTemplate, has_thoughts, without_thoughts
 from pipeline.generate.run import open_run
 from pipeline.generate.signature import make_signature
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
+from pipeline.weights.chat_template import ChatTemplate, has_thoughts, without_thoughts
 from tests.conftest import character_tokenizer
 
 PROMPT = Prompt(system="Be kind.", text="Continue: ", speech="Continue: ")
