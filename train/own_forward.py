@@ -6,6 +6,7 @@ at fault (layers with a state, such as convolutions), the start is computed for 
 because they would be trained towards wrong values.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -13,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.stage import UserError
-from train.model import Sequences, SpeechLLM
+from train.model import Sequences, Speech, SpeechLLM
 from train.model.inputs import sequences
 
 _BEFORE, _AFTER = 3, 2  # tokens around the content
 _LENGTHS = (4, 2)  # tokens of the content, and also of the response, of each row
 _HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 _STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # rounding adds up over the layers
+_MAX_SAID = 200  # characters of an error of transformers
 _CANNOT_RUN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -32,7 +34,7 @@ def check_own_forward(model: SpeechLLM) -> None:
     try:
         found = _compare(model, _rows(model.token_embeddings.num_embeddings))
     except _CANNOT_RUN as error:
-        said = " ".join(str(error).split())
+        said = str(error).strip().partition("\n")[0][:_MAX_SAID]
         found = f"found {type(error).__name__} ({said}), expected an LLM that accepts embeddings"
     if found:
         raise UserError(f"models.llm: {type(model.llm).__name__}: {found}; this architecture is not supported")
@@ -49,9 +51,25 @@ def _compare(model: SpeechLLM, rows: list[list[int]]) -> str:
     tolerance = _tolerance(model, _STATES_TOLERANCE)
     with suppress(*_CANNOT_RUN):
         if not _difference(model.output_head.logits(model.response_states(asked, None)), expected, tolerance):
-            return ""
+            return _run_on_speech(model, rows)
     model.shares_start = False
-    return _difference(model.output_head.logits(model.response_states(asked, None)), expected, tolerance)
+    found = _difference(model.output_head.logits(model.response_states(asked, None)), expected, tolerance)
+    return found or _run_on_speech(model, rows)
+
+
+def _run_on_speech(model: SpeechLLM, rows: list[list[int]]) -> str:
+    """Describe why the LLM cannot run on embeddings of no token; empty if it can.
+
+    Gemma 4 looks up the token of each embedding, because its layers have inputs of their own.
+    """
+    device = model.token_embeddings.weight.device
+    longest = max(_LENGTHS)
+    words = torch.tensor([row[_BEFORE : _BEFORE + longest] for row in rows], device=device)
+    valid = torch.arange(longest) < torch.tensor(_LENGTHS)[:, None]
+    speech = Speech(embeddings=model.token_embeddings(words).roll(1, dims=-1), valid=valid.to(device))
+    asked = _sequences(rows, with_speech=True).to(device)
+    finite = model.output_head.logits(model.response_states(asked, speech)).isfinite().all()
+    return "" if finite else "found logits on speech that are no finite numbers, expected finite ones"
 
 
 def _rows(vocabulary: int) -> list[list[int]]:
@@ -63,8 +81,10 @@ def _rows(vocabulary: int) -> list[list[int]]:
     return [[*before, *words[0], *after, *words[2]], [*before, *words[1], *after, *words[3]]]
 
 
-def _sequences(rows: list[list[int]]) -> Sequences:
-    contents = [row[_BEFORE : _BEFORE + n] for row, n in zip(rows, _LENGTHS, strict=True)]
+def _sequences(rows: list[list[int]], *, with_speech: bool = False) -> Sequences:
+    contents: list[Sequence[int | None]] = [
+        [None] * n if with_speech else row[_BEFORE : _BEFORE + n] for row, n in zip(rows, _LENGTHS, strict=True)
+    ]
     responses = [row[-n:] for row, n in zip(rows, _LENGTHS, strict=True)]
     return sequences(rows[0][:_BEFORE], contents, rows[0][_BEFORE + _LENGTHS[0] :][:_AFTER], responses)
 
