@@ -14,7 +14,7 @@ READY := .venv/.ready-$(HARDWARE)
 ACTIVATE := . .venv/bin/activate
 PACKAGES := pipeline train evaluate
 
-.PHONY: help setup doctor demo run test test-slow test-gpu check bench clean lock deps
+.PHONY: help setup doctor demo run test test-slow fuzz test-gpu check bench clean lock deps
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -40,6 +40,9 @@ test: setup ## run the fast tests
 
 test-slow: setup ## run the slow tests and those that need the demo's weights
 	@$(ACTIVATE); pytest -m "(slow or weights) and not gpu"
+
+fuzz: setup ## run all tests on random damaged input; make test runs a part of them
+	@$(ACTIVATE); pytest -m fuzz
 
 test-gpu: setup ## run the tests that need a GPU
 	@$(ACTIVATE); pytest -m gpu

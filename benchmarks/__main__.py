@@ -55,8 +55,8 @@ def _timed(run: Callable[[], object]) -> float:
 
 def plain_kl(student: Tensor, teacher: Tensor, head: OutputHead, temperature: float) -> Tensor:
     """Return the KL from the logits of all rows, with autograd."""
-    p = functional.log_softmax(teacher @ head.matrix.T / temperature, dim=-1)
-    q = functional.log_softmax(student @ head.matrix.T / temperature, dim=-1)
+    p = functional.log_softmax(teacher @ head.weight.T / temperature, dim=-1)
+    q = functional.log_softmax(student @ head.weight.T / temperature, dim=-1)
     return functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
 
 

@@ -1,8 +1,8 @@
 """Scores, and their intervals by a bootstrap over speakers.
 
 Results on clips of one speaker are correlated, so the bootstrap draws whole speakers (clusters) with replacement. Every
-score here is a function of sums over clips. So a resample only weights the sums of the clusters, and ten thousand
-resamples are one matrix product.
+score here is a function of sums over clips. So a resample is a weighted sum of the cluster sums, and thousands of
+resamples are computed by one matrix product.
 """
 
 from collections.abc import Callable, Sequence

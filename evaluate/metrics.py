@@ -1,4 +1,4 @@
-"""The scores of a run: accuracies and divergences by protocol and system, with intervals."""
+"""The scores of a run: accuracies and divergences by test (task and corpus) and system, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from evaluate.predictions import CONDITIONS, SYSTEMS
 from pipeline.params import Section
 
 Metrics = dict[str, dict[str, dict[str, float]]]
-"""protocol -> system -> metric -> value; the name of a protocol contains the task and the corpus."""
+"""test -> system -> metric -> value; a test is one task on one corpus, called `protocol` in the code."""
 
 EMOTION, CONTINUATION_KL = "emotion_", "continuation_kl_"
-"""Prefixes of the protocol names; the corpus follows."""
+"""Prefixes of the test names; the corpus follows."""
 
 CONFUSION_SYSTEMS = ("head", "logprob", "prompted")
 UNPARSABLE = "unparsable"
@@ -41,7 +41,7 @@ class Recognition:
     """The results of every system's emotion recognition on every corpus."""
 
     metrics: Metrics
-    """The scores; protocol `emotion_<corpus>`."""
+    """The scores; the test names are `emotion_<corpus>`."""
     confusions: Confusions
 
 
@@ -60,10 +60,11 @@ def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling)
 
 
 def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
-    """Compute the mean stage-1 KL on every corpus: protocol `continuation_kl_<corpus>`.
+    """Compute the mean stage-1 KL on every corpus; the test names are `continuation_kl_<corpus>`.
 
     Every token has the same weight in a mean. `hearing` is the cost of a wrong clip: `shuffled` minus `after`, over the
-    same rows. `transcript` is zero by definition, because the KL compares with the LLM on the transcript.
+    same rows. `transcript` is zero by definition, because the KL is measured against the LLM's own distribution given
+    the transcript.
     """
     metrics: Metrics = {}
     for corpus, rows in _by_corpus(table):

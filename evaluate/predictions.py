@@ -1,7 +1,7 @@
 """The tables of predictions: respond writes them, score and report read them.
 
-Every comparison of systems or conditions is paired. So reading checks that each system or condition has the same rows.
-Without this check, missing rows would make the scores incomparable without any warning.
+Every comparison of systems or conditions is paired. So the functions that read these tables check that each system or
+condition has the same rows. Without this check, missing rows would make the scores incomparable without any warning.
 """
 
 from collections.abc import Collection

@@ -1,6 +1,7 @@
 """Fixtures that several test files use, and the environment of all tests: no model hub and no report of usage."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,20 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
         return Weights(source=str(folder / name), revision=None, sha256=None)
 
     return ModelsParams(encoder=source("encoder"), llm=source("llm"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run tiny models on one thread: several would wait for each other longer than they compute."""
+    if "tiny_models" not in request.fixturenames:
+        yield
+        return
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_a_step_that_goes_on_says_how_far_it_is(capfd: pytest.CaptureFixture[str
     assert re.fullmatch(r"setup: 1 of 3: torch: \d+ s, unpacks 2 packages", told[-1])
 
 
-def test_a_log_hears_of_a_step_at_least_every_half_minute() -> None:
+def test_a_log_is_told_of_a_step_at_least_every_half_minute() -> None:
     assert install.EVERY_S <= 30
 
 

@@ -126,19 +126,20 @@ def test_a_file_system_that_takes_no_more_is_one_line_and_nothing_is_left_half_w
     assert run(ingest, tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "model"])
-def test_a_disk_that_is_full_while_training_saves_is_one_line(tmp_path: Path, kind: str) -> None:
-    saves = {
-        "checkpoint": "checkpoint.save(Path('out'), checkpoint.Checkpoint(1, {'a': torch.zeros(9999)}, {}, []))",
-        "model": "saved_model.save(torch.nn.ModuleDict({'adapter': torch.nn.Linear(99, 99)}), None, Path('out'))",
-    }
+SAVES = {
+    "train.fit.checkpoint": "module.save(Path('out'), module.Checkpoint(1, {'a': torch.zeros(9999)}, {}, []))",
+    "train.saved_model": "module.save(torch.nn.ModuleDict({'adapter': torch.nn.Linear(99, 99)}), None, Path('out'))",
+}
+
+
+@pytest.mark.parametrize("module", SAVES)
+def test_a_disk_that_is_full_while_training_saves_is_one_line(tmp_path: Path, module: str) -> None:
     code = f"""
 import torch
 from pathlib import Path
 from pipeline.stage import run_app
-from train import saved_model
-from train.fit import checkpoint
-run_app(lambda: {saves[kind]})
+import {module} as module
+run_app(lambda: {SAVES[module]})
 """
 
     def files_end_at_1_kb() -> None:

@@ -19,7 +19,8 @@ class Clip:
 
     def __init__(self, features: Tensor, num_frames: int) -> None:
         self.features = features
-        self.num_frames = num_frames  # of the clip; `features` has more frames if it is padded to 30 s
+        # Mel frames of the clip without padding; `features` has more if it is padded to 30 s.
+        self.num_frames = num_frames
 
 
 class Answering:
@@ -69,7 +70,8 @@ class Answering:
     ) -> list[list[float]]:
         """Return the log-probability that the answer starts with each label, one list per prompt."""
         contents, speech = self._contents(prompts, clips)
-        # in bfloat16, logits near 20 are multiples of 1/8, so labels closer than that would be equal
+        # In bfloat16, logits near 20 are rounded to multiples of 1/8, so two labels whose scores differ by less than
+        # 1/8 could get the same score.
         head = self.model.output_head.float()
         scores = []
         for label in labels:

@@ -9,8 +9,9 @@ A stored teacher has only the k likeliest tokens K. All other tokens count as on
 
     sum over v in K of p_v log(p_v / q_v) + p_R log(p_R / q_R)  <=  KL(p || q)
 
-by the log sum inequality. The left side is KL(p' || q), where p' spreads p_R over the tokens of R in proportion to q.
-Its gradient is q - p'. So the stored teacher is completed to p', and the computation is then the same.
+by the log sum inequality. The left side is KL(p' || q), where p' distributes p_R over all tokens outside K in
+proportion to q. Its gradient is q - p'. So the code builds the full distribution p' from the stored tokens and q, and
+then computes KL and gradient as for an exact teacher.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from torch.nn import functional
 from train.model.output_head import OutputHead
 
 ROWS_AT_ONCE = 256  # 150 MB of float32 logits with a vocabulary of 150,000
-LEAST_REST = torch.finfo(torch.float32).eps  # least p_R: a float32 sum cannot distinguish less from 0
+LEAST_REST = torch.finfo(torch.float32).eps  # lower limit of p_R: below it, 1 - sum in float32 is rounding error
 
 _Teacher = Callable[[slice, Tensor], Tensor]
 """Returns log p of some rows, given their log q."""

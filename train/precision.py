@@ -1,4 +1,4 @@
-"""Choose the device and the precision of a model: float32, or bfloat16 for the LLM, under autocast."""
+"""Choose the device and the precision of a model: all float32, or the LLM in bfloat16 with autocast."""
 
 import torch
 from accelerate import PartialState

@@ -55,8 +55,8 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     """Build the model as it was before training, from base weights and the seed.
 
     The LLM's weights have the type `dtype`; all other weights are float32. The adapter's output starts with the mean
-    norm of the LLM's token embeddings, because the LLM is used to this norm. Raises UserError if a model lacks a
-    weight, or if training would compute other logits than the LLM itself.
+    norm of the LLM's token embeddings, so that speech embeddings have the scale of the LLM's usual inputs. Raises
+    UserError if a model lacks a weight, or if training would compute other logits than the LLM itself.
     """
     encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
     whisper = load_encoder(encoder_folder)
@@ -128,7 +128,9 @@ def load_plora(model: SpeechLLM, state: dict[str, torch.Tensor]) -> None:
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
     expected: dict[str, Any] = get_peft_model_state_dict(model.llm, adapter_name=ADAPTER_NAME)
     if named.keys() != expected.keys():
-        raise UserError(f"plora: {min(named.keys() ^ expected.keys())}: expected the same tensors in file and model")
+        name = min(named.keys() ^ expected.keys())
+        place = "file" if name in named else "model"
+        raise UserError(f"plora: the tensor {name} is only in the {place}; expected the same tensors in both")
     _check_shapes("plora", named, expected)
     set_peft_model_state_dict(model.llm, named, ADAPTER_NAME)
 

@@ -1,4 +1,4 @@
-"""Write the report: one self-contained page that shows what the model hears, and how sure this is."""
+"""Write the report: one self-contained page that shows the results and their uncertainty."""
 
 import base64
 from collections import Counter
@@ -51,7 +51,10 @@ class SplitSize:
 
 @dataclass(frozen=True, slots=True)
 class Continuations:
-    """The numbers of kept and dropped continuations of a training stage; the shares are of the kept ones."""
+    """The numbers of kept and dropped continuations of a training stage.
+
+    `echo_share` and `truncated_share` are computed over the kept continuations.
+    """
 
     kind: str
     kept: int
@@ -167,10 +170,12 @@ def _read_metrics(path: Path) -> Metrics:
     try:
         metrics = TypeAdapter(Metrics).validate_json(path.read_bytes())
     except ValidationError:
-        raise UserError(f"{path}: expected JSON numbers by protocol, system and metric") from None
+        levels = "test (task and corpus), then system, then metric"
+        raise UserError(f"{path}: expected nested JSON objects: {levels}, with numbers as values") from None
     for prefix in (EMOTION, CONTINUATION_KL):
         if not _of_kind(metrics, prefix):
-            raise UserError(f"{path}: found {', '.join(metrics) or 'nothing'}, expected a protocol {prefix}<corpus>")
+            found = f"the keys {', '.join(metrics)}" if metrics else "no keys"
+            raise UserError(f"{path}: found {found}, expected at least one key {prefix}<corpus>")
     return metrics
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Scores = Mapping[str, Mapping[str, float]]
-"""system -> metric -> value, of one protocol."""
+"""system -> metric -> value, of one task on one corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +19,21 @@ def hearing_verdict(scores: Scores, percent: str) -> Verdict:
     """State whether the continuations depend on what is said; `percent` is the coverage of intervals, as in "95 %"."""
     before, after, hearing = scores["before"]["kl"], scores["after"]["kl"], scores["hearing"]
     if hearing["gap_low"] > 0:
-        claim, change = "The model hears something of what is said.", "is higher"
+        claim, change = "The model hears something of what is said.", "is higher than"
     elif hearing["gap_high"] < 0:
-        claim, change = "The model does better on the wrong clips: look for a mistake.", "is lower"
+        claim, change = "The model does better on the wrong clips: look for a mistake.", "is lower than"
     else:
-        claim, change = "This run does not show that the model hears words.", "is not clearly different"
+        claim, change = "This run does not show that the model hears words.", "is not clearly different from that"
+    if after < before:
+        training = f"lowered the KL divergence from {before:.3f} to {after:.3f} nats per token"
+    else:
+        training = f"did not lower the KL divergence: it was {before:.3f} nats per token before and {after:.3f} after"
     grounds = (
         "The KL divergence measures how far its continuations of speech are from the language model's continuations of "
-        f"the transcript. With another speaker's clip it {change} (difference {signed(hearing['gap'])} nats per token, "
-        f"{percent} interval {signed(hearing['gap_low'])} to {signed(hearing['gap_high'])}). "
-        f"Training {'lowered' if after < before else 'did not lower'} the KL divergence with the right clip: it was "
-        f"{before:.3f} nats per token before and {after:.3f} after. For the transcript itself it is 0."
+        f"the transcript. With another speaker's clip, the KL divergence {change} with the right clip "
+        f"(difference {signed(hearing['gap'])} nats per token, {percent} interval {signed(hearing['gap_low'])} to "
+        f"{signed(hearing['gap_high'])}). With the right clip, training {training}. With the transcript itself, the "
+        "KL divergence is 0."
     )
     return Verdict(claim, grounds)
 
@@ -51,16 +55,18 @@ def emotion_verdict(scores: Scores, percent: str, *, texts_are_neutral: bool) ->
         f"answer is {_interval(prompted, percent)}; {_percent(prompted['unparsable'])} of the written answers name no "
         "emotion.",
     ]
-    only_transcript = f"With only the transcript, the likeliest label has {_interval(transcript, percent)}"
+    accuracy = _interval(transcript, percent)
+    only_transcript = f"With only the transcript, the accuracy of the likeliest label is {accuracy}"
     if transcript["ua_low"] <= chance <= transcript["ua_high"]:
         reason = ", since every sentence is spoken in every emotion" if texts_are_neutral else ""
-        sentences.append(f"{only_transcript}: no more than chance{reason}.")
+        sentences.append(f"{only_transcript}, which is not clearly different from chance{reason}.")
     else:
         sentences.append(f"{only_transcript}.")
     if shuffled["ua_low"] > chance:
         sentences.append(
-            "With another speaker's clip of another emotion, the accuracy of the head on the emotion of the original "
-            f"clip is still {_interval(shuffled, percent)}, above chance: look for a leak."
+            "When each clip is replaced by one of another speaker and emotion, the head should score at most chance on "
+            f"the emotion of the original clip. It scores {_interval(shuffled, percent)}, above chance. This suggests "
+            "a data leak."
         )
     return Verdict(claim, " ".join(sentences))
 

@@ -1,4 +1,7 @@
-"""Let the model and the baselines answer the test split: the KL of stage 1, the emotions and answers of stage 2."""
+"""Run the model and the baselines on the test split.
+
+This computes the KL of stage 1, or the emotions and answers of stage 2.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +17,13 @@ from pipeline.tables import packed, parquet
 
 
 def main(
-    kind: Annotated[Alignment, typer.Option(help="Alignment whose test split is answered.")],
+    kind: Annotated[Alignment, typer.Option(help="Training stage to evaluate on its test split.")],
     data: Annotated[Path, typer.Option(help="Folder of the packed data of this alignment.")],
     model: Annotated[Path, typer.Option(help="Model folder of this alignment.")],
     output: Annotated[Path, typer.Option(help="Folder of predictions to write.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Let the model and the baselines answer the test split."""
+    """Run the model and the baselines on the test split and write their predictions."""
     settings = params.load(params_file, "respond", RespondParams)
     prompts = params.load(params_file, "prompts", PromptsParams) if kind == "emotion" else None
     rows = packed.load(data, "test")

@@ -1,8 +1,8 @@
 """Stage 1 on held-out speech: the KL between the LLM on the transcript and the LLM on the speech.
 
-The KL of each row is computed before training, after training, and after training with a wrong clip. The wrong clip is
-another speaker's clip with other words, from the same corpus if possible, and with the most similar length. The
-difference between the last two is due to hearing the words.
+The KL of each row is computed for three conditions: the untrained model, the trained model, and the trained model given
+a wrong clip. The wrong clip is another speaker's clip with other words, from the same corpus if possible, and with the
+most similar length. The difference between the last two conditions is due to hearing the words.
 """
 
 import math
@@ -75,7 +75,10 @@ class _Divergence:
 def _batches(
     examples: Examples, clips: Sequence[int] | None, collate: Collator, batch_size: int
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """Yield batches with the number of response tokens of each row; `clips` names the clip that replaces each row's."""
+    """Yield batches with the number of response tokens of each row.
+
+    If given, `clips[i]` is the number of the row whose clip is used in place of row i's own.
+    """
     for start in range(0, len(examples), batch_size):
         numbers = range(start, min(start + batch_size, len(examples)))
         batch = [examples[i] for i in numbers]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pipeline.weights.chat_template import without_thoughts
 
-# Words that count as a unified label, besides the label itself: English, then simplified and traditional Chinese.
+# Other words that count as an emotion label, for each label: English, then simplified and traditional Chinese.
 VARIANTS = {
     "neutral": ("neutrality", "中性", "中立"),
     "happy": (

@@ -69,7 +69,7 @@ class Respondent:
 
     @torch.no_grad()
     def examples(self) -> pa.Table:
-        """Return the examples table: rows of all emotions in turn, with full answers."""
+        """Return the examples table, with full answers; rows are taken from the emotions in rotation."""
         numbers = self._spread(self.settings.examples)
         clips = [self._clip(i) for i in numbers]
         prompt = self.prompts.emotion
@@ -105,7 +105,7 @@ class Respondent:
         yield self._written(f"{prefix}prompted", answers)
 
     def _by_transcript(self) -> Iterator[pa.Table]:
-        """Ask about each distinct transcript once: corpora of acted speech have few."""
+        """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
         texts = sorted({row["text"] for row in self.rows})
         prompts = [self.prompter.text(self.prompts.recognition, text, options=self.emotions) for text in texts]
         scores: dict[str, list[float]] = {}

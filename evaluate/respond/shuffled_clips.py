@@ -15,8 +15,8 @@ def swapped(
 ) -> list[int]:
     """Return, for each row, the number of the row whose clip replaces its own.
 
-    `may_stand_for` allows a replacement. Among the allowed rows, one of those with the smallest `unlike` is drawn at
-    random. Raises UserError if a row has no allowed replacement.
+    `may_stand_for` says which rows are candidates. `unlike` gives the distance of a candidate. One of the nearest
+    candidates is drawn at random. Raises UserError if a row has no candidate.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     chosen = []
@@ -24,8 +24,8 @@ def swapped(
         candidates = [other for other, clip in enumerate(rows) if other != number and may_stand_for(row, clip)]
         if not candidates:
             raise UserError(
-                f"test split: row {number}: found no other clip to replace its own, "
-                "expected at least two speakers with different words or emotions"
+                f"test split: row {number}: found no clip that may replace this row's clip; the test split needs "
+                "another speaker with different words (stage 1) or another emotion (stage 2)"
             )
         distances = [unlike(row, rows[other]) for other in candidates]
         nearest = [other for other, distance in zip(candidates, distances, strict=True) if distance == min(distances)]

@@ -1,92 +1,68 @@
-"""Read published audio files, or segments of them, in all formats of libsndfile and FFmpeg.
+"""Read published audio files, or segments of them, in all formats of FFmpeg.
 
-libsndfile reads WAV, FLAC, MP3, Ogg and Opus. Other formats, such as the MP4 and M4A of MELD and MEAD, are decoded by
-PyAV, which includes FFmpeg.
+The content of a file decides how it is read, not its name. libsndfile reads WAV and FLAC files whose header agrees with
+the end of the file. All other files are decoded by FFmpeg: only then is it known how much audio they contain.
 """
 
+import errno
+import math
+import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.audio import wav_header
+from pipeline.audio import flac_header, wav_header, whole_file
 from pipeline.audio.mono_16k import Samples, to_mono_16k
-from pipeline.tables.quarantine import Fault
+from pipeline.audio.unreadable import ROUNDED_S
+from pipeline.audio.unreadable import UnreadableAudio as UnreadableAudio
 
-# libsndfile's frame count for a file whose header does not contain its length
-_UNKNOWN_LENGTH = 2**62
+if TYPE_CHECKING:
+    from pipeline.audio.ffmpeg import FfmpegRecording
+
 _LFS_POINTER = b"version https://git-lfs"
-_FFMPEG_SUFFIXES = {".mp4", ".m4a", ".mkv", ".mov", ".avi", ".webm", ".aac", ".wma"}
-
-
-class UnreadableAudio(Exception):  # noqa: N818 - it names the clip's state
-    """A clip without usable samples."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(f"{fault.reason}: {fault.detail}" if fault.detail else fault.reason)
-        self.fault = fault
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_DTYPES = {"PCM_16": "int16", "PCM_24": "int32"}  # of libsndfile's subtypes that are not read as float32
 
 
 class Recording(Protocol):
-    """An open audio file; libsndfile's SoundFile is one."""
+    """An open audio file; `dtype` is int16, int32 (24 bits in the upper ones) or float32, as the samples are stored."""
 
     samplerate: int
     channels: int
-    frames: int
-    subtype: str
+    dtype: str
+    length_s: float | None
+    """The length, if the file shows it without decoding."""
+    length_is_checked: bool
+    """Whether the structure of the file was checked, so that a whole file has this length."""
 
-    def tell(self) -> int:
-        """Return the frame that is read next."""
-
-    def seek(self, frames: int) -> int:
-        """Go to a frame."""
-
-    def read(self, frames: int, dtype: str, always_2d: bool) -> NDArray[Any]:
-        """Read up to `frames` frames as an array of (frames, channels)."""
+    def read(self, start_s: float, duration_s: float | None, longest_s: float, dtype: str) -> NDArray[Any]:
+        """Read a segment as (frames, channels); `dtype` is float32 or that of the file."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Recording]:
     """Open a file; raises UnreadableAudio if the file cannot be opened, or if a later read fails."""
-    try:
-        if path.suffix.lower() in _FFMPEG_SUFFIXES:
-            yield _FfmpegRecording(path)
-        else:
-            with soundfile.SoundFile(path) as file:
-                if file.frames >= _UNKNOWN_LENGTH:
-                    raise UnreadableAudio(Fault("unreadable", "the header contains no length"))
-                if path.suffix.lower() == ".wav" and wav_header.is_cut(path):
-                    raise UnreadableAudio(Fault("truncated", "the file ends before the length in its header"))
-                yield file
-    except soundfile.LibsndfileError as error:
-        raise UnreadableAudio(_describe(path, error.error_string.strip(" ."))) from None
+    with closing(_open(path)) as recording:
+        yield recording
 
 
-def read_segment(file: Recording, start_s: float, duration_s: float | None, dtype: str) -> NDArray[Any]:
-    """Read a segment of an open file as (frames, channels); raises UnreadableAudio if the file ends before it."""
-    if start_s < 0 or (duration_s is not None and duration_s <= 0):
-        raise UnreadableAudio(Fault("too-short", f"starts at {start_s} s and lasts {duration_s} s"))
-    start = round(start_s * file.samplerate)
-    rest = max(file.frames - start, 0)
-    wanted = rest if duration_s is None else round(duration_s * file.samplerate)
-    if wanted > rest + file.samplerate // 10:  # published times are rounded
-        raise UnreadableAudio(Fault("truncated", f"the file ends at {file.frames / file.samplerate:.2f} s"))
-    wanted = min(wanted, rest)
-    if wanted == 0:
-        raise UnreadableAudio(Fault("truncated", "no samples"))
-    try:
-        if file.tell() != start:  # seeking in FLAC is slow
-            file.seek(start)
-        samples = file.read(wanted, dtype=dtype, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise UnreadableAudio(Fault("unreadable", error.error_string.strip(" ."))) from None
-    if len(samples) < wanted:
-        raise UnreadableAudio(Fault("truncated", "the file ends before the length in its header"))
-    return samples
+def read_segment(
+    file: Recording, start_s: float, duration_s: float | None, dtype: str, longest_s: float = math.inf
+) -> NDArray[Any]:
+    """Read a segment of an open file as (frames, channels); a duration of None means up to the end.
+
+    Raises UnreadableAudio if the file ends before the segment, or if the segment is longer than `longest_s`.
+    """
+    if not (0 <= start_s < math.inf and (duration_s is None or 0 < duration_s < math.inf)):
+        raise UnreadableAudio("too-short", f"starts at {start_s} s and lasts {duration_s} s")
+    if duration_s is not None and duration_s > longest_s:
+        raise UnreadableAudio("too-long", f"{duration_s:.1f} s")
+    return file.read(start_s, duration_s, longest_s, dtype)
 
 
 def read(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> Samples:
@@ -95,53 +71,88 @@ def read(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> S
         return to_mono_16k(read_segment(file, start_s, duration_s, "float32"), file.samplerate)
 
 
-class _FfmpegRecording:
-    """The first audio stream of a file, decoded as a whole: such files are seldom long, and FFmpeg seeks inexactly."""
+def _open(path: Path) -> "_SndfileRecording | FfmpegRecording":
+    is_wav, num_frames = _inspect(path)
+    if num_frames is not None:
+        with suppress(soundfile.LibsndfileError):
+            file = soundfile.SoundFile(path)
+            if file.frames == num_frames:
+                return _SndfileRecording(path, file)
+            file.close()
+    from pipeline.audio.ffmpeg import FfmpegRecording  # loads slowly, and most corpora do not need it
 
-    subtype = "FLOAT"
-
-    def __init__(self, path: Path) -> None:
-        import av
-
-        try:
-            with av.open(str(path)) as container:
-                if not container.streams.audio:
-                    raise UnreadableAudio(Fault("unreadable", "no audio stream"))
-                resampler = av.AudioResampler(format="fltp")  # same rate and channels, one sample format
-                frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-                frames += resampler.resample(None)
-        except (av.FFmpegError, FileNotFoundError) as error:
-            raise UnreadableAudio(_describe(path, (error.strerror or "not decodable").lower())) from None
-        if not frames:
-            raise UnreadableAudio(Fault("truncated", "no samples"))
-        self.samplerate = int(frames[0].sample_rate)
-        self.samples: Samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1).T
-        self.frames, self.channels = self.samples.shape
-        self.position = 0
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, frames: int) -> int:
-        self.position = frames
-        return frames
-
-    def read(self, frames: int, dtype: str, always_2d: bool) -> NDArray[Any]:
-        assert dtype == "float32"
-        assert always_2d
-        self.position += frames
-        return self.samples[self.position - frames : self.position]
+    return FfmpegRecording(path, length_is_checked=is_wav)
 
 
-def _describe(path: Path, error: str) -> Fault:
-    """Return why a file did not open. Only failed files are examined: a check beforehand would slow down all others."""
-    if not path.is_file():
-        return Fault("no-file")
+def _inspect(path: Path) -> tuple[bool, int | None]:
+    """Return whether a file is WAV, and its number of frames if its header agrees with its end.
+
+    Raises UnreadableAudio if the file is missing, is not a regular file, is empty, is a pointer of git-lfs, or is a WAV
+    file that is cut or joined.
+    """
     try:
-        with path.open("rb") as file:
-            head = file.read(len(_LFS_POINTER))
-    except OSError as denied:
-        return Fault("unreadable", (denied.strerror or error).lower())
-    if not head:
-        return Fault("empty-file")
-    return Fault("lfs-pointer") if head == _LFS_POINTER else Fault("unreadable", error)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a named pipe would wait for its writer
+    except ValueError:  # a zero byte in the name
+        raise UnreadableAudio("no-file") from None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise UnreadableAudio("no-file") from None
+        raise UnreadableAudio("unreadable", os.strerror(error.errno or 0).lower()) from None
+    try:
+        status = os.fstat(file)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnreadableAudio("no-file")
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableAudio("unreadable", "found a pipe or a device, expected a regular file")
+        head = os.pread(file, len(_LFS_POINTER), 0)
+        if not head:
+            raise UnreadableAudio("empty-file")
+        if head == _LFS_POINTER:
+            raise UnreadableAudio("lfs-pointer")
+        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+            return True, wav_header.num_frames(file, status.st_size)
+        header = flac_header.parse_header(file, status.st_size)
+        return False, header.num_samples if isinstance(header, flac_header.Header) else None
+    except OSError as error:
+        raise UnreadableAudio("unreadable", os.strerror(error.errno or 0).lower()) from None
+    finally:
+        os.close(file)
+
+
+class _SndfileRecording:
+    """A WAV or FLAC file whose number of frames was checked."""
+
+    length_is_checked = True
+
+    def __init__(self, path: Path, file: soundfile.SoundFile) -> None:
+        self.path, self.file = path, file
+        self.samplerate: int = file.samplerate
+        self.channels: int = file.channels
+        self.dtype = _DTYPES.get(file.subtype, "float32")
+        self.length_s: float | None = file.frames / file.samplerate
+
+    def close(self) -> None:
+        self.file.close()
+
+    def read(self, start_s: float, duration_s: float | None, longest_s: float, dtype: str) -> NDArray[Any]:
+        start = round(start_s * self.samplerate)
+        rest = max(self.file.frames - start, 0)
+        wanted = rest if duration_s is None else round(duration_s * self.samplerate)
+        if wanted > longest_s * self.samplerate:
+            raise UnreadableAudio("too-long", f"{wanted / self.samplerate:.1f} s")
+        if wanted > rest + ROUNDED_S * self.samplerate:
+            raise UnreadableAudio("truncated", f"the file ends at {self.length_s:.2f} s")
+        wanted = min(wanted, rest)
+        if wanted == 0:
+            raise UnreadableAudio("truncated", "no samples")
+        try:
+            if self.file.tell() != start:  # seeking in FLAC is slow
+                self.file.seek(start)
+            samples: NDArray[Any] = self.file.read(wanted, dtype=dtype, always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise UnreadableAudio("unreadable", error.error_string.strip(" .")) from None
+        if len(samples) < wanted:
+            raise UnreadableAudio("truncated", "the file ends before the length in its header")
+        if wanted == rest and self.file.format == "FLAC" and whole_file.has_second_flac(self.path):
+            raise UnreadableAudio("more-audio", "several files one after another")
+        return samples

@@ -1,6 +1,7 @@
 """Draw random rows of a table, to print them or to write their clips for listening."""
 
 import csv
+import io
 import random
 import re
 from collections import Counter
@@ -24,7 +25,7 @@ from pipeline.tables import manifest, parquet
 
 INDEX_COLUMNS = ("file", "id", "corpus", "split", "speaker", "emotion", "duration_s", "text")
 
-# the columns of a manifest that are printed; columns that no manifest has are printed too
+# Of the manifest's columns, only these are printed. Columns that no manifest has are all printed.
 _TOLD = (
     "text", "emotion", "intensity", "emotion_votes", "speaker", "gender", "session", "dialogue", "turn", "split",
     "duration_s", "audio", "start_s",
@@ -113,7 +114,10 @@ def write_clips(sample: Sample, folder: Path, roots: Mapping[str, Path]) -> list
             samples = recordings.read(place, row.get("start_s") or 0.0, row.get("duration_s"))
         except recordings.UnreadableAudio as error:
             raise UserError(f"{place}: {error}") from None
-        soundfile.write(folder / name, samples, mono_16k.SAMPLE_RATE_HZ, subtype="PCM_16")
+        wav = io.BytesIO()  # if the disk is full, libsndfile names neither the reason nor the file
+        soundfile.write(wav, samples, mono_16k.SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+        with parquet.whole(folder / name) as partial:
+            partial.write_bytes(wav.getbuffer())
         written.append({"file": name, **row})
     with parquet.whole(folder / "index.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, INDEX_COLUMNS, restval="", extrasaction="ignore")
@@ -166,8 +170,8 @@ def main(
         --where "emotion == 'sad' and duration_s < 3"
 
     \b
-    JSON: file; fitting (number of rows to draw from); rows: a list of all columns
-    by name, and with --to also of file (the name of the clip).
+    JSON: file; fitting (number of rows to draw from); rows: a list of objects
+    with all columns; with --to they also have the key file, the name of the clip.
     """
     drawn = draw(file, number, seed, where)
     if to is not None:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio import flac_header, recordings
-from pipeline.audio.recordings import Recording, UnreadableAudio
+from pipeline.audio import flac_header, mono_16k, recordings
+from pipeline.audio.recordings import Recording
+from pipeline.audio.unreadable import ROUNDED_S, UnreadableAudio
 from pipeline.tables.quarantine import Fault
 
 MIN_DURATION_S, MAX_DURATION_S = 0.1, 60.0
@@ -21,8 +22,8 @@ MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 192_000
 SILENT_PEAK = 1e-3  # -60 dB of full scale
 CLIPPED_SHARE = 0.01
 
-# subtypes whose samples are read and hashed in the stored type; all other samples are read and hashed as float32
-_STORED = {"PCM_16": "int16", "PCM_24": "int32"}
+# by the type of stored samples; libsndfile puts 24 bits into the upper bits of 32
+_FULL_SCALE = {"int16": 2**15 - 1, "int32": 2**31 - 2**8, "float32": 1.0}
 
 
 class Segment(NamedTuple):
@@ -47,7 +48,7 @@ def inspect_samples(path: str | Path, segments: Sequence[Segment]) -> list[Audio
 
 
 def inspect_header(path: str | Path, segments: Sequence[Segment]) -> list[AudioFacts | Fault]:
-    """Inspect the segments of a file by its header only."""
+    """Inspect the segments of a file by its header only; a file whose header cannot be checked is decoded."""
     header = flac_header.read_header(path)
     if isinstance(header, Fault):
         return [header] * len(segments)
@@ -74,32 +75,37 @@ def _inspect_each(file: Recording, segments: Sequence[Segment], inspect: Any) ->
 
 
 def _inspect_segment_header(file: Recording, segment: Segment) -> AudioFacts | Fault:
-    length_s = file.frames / file.samplerate
+    if file.length_s is None or (segment.duration_s is None and not file.length_is_checked):
+        return _inspect_segment_samples(file, segment)
+    length_s = file.length_s
     if segment.start_s < 0:
         return Fault("too-short", f"starts at {segment.start_s} s")
     duration_s = length_s - segment.start_s if segment.duration_s is None else segment.duration_s
-    if segment.start_s + duration_s > length_s + 0.1:  # published times are rounded
+    if segment.start_s + duration_s > length_s + ROUNDED_S:
         return Fault("truncated", f"the file ends at {length_s:.2f} s")
     return _checked(AudioFacts(duration_s, file.samplerate, file.channels, None))
 
 
 def _inspect_segment_samples(file: Recording, segment: Segment) -> AudioFacts | Fault:
-    stored = _STORED.get(file.subtype, "float32")
-    samples = recordings.read_segment(file, segment.start_s, segment.duration_s, stored)
-    facts = AudioFacts(len(samples) / file.samplerate, file.samplerate, file.channels, _hash(samples, stored))
-    return _fault_of(samples, stored) or _checked(facts)
+    samples = recordings.read_segment(file, segment.start_s, segment.duration_s, file.dtype, MAX_DURATION_S)
+    facts = AudioFacts(len(samples) / file.samplerate, file.samplerate, file.channels, _hash(samples))
+    checked = _checked(facts)
+    if isinstance(checked, Fault):
+        return checked
+    return _fault_of(mono_16k.mix(samples), _FULL_SCALE[file.dtype]) or checked
 
 
-def _fault_of(samples: NDArray[Any], stored: str) -> Fault | None:
-    """Return a fault if the samples are not finite, silent or clipped."""
-    full = {"int16": 2**15 - 1, "int32": 2**31 - 2**8, "float32": 1.0}[stored]
-    low, high = float(samples.min()), float(samples.max())
+def _fault_of(mono: NDArray[Any], full: float) -> Fault | None:
+    """Return a fault if the mix that training uses is not finite, silent, constant or clipped; `full` is full scale."""
+    low, high = float(mono.min()), float(mono.max())
     if not np.isfinite(low + high):
         return Fault("not-finite")
-    peak = max(-low, high) / full
+    peak, swing = max(-low, high) / full, (high - low) / full
     if peak < SILENT_PEAK:
         return Fault("silent", f"peak {20 * np.log10(peak):.0f} dB" if peak else "all zero")
-    if peak >= 1 and (share := float(np.mean((samples >= full) | (samples <= -full)))) > CLIPPED_SHARE:
+    if swing < SILENT_PEAK:
+        return Fault("silent", f"constant at {high / full:.3f} of full scale")
+    if peak >= 1 and (share := float(np.mean((mono >= full) | (mono <= -full)))) > CLIPPED_SHARE:
         return Fault("clipped", f"{100 * share:.1f} % of the samples")
     return None
 
@@ -114,9 +120,9 @@ def _checked(facts: AudioFacts) -> AudioFacts | Fault:
     return facts
 
 
-def _hash(samples: NDArray[Any], stored: str) -> str:
+def _hash(samples: NDArray[Any]) -> str:
     """Hash the samples as FLAC does: little-endian and interleaved."""
     little = samples.astype(samples.dtype.newbyteorder("<"), copy=False)
-    if stored == "int32":  # libsndfile puts 24 bits into the upper bits of 32
+    if samples.dtype == np.int32:  # libsndfile puts 24 bits into the upper bits of 32
         little = (little >> 8).view(np.uint8).reshape(-1, 4)[:, :3]
     return hashlib.md5(np.ascontiguousarray(little).data).hexdigest()

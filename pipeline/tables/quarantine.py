@@ -13,6 +13,7 @@ REASONS = {
     "lfs-pointer": "the file is a git-lfs pointer instead of audio",
     "unreadable": "the audio cannot be decoded",
     "truncated": "the audio ends before the length in its header, or before the end of the utterance",
+    "more-audio": "the file contains more audio than its header says, such as several files one after another",
     "not-finite": "a sample is not a number, or is infinite",
     "sample-rate": "the header's sample rate is below 8 kHz or above 192 kHz",
     "silent": "no sample is louder than -60 dB of full scale",
@@ -25,7 +26,7 @@ REASONS = {
     "not-speech": "published as music, noise, silence or song",
     "bad-name": "the file name does not have the published form",
     "not-listed": "the index of the corpus does not name the file",
-    "known-fault": "the clip is known to be published broken",
+    "known-fault": "the clip is known to be broken in the published corpus",
     "double-id": "an earlier utterance has the same id",
     "double-audio": "an earlier utterance has the same samples",
 }

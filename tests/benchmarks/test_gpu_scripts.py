@@ -129,7 +129,7 @@ def test_a_recipe_cut_into_pieces_is_trained_and_scored_where_they_arrive(
     done = run(trip, "benchmarks/gpu/recipe.sh", "run", "small", "--out", str(out), BLSP_RECIPE_DIR=str(there))
     assert done.returncode == 0, done.stderr
     assert {file.name for file in out.iterdir()} == {
-        "semantic.losses.jsonl", "emotion.losses.jsonl", "metrics.json", "times.txt",
+        "semantic.losses.jsonl", "emotion.losses.jsonl", "metrics.json", "confusions.json", "times.txt",
         "divergence.parquet", "recognition.parquet", "examples.parquet",
     }  # fmt: skip
     agreed = re.search(r"agreement: label choices: (\d+) of 40", (out / "times.txt").read_text())

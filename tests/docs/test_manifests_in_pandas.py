@@ -49,9 +49,9 @@ def make_run(folder: Path) -> None:
 
 
 def test_the_page_runs_as_it_stands(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[tuple[Any, int]] = []
+    played: list[tuple[Any, int]] = []
     display = ModuleType("IPython.display")
-    monkeypatch.setattr(display, "Audio", lambda samples, rate: heard.append((samples, rate)), raising=False)
+    monkeypatch.setattr(display, "Audio", lambda samples, rate: played.append((samples, rate)), raising=False)
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     make_run(tmp_path)
@@ -69,5 +69,5 @@ def test_the_page_runs_as_it_stands(root: Path, tmp_path: Path, monkeypatch: pyt
     assert page["agrees"].tolist() == [True, False, True]
     assert page["attributes"].Age.tolist()[1:] == ["51"] * 3
     assert page["answered"].continuation.tolist() == ["Yes."] * 4
-    assert [(len(samples) % 16_000, rate) for samples, rate in heard] == [(0, 16_000)]
+    assert [(len(samples) % 16_000, rate) for samples, rate in played] == [(0, 16_000)]
     assert pq.read_schema("sad.parquet") == manifest.SCHEMA

@@ -18,7 +18,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "params.yaml"
 
 
-def test_a_section_or_a_part_of_one_is_read(file: Path) -> None:
+def test_a_section_or_one_inside_it_is_read(file: Path) -> None:
     file.write_text("pack: {rows_per_shard: 2, fraction: 1}\nfilter: {emotion: {rows_per_shard: 3, fraction: 0.5}}\n")
     assert params.load(file, "pack", PackParams) == PackParams(rows_per_shard=2, fraction=1.0)
     assert params.load(file, "filter.emotion", PackParams).rows_per_shard == 3

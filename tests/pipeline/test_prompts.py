@@ -78,17 +78,17 @@ def test_an_answer_is_decoded_without_special_tokens_and_outer_space(prompter: P
 
 
 def test_a_prompt_for_an_emotion_needs_one(prompter: Prompter) -> None:
-    with pytest.raises(UserError, match=r"has the place \{emotion\}, but the row has no emotion"):
+    with pytest.raises(UserError, match=r"contains the placeholder \{emotion\}, but the row has no emotion"):
         prompter.text(PROMPT, "hi")
 
 
 def test_a_clip_is_not_told_its_emotion() -> None:
-    with pytest.raises(ValidationError, match=r"only \{options\} as places, not \{emotion\}"):
+    with pytest.raises(ValidationError, match=r"only the placeholders \{options\}, not \{emotion\}"):
         Prompt(system="", text="", speech="It is '{emotion}': ")
 
 
 def test_a_misspelt_place_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"only \{emotion\} and \{options\} as places, not \{emotions\}"):
+    with pytest.raises(ValidationError, match=r"only the placeholders \{emotion\} and \{options\}, not \{emotions\}"):
         Prompt(system="", text="{emotions}", speech="")
 
 

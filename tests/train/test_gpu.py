@@ -111,17 +111,17 @@ def off(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, TIGHT), (torch.bfloat16, BOUNDED)])
-def test_encoder_adapter_and_head_hear_the_same(
+def test_encoder_adapter_and_head_give_the_same(
     tiny_models: ModelsParams, batch: Batch, device: torch.device, dtype: torch.dtype, within: float
 ) -> None:
-    heard = []
+    outputs = []
     for model in (build(tiny_models, torch.float32, torch.device("cpu")), build(tiny_models, dtype, device)):
         there = batch.to(model.head.mean.device)
         with torch.no_grad(), autocast(model.llm):
             states, lengths = model.encoder(there.features, there.num_frames)
             speech = model.encode_speech(there.features, there.num_frames)
-            heard.append((states, speech.embeddings, model.head(speech.pooled()), lengths, speech.valid))
-    (*expected, lengths, valid), (*found, found_lengths, found_valid) = heard
+            outputs.append((states, speech.embeddings, model.head(speech.pooled()), lengths, speech.valid))
+    (*expected, lengths, valid), (*found, found_lengths, found_valid) = outputs
     assert torch.equal(found_lengths.cpu(), lengths)
     assert torch.equal(found_valid.cpu(), valid)
     for ours, cpu in zip(found, expected, strict=True):

@@ -14,9 +14,9 @@ def rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(7, 6, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64), torch.randn(11, 6).double()
 
 
-def plain_kl(student: torch.Tensor, teacher: torch.Tensor, matrix: torch.Tensor, temperature: float) -> torch.Tensor:
-    p = functional.log_softmax(teacher @ matrix.T / temperature, -1)
-    q = functional.log_softmax(student @ matrix.T / temperature, -1)
+def plain_kl(student: torch.Tensor, teacher: torch.Tensor, output_VD: torch.Tensor, temperature: float) -> torch.Tensor:
+    p = functional.log_softmax(teacher @ output_VD.T / temperature, -1)
+    q = functional.log_softmax(student @ output_VD.T / temperature, -1)
     return functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
 
 
@@ -27,11 +27,11 @@ def test_the_kl_and_its_gradient_are_those_of_the_definition(
     temperature: float,
 ) -> None:
     monkeypatch.setattr(losses, "ROWS_AT_ONCE", 3)  # so that the rows take several rounds, the last one short
-    student, teacher, matrix = rows
+    student, teacher, output_VD = rows
     weights = torch.arange(7.0, dtype=torch.float64)
     ours, plain = student.clone().requires_grad_(), student.clone().requires_grad_()
-    kl = losses.response_kl(ours, teacher, OutputHead(matrix), temperature)
-    expected = plain_kl(plain, teacher, matrix, temperature)
+    kl = losses.response_kl(ours, teacher, OutputHead(output_VD), temperature)
+    expected = plain_kl(plain, teacher, output_VD, temperature)
     torch.testing.assert_close(kl.double(), expected, rtol=1e-5, atol=1e-6)
     (kl * weights).sum().backward()
     (expected * weights).sum().backward()
@@ -40,31 +40,31 @@ def test_the_kl_and_its_gradient_are_those_of_the_definition(
 
 
 def test_the_kl_of_equal_states_is_zero(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
-    student, _, matrix = rows
-    assert losses.response_kl(student, student, OutputHead(matrix), 2.0).abs().max() == 0
+    student, _, output_VD = rows
+    assert losses.response_kl(student, student, OutputHead(output_VD), 2.0).abs().max() == 0
 
 
 def test_the_cross_entropy_is_that_of_each_token(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
-    student, _, matrix = rows
+    student, _, output_VD = rows
     targets = torch.arange(7)
-    expected = -functional.log_softmax((student @ matrix.T).float(), -1)[targets, targets]
-    torch.testing.assert_close(losses.response_ce(student, targets, OutputHead(matrix)), expected)
+    expected = -functional.log_softmax((student @ output_VD.T).float(), -1)[targets, targets]
+    torch.testing.assert_close(losses.response_ce(student, targets, OutputHead(output_VD)), expected)
 
 
 def dense_stored_kl(
-    student: torch.Tensor, p: torch.Tensor, top_ids: torch.Tensor, matrix: torch.Tensor
+    student: torch.Tensor, p: torch.Tensor, top_ids: torch.Tensor, output_VD: torch.Tensor
 ) -> torch.Tensor:
     """Compute the KL of two distributions of k + 1 outcomes: the kept tokens, and all others as one."""
-    q = functional.softmax(student @ matrix.T, -1)
+    q = functional.softmax(student @ output_VD.T, -1)
     kept_p, kept_q = p.gather(1, top_ids), q.gather(1, top_ids)
     coarse_p = torch.cat([kept_p, 1 - kept_p.sum(-1, keepdim=True)], -1)
     coarse_q = torch.cat([kept_q, 1 - kept_q.sum(-1, keepdim=True)], -1)
     return (coarse_p * (coarse_p / coarse_q).log()).sum(-1)
 
 
-def likeliest(teacher: torch.Tensor, matrix: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def likeliest(teacher: torch.Tensor, output_VD: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and log-probabilities of the k likeliest tokens as an engine tells them, in float32."""
-    values, ids = functional.log_softmax(teacher @ matrix.T, -1).topk(k)
+    values, ids = functional.log_softmax(teacher @ output_VD.T, -1).topk(k)
     return ids, values.float()
 
 
@@ -73,12 +73,12 @@ def test_the_kl_of_a_stored_teacher_and_its_gradient_are_those_of_kept_tokens_an
     monkeypatch: pytest.MonkeyPatch, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor], k: int
 ) -> None:
     monkeypatch.setattr(losses, "ROWS_AT_ONCE", 3)
-    student, teacher, matrix = rows
+    student, teacher, output_VD = rows
     weights = torch.arange(7.0, dtype=torch.float64)
     ours, dense = student.clone().requires_grad_(), student.clone().requires_grad_()
-    ids, logprobs = likeliest(teacher, matrix, k)
-    kl = losses.stored_kl(ours, ids, logprobs, OutputHead(matrix))
-    expected = dense_stored_kl(dense, functional.softmax(teacher @ matrix.T, -1), ids, matrix)
+    ids, logprobs = likeliest(teacher, output_VD, k)
+    kl = losses.stored_kl(ours, ids, logprobs, OutputHead(output_VD))
+    expected = dense_stored_kl(dense, functional.softmax(teacher @ output_VD.T, -1), ids, output_VD)
     torch.testing.assert_close(kl.double(), expected, rtol=1e-4, atol=1e-5)
     (kl * weights).sum().backward()
     (expected * weights).sum().backward()
@@ -87,10 +87,10 @@ def test_the_kl_of_a_stored_teacher_and_its_gradient_are_those_of_kept_tokens_an
 
 
 def test_a_teacher_stored_whole_gives_the_exact_kl(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
-    student, teacher, matrix = rows
+    student, teacher, output_VD = rows
     ours, exact = student.clone().requires_grad_(), student.clone().requires_grad_()
-    kl = losses.stored_kl(ours, *likeliest(teacher, matrix, len(matrix)), OutputHead(matrix))
-    expected = losses.response_kl(exact, teacher, OutputHead(matrix), 1.0)
+    kl = losses.stored_kl(ours, *likeliest(teacher, output_VD, len(output_VD)), OutputHead(output_VD))
+    expected = losses.response_kl(exact, teacher, OutputHead(output_VD), 1.0)
     torch.testing.assert_close(kl, expected, rtol=1e-5, atol=1e-5)
     kl.sum().backward()
     expected.sum().backward()
@@ -100,10 +100,10 @@ def test_a_teacher_stored_whole_gives_the_exact_kl(rows: tuple[torch.Tensor, tor
 def test_more_kept_tokens_bring_the_stored_kl_up_to_the_exact_one(
     rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    student, teacher, matrix = rows
+    student, teacher, output_VD = rows
     kls = [
-        losses.stored_kl(student, *likeliest(teacher, matrix, k), OutputHead(matrix)).sum()
-        for k in range(1, len(matrix) + 1)
+        losses.stored_kl(student, *likeliest(teacher, output_VD, k), OutputHead(output_VD)).sum()
+        for k in range(1, len(output_VD) + 1)
     ]
     assert all(low < high + 1e-5 for low, high in itertools.pairwise(kls))
     assert kls[0] < 0.9 * kls[-1]
@@ -112,10 +112,10 @@ def test_more_kept_tokens_bring_the_stored_kl_up_to_the_exact_one(
 def test_a_stored_teacher_that_is_certain_has_a_finite_loss_and_no_kl_with_itself(
     rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    student, _, matrix = rows
+    student, _, output_VD = rows
     certain = 100 * student
-    ids, logprobs = likeliest(certain, matrix, 2)
-    kl = losses.stored_kl(certain.float().requires_grad_(), ids, logprobs, OutputHead(matrix.float()))
+    ids, logprobs = likeliest(certain, output_VD, 2)
+    kl = losses.stored_kl(certain.float().requires_grad_(), ids, logprobs, OutputHead(output_VD.float()))
     kl.sum().backward()
     assert kl.abs().max() < 1e-3
-    assert losses.stored_kl(-certain, ids, logprobs, OutputHead(matrix)).isfinite().all()
+    assert losses.stored_kl(-certain, ids, logprobs, OutputHead(output_VD)).isfinite().all()

@@ -26,7 +26,8 @@ class Example:
     response_ids: list[int]
     emotion: int
     top_ids: list[list[int]] | None = None
-    """The stored teacher's likeliest tokens at each response token; None if the row has none."""
+    """For each response position, the most likely tokens of the stored teacher; None if the row has no stored
+    teacher."""
     top_logprobs: list[list[float]] | None = None
     id: str = ""
 
@@ -59,7 +60,8 @@ class Examples(Dataset[Example]):
 class Collator:
     """Turns examples into a batch.
 
-    Stage 1 needs a teacher: `with_teacher` adds the text branch, `with_signals` adds the stored teacher instead.
+    Stage 1 needs a teacher. `with_teacher` adds the sequences with transcripts, for the LLM to run on. `with_signals`
+    adds the stored teacher instead.
     """
 
     def __init__(self, shell: PromptShell, with_teacher: bool, with_signals: bool = False) -> None:

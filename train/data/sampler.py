@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BATCHES_PER_BUCKET = 8  # rows are sorted by length within this number of batches: enough to save padding, still random
+# Rows are sorted by length within groups of this many batches. This saves padding and keeps the order random enough.
+BATCHES_PER_BUCKET = 8
 
 
 def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -31,7 +31,7 @@ def main(
     if kind == "emotion" and init is None:
         raise UserError("--init: expected the stage-1 model folder, found nothing")
     if kind == "semantic" and init is not None:
-        raise UserError(f"--init: stage 1 starts from the base weights, found {init}")
+        raise UserError(f"--init: not allowed for semantic alignment, which starts from the base weights; found {init}")
     training = read_training_models(params_file)
     from train.fit.run import RunFolders, fit  # torch loads only after the parameters are checked
 

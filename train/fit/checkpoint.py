@@ -1,8 +1,8 @@
 """Checkpoints, from which an interrupted training continues exactly.
 
 A checkpoint holds the trained tensors, the optimizer's state, the step and the logged records. The order of the data
-and every random draw follow from the seed and the step (train/data/sampler.py, train/fit/loop.py). The name of its
-folder is a fingerprint of everything that shapes the run. So a run with changed parameters starts anew and does not
+and every random draw follow from the seed and the step (train/data/sampler.py, train/fit/loop.py). The folder is named
+by a hash of all inputs that affect the result of the run. So a run with changed parameters starts anew and does not
 continue another run. The folders are outside the outputs of the DVC stage, because DVC deletes outputs before a run.
 """
 
@@ -22,7 +22,7 @@ STATE_FILE = "state.pt"
 
 
 def fingerprint(*values: Any) -> str:
-    """Return a short hash of the values that shape a run, written as JSON."""
+    """Return a short hash of the JSON of `values`, which are the inputs that affect a run."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

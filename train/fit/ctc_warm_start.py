@@ -1,8 +1,9 @@
 """The warm start: a CTC loss trains the adapter to spell the transcript before stage 1.
 
-With the KL, the adapter must learn through the whole LLM which embedding means which word. With few hours of speech it
-never does. CTC (Graves et al., 2006) teaches this directly: each speech embedding is compared with the LLM's token
-embeddings by cosine, and the transcript's tokens must appear in order, with blanks between them. The warm start needs
+With the KL loss, the only training signal is the gradient through the whole LLM. From it the adapter must learn which
+embedding stands for which word. With few hours of speech it never learns this. CTC (Graves et al., 2006) teaches this
+directly. The logits of a speech embedding are its scaled cosine similarities to the LLM's token embeddings, and one
+logit for the blank. The loss asks for the transcript's tokens in order, with blanks between them. The warm start needs
 only transcripts. It does not run the LLM, so a step costs a tenth of a step of stage 1. It is not in the paper;
 `warm_start: null` turns it off.
 """
@@ -25,7 +26,7 @@ from train.fit.params import FitParams, WarmStartParams
 from train.model import SpeechLLM
 from train.model.inputs import pad_features
 
-SCALE = 20.0  # initial factor of the cosines: the distribution is peaked, but not certain
+SCALE = 20.0  # initial factor of the cosines; it gives a peaked distribution, but not one close to one-hot
 
 
 class CTCHead(nn.Module):
@@ -48,7 +49,7 @@ class CTCHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class TranscribedClips:
-    """Clips and their transcripts; the tokens are numbers of a `Vocabulary`."""
+    """Clips and their transcripts; tokens are given as indices into a `Vocabulary`, not as token ids of the LLM."""
 
     features: Float[Tensor, "b m f"]
     num_frames: Int[Tensor, " b"]

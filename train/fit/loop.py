@@ -1,9 +1,9 @@
 """The training loop of both stages, on accelerate.
 
-An optimizer step uses `accumulation` batches on each process. Each term of the loss is a sum over its units, divided by
-the number of these units in the whole step. So the loss does not depend on the division of a step into batches and
-processes. The random draws of a step and the order of the data follow from (seed, step, process). So a run that
-continues from a checkpoint equals a run without interruption.
+An optimizer step uses `accumulation` batches on each process. Each term of the loss is a sum over its units (response
+tokens or labelled clips), divided by the number of units in the whole step. So the loss does not depend on the division
+of a step into batches and processes. The random draws of a step and the order of the data follow from (seed, step,
+process). So a run that continues from a checkpoint equals a run without interruption.
 """
 
 import math
@@ -126,7 +126,8 @@ class Trainer:
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Return the mean of each term over the given batches of all processes, without training."""
-        # The wrapper waits for all processes at each batch, but processes may have different numbers of batches.
+        # DistributedDataParallel waits for all processes at each batch, but processes may have different numbers of
+        # batches, so evaluation uses the model without it.
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         zeros: Mapping[str, float] = dict.fromkeys(self.objective.weights, 0.0)
@@ -164,7 +165,7 @@ class Trainer:
     def _backward(self, step: int, batch: Batch, counts: Mapping[str, float]) -> dict[str, float]:
         sums = self.objective.sums(self.model(batch), batch)
         means = {name: total / max(1.0, counts[name]) for name, total in sums.items()}
-        # The processes average their gradients; the factor num_processes makes it a sum.
+        # accelerate averages the gradients over processes; the factor num_processes turns the average into a sum.
         loss = sum(self.objective.weights[name] * mean for name, mean in means.items())
         self.accelerator.backward(loss * self.accelerator.num_processes)
         return check_finite(f"fit: step {step + 1}", means, batch.ids)

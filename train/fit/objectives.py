@@ -1,7 +1,7 @@
-"""The training objective of each stage, as sums over countable units.
+"""The training objective of each stage, as sums over response tokens or labelled clips ("units").
 
-An objective counts the units of a batch before the model runs. So a step can divide by the units of all its batches
-and processes.
+An objective counts the units of a batch before the model runs. So a step can divide each sum by the number of units in
+all its batches, on all processes.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,10 @@ from train.model.speech_llm import Outputs
 
 
 class Objective(Protocol):
-    """The named terms of a loss; the loss is the sum of weight x sum / count over the terms."""
+    """The named terms of a loss.
+
+    Each term is its sum divided by its count; the loss is the weighted sum of the terms.
+    """
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -36,7 +39,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SemanticAlignment:
-    """Stage 1: the KL between the LLM on the transcript and on the speech (paper Eq. 1).
+    """Stage 1: the KL between the LLM's predictions given the transcript and those given the speech (paper Eq. 1).
 
     With a stored teacher in place of the transcript, the term is a lower bound of the KL, at temperature 1.
     """

@@ -27,7 +27,7 @@ class FitParams(Section):
     """bfloat16 applies to the frozen LLM; the trained weights are always float32. auto chooses bfloat16 if the GPU or
     the processor multiplies it natively, which is two to three times as fast."""
     workers: Annotated[int, Field(ge=0)]
-    """Processes per device that decode clips; 0 decodes clips between the steps."""
+    """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
     log_every: PositiveInt
     evaluate_every: PositiveInt
     save_every: PositiveInt
@@ -57,7 +57,10 @@ class SemanticFitParams(FitParams):
     @classmethod
     def _check_temperature(cls, temperature: float, known: ValidationInfo) -> float:
         if known.data.get("teacher") == "stored" and temperature != 1:
-            raise ValueError("1 with a stored teacher: the mass of the other tokens is unknown at other temperatures")
+            raise ValueError(
+                "1 with a stored teacher, because at any other temperature the probability of the tokens that were not "
+                "stored is unknown"
+            )
         return temperature
 
 

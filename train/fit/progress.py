@@ -17,7 +17,7 @@ class Progress:
     """Reports the steps of one training run; only the main process reports.
 
     A record is a dictionary of the numbers of one logged step. `records` holds all records, including those from before
-    a resume. It holds nothing that depends on the machine's speed.
+    a resume. Records contain no speed or time, because these differ from run to run.
     """
 
     def __init__(

@@ -59,7 +59,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if data.collate.with_signals:
         num_top = stored_teacher.check(data.train.rows, folders.data)
         if main:
-            say(f"fit: {kind}: stored teacher, {num_top} tokens per position: kl is a lower bound, dev_kl is exact")
+            teacher = f"using the stored teacher ({num_top} tokens per position)"
+            say(f"fit: {kind}: {teacher}; the logged kl is a lower bound, dev_kl is exact")
     schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
     run = f"{kind}-{run_fingerprint(settings, config, folders, accelerator.num_processes)}"
     folder = folders.checkpoints / run
@@ -122,7 +123,10 @@ def emotion_model(
     """Load the stage-1 model and add P-LoRA."""
     config = saved_model.load_config(init)
     if (config.models, config.emotions) != (models, emotions):
-        raise UserError(f"{init}: trained with other models or emotions than the parameters name; train stage 1 again")
+        raise UserError(
+            f"{init}: this stage-1 model was trained with different models or emotions from those in the parameters "
+            "file; train stage 1 again"
+        )
     model = saved_model.load(init, llm_dtype(settings))
     plora = settings.plora
     check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
@@ -206,7 +210,10 @@ def llm_dtype(settings: FitParams) -> torch.dtype:
 
 
 def run_fingerprint(settings: FitParams, config: ModelConfig, folders: RunFolders, num_processes: int) -> str:
-    """Return a name for this run; it changes with all that shapes the run, including training code and torch."""
+    """Return a name for this run.
+
+    It changes when any input that affects the result changes, including the training code and the torch version.
+    """
     code = sorted(Path(__file__).parents[1].rglob("*.py"))
     machine = (num_processes, str(llm_dtype(settings)), torch.__version__)
     inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
@@ -217,7 +224,10 @@ def run_fingerprint(settings: FitParams, config: ModelConfig, folders: RunFolder
 
 
 def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]], folder: Path) -> None:
-    """Write the model folder with the losses; it replaces the old folder only when it is complete."""
+    """Write the model and its losses to a new folder.
+
+    The old folder is replaced only after the new one is complete.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     saved_model.save(model, config, partial)

@@ -10,8 +10,9 @@ LEAST_DEVIATION = 1e-6  # share of the mean: float32 cannot distinguish less fro
 class EmotionHead(nn.Module):
     """A linear classifier over the mean of a clip's embeddings.
 
-    The mean is nearly the same for all clips. So it is standardised first, with the statistics of training clips before
-    training. Otherwise the head learns the small differences between clips a hundred times slower.
+    The mean is nearly the same for all clips. So the mean is standardised first. The statistics come from training
+    clips and are computed once, before the training of stage 2 starts. Otherwise the head learns the small differences
+    between clips a hundred times slower.
     """
 
     mean: Tensor

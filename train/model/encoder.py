@@ -21,7 +21,7 @@ def halved(lengths: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
 
 
 def valid(lengths: Int[Tensor, " b"], size: int) -> Bool[Tensor, "b size"]:
-    """Return a mask that is true at the first `lengths` of `size` positions."""
+    """Return a mask with `size` columns; row i is true in its first `lengths[i]` columns."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 

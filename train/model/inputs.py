@@ -45,7 +45,7 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopKTeacher:
-    """The stored teacher: its likeliest tokens at each response token."""
+    """The stored teacher: for each response position, the k tokens that the teacher found most likely."""
 
     top_ids: Int[Tensor, "n k"]
     """Ids of the likeliest tokens."""
@@ -72,7 +72,8 @@ class Batch:
     signals: TopKTeacher | None
     """The stored teacher of stage 1, in place of `teacher`."""
     response_ids: Int[Tensor, " n"]
-    """The response tokens of all rows, row by row: the targets at `predicts`."""
+    """The response tokens of all rows, concatenated. They are the targets of the positions where `student.predicts` is
+    true."""
     emotion: Int[Tensor, " b"]
     """Emotion class of each clip; -1 if unknown."""
     ids: tuple[str, ...] = ()

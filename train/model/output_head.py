@@ -20,7 +20,7 @@ from pipeline.stage import UserError
 class OutputHead:
     """The frozen output head of an LLM."""
 
-    matrix: Float[Tensor, "v d"]
+    weight: Float[Tensor, "v d"]
     """W, the output matrix."""
     bias: Float[Tensor, " v"] | None = None
     """b; None if there is none."""
@@ -31,15 +31,15 @@ class OutputHead:
 
     def detached(self) -> "OutputHead":
         """Return the head without gradients of its own."""
-        return replace(self, matrix=self.matrix.detach(), bias=None if self.bias is None else self.bias.detach())
+        return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
 
     def float(self) -> "OutputHead":
         """Return the head in float32."""
-        return replace(self, matrix=self.matrix.float(), bias=None if self.bias is None else self.bias.float())
+        return replace(self, weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
 
     def logits(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Return the logits in float32; the matrix is multiplied in the type of the states."""
-        logits = (states @ self.matrix.T).float()
+        """Return the logits in float32; W is multiplied in the type of the states."""
+        logits = (states @ self.weight.T).float()
         if self.bias is not None:
             logits = logits + self.bias.float()
         if self.scale != 1.0:
@@ -54,7 +54,7 @@ class OutputHead:
             gradient = gradient * (1 - (logits / self.softcap) ** 2)
         if self.scale != 1.0:
             gradient = gradient * self.scale
-        return gradient.to(self.matrix.dtype) @ self.matrix
+        return gradient.to(self.weight.dtype) @ self.weight
 
 
 def output_head(llm: PreTrainedModel) -> OutputHead:

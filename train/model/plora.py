@@ -26,7 +26,10 @@ ADAPTER_NAME = "default"
 
 @dataclass
 class SpeechMask:
-    """The mask of speech positions while the LLM runs inside `applied`; outside, no position holds speech."""
+    """The current mask of speech positions.
+
+    It is set only inside the `applied` context. Outside it, the mask is None, and all positions count as text.
+    """
 
     mask: Bool[Tensor, "b l"] | None = None
     generating: bool = False
@@ -44,8 +47,9 @@ class SpeechMask:
     def zero_elsewhere(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Set the output of A (b x l x r) to zero at positions without speech; a forward hook.
 
-        During generation, the LLM runs on one new token at a time, so the mask of the prompt has another length. New
-        tokens are never speech. Otherwise, raises UserError if the positions are not those of the mask.
+        During generation, the LLM processes one new token at a time, so the mask of the prompt has another length. New
+        tokens are never speech, so the output is then zero. Otherwise, raises UserError if the positions are not those
+        of the mask.
         """
         if self.mask is None:
             return torch.zeros_like(output)
@@ -68,7 +72,7 @@ def lora_config(rank: int, alpha: int, dropout: float, targets: str | list[str])
 def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> None:
     """Add LoRA layers to `llm` in place, limited to the positions of `speech_mask`; B starts at zero.
 
-    Their weights are float32 in an LLM of any type: bfloat16 would round small updates away.
+    The LoRA weights are float32, whatever the dtype of the LLM: bfloat16 would round small updates to zero.
     """
     requires_grad = {name: parameter.requires_grad for name, parameter in llm.named_parameters()}
     inject_lora(llm, config, ADAPTER_NAME)

@@ -148,7 +148,7 @@ def _describe(error: httpx.RequestError | _PassingError) -> str:
 
 
 def _is_unknown_host(error: BaseException | None) -> bool:
-    """Return whether the network knows that the host does not exist, and not only fails to look it up."""
+    """Return whether the host is known not to exist; false if the lookup itself failed."""
     while error is not None and not isinstance(error, socket.gaierror):
         error = error.__cause__ or error.__context__
     return error is not None and error.errno == socket.EAI_NONAME

@@ -68,7 +68,7 @@ class Engine(Protocol):
 
 
 def check_logprob(logprob: float | None, engine: str, transcript: str) -> None:
-    """Raise UserError if a log-probability is infinite or not a number: the LLM overflows or is broken."""
+    """Raise UserError if a log-probability is not finite: the LLM overflows in its dtype, or its weights are broken."""
     if logprob is not None and not math.isfinite(logprob):
         raise UserError(
             f"generate: {engine}: {transcript!r}: found the log-probability {logprob}, expected a finite number; try "

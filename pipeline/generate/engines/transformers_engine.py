@@ -34,7 +34,7 @@ class TransformersEngine:
         self._llm = load_llm(model, dtype)
         self._llm.to(self._device)
         sampling = {"temperature": params.temperature, "top_p": params.top_p, "top_k": 0}
-        self._generation = transformers.GenerationConfig(
+        self._generation_config = transformers.GenerationConfig(
             do_sample=params.temperature > 0,
             max_new_tokens=params.max_new_tokens,
             eos_token_id=self._end_ids,
@@ -45,13 +45,13 @@ class TransformersEngine:
         )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer requests as Engine says; the requests of a batch have one seed."""
+        """See Engine.generate; the requests of a batch have one seed."""
         for numbered in _batches(requests, length=lambda each: len(each.prompt_ids), group=lambda each: each.seed or 0):
             answers = self._generate_batch([request.prompt_ids for _, request in numbered], numbered[0][1].seed)
             yield from zip((position for position, _ in numbered), answers, strict=True)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
-        """Score answers as Engine says."""
+        """See Engine.score."""
         for numbered in _batches(pairs, length=lambda pair: len(pair[0]) + len(pair[1])):
             scores = self._score_batch([pair for _, pair in numbered])
             yield from zip((position for position, _ in numbered), scores, strict=True)
@@ -76,7 +76,7 @@ class TransformersEngine:
         torch.manual_seed(seed or 0)
         ids, mask = self._padded(prompts)
         with torch.inference_mode():
-            output = self._llm.generate(input_ids=ids, attention_mask=mask, generation_config=self._generation)
+            output = self._llm.generate(input_ids=ids, attention_mask=mask, generation_config=self._generation_config)
             logprobs_BTV = torch.stack(output.logits, dim=1).float().log_softmax(-1)
         new_BT = output.sequences[:, ids.shape[1] :]
         return [self._answer(*row) for row in zip(new_BT, logprobs_BTV, strict=True)]

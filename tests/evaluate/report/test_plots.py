@@ -65,7 +65,7 @@ def test_every_axis_names_its_unit() -> None:
     assert "chance 25 %" in labels["accuracies"]
 
 
-def test_losses_without_a_dev_part_are_drawn() -> None:
+def test_losses_without_a_dev_split_are_drawn() -> None:
     svg = plots.draw_losses(Losses({"step": [1], "lr": [1], "loss": [2], "kl": [2]}, {"step": [], "kl": []}))
     assert "dev speakers" not in texts(svg)
     assert "continuation KL" in texts(svg)

@@ -65,7 +65,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         for row in acted[:4]
     ]
     write_table(predictions / "examples.parquet", examples, EXAMPLES_SCHEMA)
-    for kind, parts in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
+    for kind, terms in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
         row = {"id": "x", "continuation": "Oh.", "token_ids": [1], "engine": "vllm 0.32.0"}
         kept = [{**row, "finish_reason": "stop", "echo": 0.0}] * 3
         kept += [{**row, "finish_reason": "length", "echo": 1.0}]
@@ -74,7 +74,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         write_table(continuations / f"{kind}.kept.parquet", kept, KEPT_SCHEMA)
         write_table(continuations / f"{kind}.dropped.parquet", dropped, DROPPED_SCHEMA)
         (folder / "models" / kind).mkdir(parents=True)
-        lines = [json.dumps({"step": step, "lr": 0.1, "loss": 1.0, **parts}) for step in (5, 10)]
+        lines = [json.dumps({"step": step, "lr": 0.1, "loss": 1.0, **terms}) for step in (5, 10)]
         (folder / "models" / kind / "losses.jsonl").write_text("\n".join(lines))
     return {
         "metrics": folder / "metrics.json",
@@ -156,11 +156,12 @@ def test_continuations_of_another_model_are_marked(page: str, tmp_path: Path) ->
 
 def test_continuations_of_the_engine_echo_are_marked(page: str, tmp_path: Path) -> None:
     assert "engine echo" not in page
+    assert "No language model wrote" not in page
     paths = prepare(tmp_path)
     paths["params_file"].write_text(PARAMS.replace("engine: vllm", "engine: echo"))
     report.main(**paths)
     echoed = paths["output"].read_text()
-    assert "<b>No language model wrote the targets.</b> The engine echo repeated each sentence" in echoed
+    assert "<b>No language model wrote the targets.</b> The training targets were made by the test engine" in echoed
     assert "written by <b>the engine echo</b>, which repeats the sentence." in echoed
 
 
@@ -190,8 +191,9 @@ def test_sentences_are_neutral_only_when_each_is_spoken_in_every_emotion() -> No
     ("content", "message"),
     [
         (None, "metrics.json: no such file; evaluate.score has not run"),
-        ("[1]", "metrics.json: expected JSON numbers by protocol, system and metric"),
-        ("{}", "metrics.json: found nothing, expected a protocol emotion_<corpus>"),
+        ("[1]", r"metrics.json: expected nested JSON objects: test \(task and corpus\), then system, then metric"),
+        ("{}", "metrics.json: found no keys, expected at least one key emotion_<corpus>"),
+        ('{"kl": {}}', "metrics.json: found the keys kl, expected at least one key emotion_<corpus>"),
     ],
 )
 def test_unusable_metrics_are_refused(content: str | None, message: str, tmp_path: Path) -> None:

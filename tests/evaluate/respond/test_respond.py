@@ -112,7 +112,7 @@ def test_what_is_written_is_no_speech_for_plora(model_path: Path, tiny_models: M
 
 
 @pytest.mark.parametrize("pad_to_30s", [False, True])
-def test_the_head_hears_the_clip_as_it_does_in_training(
+def test_the_head_scores_a_clip_as_it_does_in_training(
     packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, pad_to_30s: bool
 ) -> None:
     config_file = model_path / "config.json"
@@ -142,7 +142,7 @@ def test_the_least_unlike_of_those_that_may_stand_for_a_row_are_drawn_from() -> 
 
 
 def test_a_row_that_nothing_can_stand_for_is_an_error() -> None:
-    with pytest.raises(UserError, match="row 0: found no other clip"):
+    with pytest.raises(UserError, match="row 0: found no clip that may replace"):
         swapped(["a", "a"], lambda row, clip: row != clip, lambda *_: 0, 1)
 
 

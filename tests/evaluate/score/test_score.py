@@ -20,8 +20,8 @@ def prepare(folder: Path) -> dict[str, Path]:
     parquet.write(divergence_table(gap=0.05), folder / "divergence.parquet")
     parquet.write(recognition_table(), folder / "recognition.parquet")
     (folder / "params.yaml").write_text(PARAMS)
-    for kind, part in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
-        lines = [{"step": 5, "lr": 0.1, "loss": 1.5, **part}, {"step": 5, **{f"dev_{k}": v for k, v in part.items()}}]
+    for kind, terms in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
+        lines = [{"step": 5, "lr": 0.1, "loss": 1.5, **terms}, {"step": 5, **{f"dev_{k}": v for k, v in terms.items()}}]
         (folder / "models" / kind).mkdir(parents=True)
         (folder / "models" / kind / "losses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {
@@ -49,7 +49,7 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     assert len(confusion) == 81
     assert any(line.endswith(",unparsable") for line in confusion)
     assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
-    assert capsys.readouterr().out.startswith("score: emotion_acted head UA 0.")
+    assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:

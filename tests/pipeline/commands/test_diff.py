@@ -206,7 +206,7 @@ def test_what_git_or_dvc_does_not_have_is_told(
     file = "manifests/emotion.parquet"
     with pytest.raises(UserError, match=r"^manifests/emotion\.parquet at nowhere: unknown Git revision 'nowhere'"):
         run("nowhere", "HEAD", "--file", file)
-    lost = "neither an output of the graph that DVC's cache still holds nor a file in git"
+    lost = "not in git, and not in DVC's cache as an output of the pipeline"
     with pytest.raises(UserError, match=rf"other\.parquet at HEAD~1: {lost}"):
         run("HEAD~1", "HEAD", "--file", "manifests/other.parquet")
     cache = repository / ".dvc/cache"

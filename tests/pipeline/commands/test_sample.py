@@ -1,5 +1,6 @@
 import csv
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,24 @@ def test_clips_are_written_to_listen_to(tmp_path: Path) -> None:
         (16_000, 1, 16_000),
         (16_000, 1, 4_000),
     ]
-    part, _ = soundfile.read(to / rows[1]["file"])
-    assert np.allclose(part, np.sin(np.arange(16_000, 20_000) / 10) / 2, atol=1e-3)
+    segment, _ = soundfile.read(to / rows[1]["file"])
+    assert np.allclose(segment, np.sin(np.arange(16_000, 20_000) / 10) / 2, atol=1e-3)
     told = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert [row["file"] for row in told["rows"]] == [row["file"] for row in rows]
+
+
+def test_a_full_disk_leaves_no_part_of_a_clip(tmp_path: Path) -> None:
+    file, to = corpus(tmp_path), tmp_path / "listen"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        drawn = samples.draw(file, 5, seed=1, where=None)
+        with pytest.raises(OSError, match="File too large") as raised:
+            samples.write_clips(drawn, to, {"acting": tmp_path})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.filename == str(to / "acting_1.wav")  # run_app prints both in one line
+    assert list(to.iterdir()) == []
 
 
 def test_different_ids_give_different_files_that_stay_in_the_folder(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_manifest_is_shown_by_corpus_and_split(tmp_path: Path, capsys: pytest.
     )
 
 
-def test_a_manifest_without_parts_and_emotions_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_manifest_without_splits_and_emotions_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show(write_table(tmp_path / "a.parquet", [row("1", None, None, "reading")]))
     out = capsys.readouterr().out
     assert "reading  none yet   1.50         1           1" in out

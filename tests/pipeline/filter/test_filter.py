@@ -156,7 +156,7 @@ def test_a_limit_of_agreement_needs_agreement(
     tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LIMITS, "min_agreement", 0.2)
-    with pytest.raises(UserError, match=r"filter.emotion.min_agreement: .*answers.parquet has no agreement; expected"):
+    with pytest.raises(UserError, match=r"filter.emotion.min_agreement: .*answers.parquet has no agreement scores"):
         run_filter(tmp_path, tiny_models, [("yes", "Oh.")])
 
 

@@ -97,7 +97,7 @@ def test_a_question_that_is_too_long_for_the_model_is_not_asked(
     write_texts(tmp_path / "manifest.parquet", ["no", "n" + "o" * 50])
     question = {"system": "S", "text": "{transcript}" * 4}
     assert [row["agreement"] for row in read_continuations(ask(tmp_path, llm, question))] == [0.5, None]
-    assert "agreement: 2 scores to compute; 2 are longer than max_model_len" in capsys.readouterr().out
+    assert "agreement: 2 scores to compute; 2 more prompts are too long for max_model_len" in capsys.readouterr().out
     assert len(engine.scored) == 2
     let_runs_start_none(monkeypatch)
     ask(tmp_path, llm, question)

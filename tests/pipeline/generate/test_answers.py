@@ -136,9 +136,7 @@ def test_an_engine_that_does_not_tell_likeliest_tokens_is_named(
     tmp_path: Path, llm: Path, engine: RecordingEngine
 ) -> None:
     write_texts(tmp_path / "manifest.parquet")
-    with pytest.raises(
-        UserError, match=r"store_logprobs: found an answer of recorder 1 without its 2 likeliest tokens"
-    ):
+    with pytest.raises(UserError, match=r"store_logprobs: recorder 1 did not return the 2 likeliest tokens"):
         run_generate(tmp_path, llm, store_logprobs=2)
 
 

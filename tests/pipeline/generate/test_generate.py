@@ -30,8 +30,8 @@ def test_rows_come_by_id_and_say_which_engine_wrote_them(
     assert {(row["engine"], row["logprob"], row["generation"]) for row in rows} == {("recorder 1", -0.5, 1)}
     plan, done = capsys.readouterr().out.splitlines()
     assert plan == (
-        "generate semantic: 3 prompts to answer (0 are in the store), 146 prompt tokens, at most 36 new tokens and an "
-        "unknown time (nothing was generated yet)"
+        "generate semantic: 3 prompts to answer (0 are in the store), 146 prompt tokens, at most 36 new tokens; "
+        "the time is unknown, because nothing has been generated yet"
     )
     assert done == "generate semantic: 4 rows, 3 distinct prompts, 3 generated (recorder 1); 0 answers cut"
 

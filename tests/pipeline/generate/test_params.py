@@ -9,7 +9,7 @@ from tests.builders import generate_params, generate_section
 
 def test_a_question_with_an_unknown_place_is_told() -> None:
     section = generate_section(agreement={"system": "S", "text": "Is it {emotion}?"})
-    with pytest.raises(UserError, match=r"generate.agreement.text: expected only .*, not \{emotion\}"):
+    with pytest.raises(UserError, match=r"generate.agreement.text: expected only the placeholders .*, not \{emotion\}"):
         params.check("params.yaml", "generate", section, GenerateParams)
 
 

@@ -17,7 +17,7 @@ from pipeline.corpora.params import Check
 from pipeline.corpora.readers.ravdess import CORPUS as RAVDESS
 from pipeline.ingest import __main__ as ingest
 from pipeline.ingest import inspection
-from pipeline.ingest import rows as intake
+from pipeline.ingest import rows as ingest_rows
 from pipeline.stage import UserError
 from pipeline.tables import manifest, quarantine
 from pipeline.tables.quarantine import Fault
@@ -133,12 +133,12 @@ def test_a_file_is_opened_once_and_read_in_time_order(tmp_path: Path, monkeypatc
     ]
     opened: list[tuple[str, list[float]]] = []
 
-    def look(path: str, parts: list[inspection.Segment]) -> Any:
-        opened.append((Path(path).name, [part.start_s for part in parts]))
-        return inspect_samples(path, parts)
+    def inspect(path: str, segments: list[inspection.Segment]) -> Any:
+        opened.append((Path(path).name, [segment.start_s for segment in segments]))
+        return inspect_samples(path, segments)
 
     inspect_samples = inspection.inspect_samples
-    monkeypatch.setattr(inspection, "inspect_samples", look)
+    monkeypatch.setattr(inspection, "inspect_samples", inspect)
     rows, _ = take_in(tmp_path / "c", corpus_of(*clips))
     assert sorted(opened) == [("a.wav", [0.0, 1.0, 2.0]), ("b.wav", [0.0, 1.0, 2.0])]
     assert [(row["id"], row["start_s"]) for row in rows.values()] == [
@@ -213,7 +213,7 @@ def test_votes_become_shares_of_unified_emotions(tmp_path: Path) -> None:
     assert dict(rows["x/b"]["emotion_votes"]) == {"happy": 1}
 
 
-def test_many_utterances_of_one_file_are_parts_of_it(tmp_path: Path) -> None:
+def test_many_utterances_of_one_file_are_segments_of_it(tmp_path: Path) -> None:
     root = tmp_path / "c"
     write_clip(root / "long.wav", 32_000)
     clips = [clip(str(i), audio="long.wav", start_s=i / 2, duration_s=0.5) for i in range(5)]
@@ -227,7 +227,9 @@ def test_many_utterances_of_one_file_are_parts_of_it(tmp_path: Path) -> None:
 def test_rows_come_in_the_readers_order_over_chunks(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "CHUNK", 2)  # full ones are looked at in processes of their own where headers suffice
+    monkeypatch.setattr(
+        ingest_rows, "CHUNK", 2
+    )  # full ones are looked at in processes of their own where headers suffice
     clips = [clip(name, audio=f"{name}.flac") for name in ("d", "a", "c", "b", "e", "f")]
     for each in clips:
         write_clip(tmp_path / "c" / each.audio)

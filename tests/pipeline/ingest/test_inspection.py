@@ -58,6 +58,41 @@ def test_every_fault_of_the_samples_has_its_reason(tmp_path: Path) -> None:
         assert whole(inspect_samples, write_audio(tmp_path / name, samples, rate, subtype=subtype)) == fault, name
 
 
+def opposite(left: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The samples on one channel, and on another their opposite."""
+    return np.concatenate([left, -left], axis=1)
+
+
+def test_the_mix_that_training_uses_is_inspected(tmp_path: Path) -> None:
+    half = noise(peak=16_000)
+    half[:400] = 32_767
+    clips: dict[str, tuple[NDArray[Any], Fault]] = {
+        "opposite": (opposite(noise()), Fault("silent", "all zero")),
+        "nearly opposite": (opposite(noise()) + np.array([0, 20], np.int16), Fault("silent", "peak -70 dB")),
+        "constant": (np.full((8000, 1), 9_000, np.int16), Fault("silent", "constant at 0.275 of full scale")),
+        "nearly constant": (9_000 + noise(peak=10), Fault("silent", "constant at 0.275 of full scale")),
+        "constant after mixing": (
+            opposite(noise()) + np.array([0, 9_000], np.int16),
+            Fault("silent", "constant at 0.137 of full scale"),
+        ),
+        "float constant": (np.full((8000, 1), -0.5, np.float32), Fault("silent", "constant at -0.500 of full scale")),
+        "both clipped": (np.repeat(half, 2, axis=1), Fault("clipped", "5.0 % of the samples")),
+        "one not finite": (np.array([[0.1, np.inf]] * 8000, np.float32), Fault("not-finite")),
+    }
+    for name, (samples, fault) in clips.items():
+        subtype = "FLOAT" if samples.dtype == np.float32 else "PCM_16"
+        assert whole(inspect_samples, write_audio(tmp_path / f"{name}.wav", samples, subtype=subtype)) == fault, name
+
+
+def test_a_channel_that_the_mix_does_not_clip_is_no_fault(tmp_path: Path) -> None:
+    loud = noise(peak=30_000)
+    loud[:400] = 32_767
+    samples = np.concatenate([loud, noise(seed=1)], axis=1)
+    assert isinstance(whole(inspect_samples, write_audio(tmp_path / "a.wav", samples)), AudioFacts)
+    shifted = noise(peak=2_000) + np.int16(9_000)  # speech on a constant, as of a cheap sound card
+    assert isinstance(whole(inspect_samples, write_audio(tmp_path / "b.wav", shifted)), AudioFacts)
+
+
 def test_quiet_speech_is_not_silent_and_some_full_samples_are_no_fault(tmp_path: Path) -> None:
     loud = noise()
     loud[:70] = -32_768
@@ -97,7 +132,7 @@ def test_the_flac_header_of_files_of_any_length_is_read(tmp_path: Path, num_samp
     assert (header.num_samples, header.sample_rate_hz, header.channels) == (num_samples, 16_000, 1)
 
 
-def test_parts_of_a_file_are_looked_at_each_by_itself(tmp_path: Path) -> None:
+def test_segments_of_a_file_are_inspected_each_by_itself(tmp_path: Path) -> None:
     samples = noise(32_000)
     samples[16_000:24_000] = 0
     path = write_audio(tmp_path / "a.wav", samples)
@@ -111,8 +146,8 @@ def test_parts_of_a_file_are_looked_at_each_by_itself(tmp_path: Path) -> None:
     assert [type(look) for look in inspect_header(path, parts)] == [AudioFacts, AudioFacts, AudioFacts, Fault]
 
 
-def test_a_file_that_does_not_open_is_the_fault_of_all_its_parts(tmp_path: Path) -> None:
+def test_a_file_that_does_not_open_is_the_fault_of_all_its_segments(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_text("no audio")
-    fault = Fault("unreadable", "Format not recognised")
+    fault = Fault("unreadable", "invalid data found when processing input")
     assert inspect_samples(tmp_path / "a.wav", [WHOLE, Segment(1.0, 2.0)]) == [fault, fault]
     assert inspect_header(tmp_path / "a.wav", [WHOLE, Segment(1.0, 2.0)]) == [fault, fault]

@@ -85,7 +85,7 @@ def test_equal_clips_differ_in_no_bit_and_are_all_found() -> None:
     assert [(match.clip, match.errors) for match in fingerprint.Index(prints).find(prints[0])] == [(0, 0.0), (2, 0.0)]
 
 
-def test_a_short_part_is_found_in_a_longer_clip() -> None:
+def test_a_short_segment_is_found_in_a_longer_clip() -> None:
     whole = voice(3, 6.0)
     index = fingerprint.Index([fingerprint.take(voice(4)), fingerprint.take(whole)])
     assert [match.clip for match in index.find(fingerprint.take(whole[20_000:40_000]))] == [1]
@@ -102,7 +102,7 @@ def test_the_same_voice_at_another_pitch_is_another_recording() -> None:
     [np.zeros(0, np.float32), np.zeros(48_000, np.float32), voice(1)[:5_000], voice(1)[12_000:18_000]],
     ids=["nothing", "silence", "0.31 s", "0.37 s"],
 )
-def test_what_is_silent_or_too_short_to_judge_matches_nothing(samples: Samples) -> None:
+def test_what_is_silent_or_too_short_to_compare_matches_nothing(samples: Samples) -> None:
     empty = fingerprint.take(samples)
     assert fingerprint.Index([empty, fingerprint.take(voice(1))]).find(empty) == []
     assert fingerprint.Index([empty]).find(fingerprint.take(voice(1))) == []

@@ -44,7 +44,7 @@ def test_a_planted_leak_is_found_written_and_fails_the_stage(project: LeaksProje
     assert found == {**expected, **ids, "value": values.get(kind) or next(iter(PLANTED[kind].values()))}
 
 
-def test_a_planted_copy_is_found_by_ear(project: LeaksProject) -> None:
+def test_a_planted_copy_is_found_by_its_sound(project: LeaksProject) -> None:
     project.write("acted", 3, rising_and_falling(200)[1_111:] * np.float32(0.3))
     message = r"found 1 of kind near_audio \(first acted/0 in train, acted/3 in test\); see .*leaks\.parquet"
     with pytest.raises(UserError, match=message):
@@ -60,11 +60,11 @@ def test_leaks_of_several_kinds_are_told_together(project: LeaksProject) -> None
         project.run()
 
 
-def test_rows_are_counted_by_part_and_the_first_ones_named(project: LeaksProject) -> None:
+def test_rows_are_counted_by_split_and_the_first_ones_named(project: LeaksProject) -> None:
     for i in range(5):
         project.change("acted", i, text="the same")
     (found,) = project.run().to_pylist()
-    assert [found[f"{part}_rows"] for part in ("train", "dev", "test")] == [2, 1, 2]
+    assert [found[f"{split}_rows"] for split in ("train", "dev", "test")] == [2, 1, 2]
     assert (found["seen_id"], found["test_id"]) == ("acted/0", "acted/3")
     assert found["allowed"] == "not in leaks.forbid"
 

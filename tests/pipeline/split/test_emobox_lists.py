@@ -76,7 +76,9 @@ def test_broken_lists_are_told(tmp_path: Path, files: dict[str, bytes], message:
 @pytest.mark.parametrize("fold", range(1, 7))
 def test_the_folds_of_ravdess_are_those_of_the_published_lists(shared: Path, fold: int) -> None:
     lists = emobox_lists.read(shared / f"data/EmoBox/ravdess/fold_{fold}")
-    actors = {part: {tail[-1][-2:] for tail, p in lists.splits.items() if p == part} for part in ("train", "test")}
+    actors = {
+        name: {tail[-1][-2:] for tail, split in lists.splits.items() if split == name} for name in ("train", "test")
+    }
     assert actors["test"] == set(registry.load("ravdess").folds[f"emobox-{fold}"])
     assert len(actors["train"]) == 20
     assert not actors["train"] & actors["test"]

@@ -46,31 +46,31 @@ def corpus(name: str, splits: Mapping[str, str | None], emotions: tuple[str | No
     return parquet.from_rows(rows, manifest.SCHEMA)
 
 
-def parts_of(table: pa.Table) -> dict[str | None, set[str]]:
-    parts: dict[str | None, set[str]] = {}
+def speakers_by_split(table: pa.Table) -> dict[str | None, set[str]]:
+    splits: dict[str | None, set[str]] = {}
     for row in table.to_pylist():
-        parts.setdefault(row["split"], set()).add(row["speaker"].split("/")[1])
-    return parts
+        splits.setdefault(row["split"], set()).add(row["speaker"].split("/")[1])
+    return splits
 
 
 def unsplit(count: int) -> dict[str, str | None]:
     return {f"{i:02d}": None for i in range(1, count + 1)}
 
 
-def test_speakers_are_dealt_whole_in_the_given_fractions() -> None:
-    parts = parts_of(assign(corpus("a", unsplit(20)), "a", options()))
-    assert {part: len(speakers) for part, speakers in parts.items()} == {"train": 13, "dev": 2, "test": 5}
-    assert len(set.union(*parts.values())) == 20
+def test_speakers_are_assigned_whole_in_the_given_fractions() -> None:
+    splits = speakers_by_split(assign(corpus("a", unsplit(20)), "a", options()))
+    assert {name: len(speakers) for name, speakers in splits.items()} == {"train": 13, "dev": 2, "test": 5}
+    assert len(set.union(*splits.values())) == 20
 
 
-def test_the_deal_is_the_same_on_every_machine_for_every_name_and_row_order() -> None:
+def test_the_splits_are_the_same_on_every_machine_for_every_name_and_row_order() -> None:
     table = corpus("a", unsplit(8))
-    parts = parts_of(assign(table, "a", options()))
-    assert parts["test"] == {"04", "08"}
-    assert parts["dev"] == {"02"}
-    assert parts_of(assign(corpus("b", unsplit(8)), "b", options())) == parts
-    assert parts_of(assign(table.take(list(range(15, -1, -1))), "a", options())) == parts
-    assert parts_of(assign(table, "a", options(seed=2))) != parts
+    splits = speakers_by_split(assign(table, "a", options()))
+    assert splits["test"] == {"04", "08"}
+    assert splits["dev"] == {"02"}
+    assert speakers_by_split(assign(corpus("b", unsplit(8)), "b", options())) == splits
+    assert speakers_by_split(assign(table.take(list(range(15, -1, -1))), "a", options())) == splits
+    assert speakers_by_split(assign(table, "a", options(seed=2))) != splits
 
 
 def meetings(pairs: Mapping[str, str]) -> pa.Table:
@@ -82,56 +82,56 @@ def meetings(pairs: Mapping[str, str]) -> pa.Table:
     )
 
 
-def test_who_speaks_in_the_same_dialogues_is_dealt_together() -> None:
+def test_speakers_of_the_same_dialogues_are_assigned_together() -> None:
     pairs = {f"{speaker:02d}": f"d{(speaker + 1) // 2}" for speaker in range(1, 11)}
     for seed in range(5):
-        parts = parts_of(assign(meetings(pairs), "a", options(seed=seed, dev_fraction=0.2)))
-        assert {part: len(speakers) for part, speakers in parts.items()} == {"train": 6, "dev": 2, "test": 2}
-        for speakers in parts.values():
+        splits = speakers_by_split(assign(meetings(pairs), "a", options(seed=seed, dev_fraction=0.2)))
+        assert {name: len(speakers) for name, speakers in splits.items()} == {"train": 6, "dev": 2, "test": 2}
+        for speakers in splits.values():
             assert speakers == {f"{odd + i:02d}" for odd in range(1, 11, 2) for i in (0, 1) if f"{odd:02d}" in speakers}
 
 
-def test_a_corpus_in_which_all_speak_with_all_cannot_be_dealt() -> None:
-    with pytest.raises(UserError, match=r"found 10, of which test takes 10 and dev 0; .* here 1 group"):
+def test_a_corpus_in_which_all_speak_with_all_cannot_be_split() -> None:
+    with pytest.raises(UserError, match=r"of 10 speakers, test takes 10 and dev 0; .* here 1 group"):
         assign(meetings({f"{speaker:02d}": "d" for speaker in range(1, 11)}), "a", options())
 
 
 def test_a_fraction_above_zero_takes_a_speaker_and_zero_takes_none() -> None:
-    small = parts_of(assign(corpus("a", unsplit(3)), "a", options(test_fraction=0.01, dev_fraction=0.01)))
-    assert {part: len(speakers) for part, speakers in small.items()} == {"train": 1, "dev": 1, "test": 1}
-    none = parts_of(assign(corpus("a", unsplit(3)), "a", options(test_fraction=0, dev_fraction=0)))
+    small = speakers_by_split(assign(corpus("a", unsplit(3)), "a", options(test_fraction=0.01, dev_fraction=0.01)))
+    assert {name: len(speakers) for name, speakers in small.items()} == {"train": 1, "dev": 1, "test": 1}
+    none = speakers_by_split(assign(corpus("a", unsplit(3)), "a", options(test_fraction=0, dev_fraction=0)))
     assert none.keys() == {"train"}
 
 
-def test_official_parts_stay() -> None:
+def test_official_splits_stay() -> None:
     official = {"1": "train", "2": "train", "3": "dev", "4": "test"}
-    assert parts_of(assign(corpus("a", official), "a", options())) == {
+    assert speakers_by_split(assign(corpus("a", official), "a", options())) == {
         "train": {"1", "2"},
         "dev": {"3"},
         "test": {"4"},
     }
 
 
-def test_an_official_train_part_gives_dev_but_no_test_speakers() -> None:
-    parts = parts_of(assign(corpus("a", dict.fromkeys(unsplit(20), "train")), "a", options()))
-    assert {part: len(speakers) for part, speakers in parts.items()} == {"train": 18, "dev": 2}
+def test_an_official_train_split_gives_dev_but_no_test_speakers() -> None:
+    splits = speakers_by_split(assign(corpus("a", dict.fromkeys(unsplit(20), "train")), "a", options()))
+    assert {name: len(speakers) for name, speakers in splits.items()} == {"train": 18, "dev": 2}
 
 
-def test_an_official_test_part_alone_stays_whole() -> None:
-    assert parts_of(assign(corpus("a", {"1": "test"}), "a", options())) == {"test": {"1"}}
+def test_an_official_test_split_alone_stays_whole() -> None:
+    assert speakers_by_split(assign(corpus("a", {"1": "test"}), "a", options())) == {"test": {"1"}}
 
 
 def test_named_test_speakers_take_the_place_of_the_fraction() -> None:
     chosen = options(test_speakers={"a": ["15", "16"]})
-    assert parts_of(assign(corpus("a", unsplit(18)), "a", chosen))["test"] == {"15", "16"}
+    assert speakers_by_split(assign(corpus("a", unsplit(18)), "a", chosen))["test"] == {"15", "16"}
     everyone = options(test_speakers={"a": ["01", "02"]})
-    assert parts_of(assign(corpus("a", unsplit(2)), "a", everyone)) == {"test": {"01", "02"}}
+    assert speakers_by_split(assign(corpus("a", unsplit(2)), "a", everyone)) == {"test": {"01", "02"}}
 
 
 @pytest.mark.parametrize(
-    ("parts", "changes", "message"),
+    ("splits", "changes", "message"),
     [
-        (unsplit(2), {}, "a: expected speakers left for train, found 2, of which test takes 1 and dev 1"),
+        (unsplit(2), {}, "a: no speaker is left for train: of 2 speakers, test takes 1 and dev 1"),
         (unsplit(3), {"test_speakers": {"a": ["7"]}}, "no speaker a/7; expected some of a/01, a/02, a/03"),
         ({"1": "test"}, {"test_speakers": {"a": ["1"]}}, "a has an official test split; expected no speakers for it"),
         ({"1": "test"}, {"folds": {"a": "fold-1"}}, "split.folds: a has an official test split; expected no speakers"),
@@ -143,51 +143,51 @@ def test_named_test_speakers_take_the_place_of_the_fraction() -> None:
         (unsplit(3), {"folds": {"a": "elsewhere"}}, "split.folds: no speaker a/8; expected some of a/01, a/02, a/03"),
     ],
 )
-def test_a_deal_that_cannot_be_made_is_told(
-    parts: dict[str, str | None], changes: dict[str, Any], message: str
+def test_splits_that_cannot_be_made_are_told(
+    splits: dict[str, str | None], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        assign(corpus("a", parts), "a", options(**changes))
+        assign(corpus("a", splits), "a", options(**changes))
 
 
-def test_official_parts_may_share_speakers_and_dev_is_dealt_from_those_of_train() -> None:
+def test_official_splits_may_share_speakers_and_dev_is_drawn_from_those_of_train() -> None:
     train = corpus("a", dict.fromkeys(unsplit(10), "train"))
     table = pa.concat_tables([train, corpus("a", dict.fromkeys(("01", "02"), "test"))])
-    dealt = assign(table, "a", options())
-    parts = parts_of(dealt)
-    assert parts["test"] == {"01", "02"}
-    assert len(parts["dev"]) == 1
-    assert parts["train"] | parts["dev"] == set(unsplit(10))
-    assert not parts["train"] & parts["dev"]
-    assert dealt.filter(pc.equal(dealt["split"], "test")).num_rows == 4
+    assigned = assign(table, "a", options())
+    splits = speakers_by_split(assigned)
+    assert splits["test"] == {"01", "02"}
+    assert len(splits["dev"]) == 1
+    assert splits["train"] | splits["dev"] == set(unsplit(10))
+    assert not splits["train"] & splits["dev"]
+    assert assigned.filter(pc.equal(assigned["split"], "test")).num_rows == 4
 
 
-def test_a_row_without_a_part_beside_official_ones_stays_without() -> None:
-    parts = parts_of(assign(corpus("a", {"1": "train", "2": "dev", "3": "test", "4": None}), "a", options()))
-    assert parts == {"train": {"1"}, "dev": {"2"}, "test": {"3"}, None: {"4"}}
+def test_a_row_without_a_split_beside_official_ones_stays_without() -> None:
+    splits = speakers_by_split(assign(corpus("a", {"1": "train", "2": "dev", "3": "test", "4": None}), "a", options()))
+    assert splits == {"train": {"1"}, "dev": {"2"}, "test": {"3"}, None: {"4"}}
 
 
-def test_a_fold_makes_its_speakers_test_and_deals_dev_from_the_others() -> None:
-    parts = parts_of(assign(corpus("a", dict.fromkeys("123456")), "a", options(folds={"a": "fold-1"})))
-    assert parts["test"] == {"1", "2"}
-    assert len(parts["dev"]) == 1
-    assert len(parts["train"]) == 3
+def test_a_fold_makes_its_speakers_test_and_draws_dev_from_the_others() -> None:
+    splits = speakers_by_split(assign(corpus("a", dict.fromkeys("123456")), "a", options(folds={"a": "fold-1"})))
+    assert splits["test"] == {"1", "2"}
+    assert len(splits["dev"]) == 1
+    assert len(splits["train"]) == 3
 
 
 def test_a_fold_of_which_a_speaker_is_missing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    parts = parts_of(assign(corpus("a", dict.fromkeys("1345")), "a", options(folds={"a": "fold-1"})))
-    assert parts["test"] == {"1"}
+    splits = speakers_by_split(assign(corpus("a", dict.fromkeys("1345")), "a", options(folds={"a": "fold-1"})))
+    assert splits["test"] == {"1"}
     assert capsys.readouterr().out == "split: a: found 1 of the 2 test speakers of fold-1\n"
 
 
-def test_lists_take_the_place_of_official_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parts = {"train": [f"a/{i}-0.wav" for i in range(1, 8)], "test": ["a/1-1.wav", "a/absent.wav"]}
-    write_lists(tmp_path, parts)
+def test_lists_replace_official_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    splits = {"train": [f"a/{i}-0.wav" for i in range(1, 8)], "test": ["a/1-1.wav", "a/absent.wav"]}
+    write_lists(tmp_path, splits)
     table = corpus("a", dict.fromkeys("123456789", "test"))
-    dealt = assign(table, "a", options(lists={"a": str(tmp_path)}))
-    part_of = dict(zip(dealt["id"].to_pylist(), dealt["split"].to_pylist(), strict=True))
-    assert part_of["a/1-1"] == "test"
-    assert Counter(part_of.values()) == {"train": 6, "dev": 1, "test": 1, None: 10}
+    assigned = assign(table, "a", options(lists={"a": str(tmp_path)}))
+    split_of = dict(zip(assigned["id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
+    assert split_of["a/1-1"] == "test"
+    assert Counter(split_of.values()) == {"train": 6, "dev": 1, "test": 1, None: 10}
     assert capsys.readouterr().out == f"split: a: found 8 of the 9 clips in the lists of {tmp_path}\n"
 
 
@@ -226,10 +226,10 @@ def test_a_class_that_no_clip_has_is_told() -> None:
         split.check_classes(corpus("a", unsplit(2), ("sad", "calm")), ["sad", "surprise"])
 
 
-def write_lists(folder: Path, parts: Mapping[str, list[str]]) -> None:
-    for part, audio in parts.items():
+def write_lists(folder: Path, splits: Mapping[str, list[str]]) -> None:
+    for name, audio in splits.items():
         lines = "".join(json.dumps({"key": path, "wav": f"downloads/{path}"}) + "\n" for path in audio)
-        (folder / f"a_{part}_fold_1.jsonl").write_text(lines)
+        (folder / f"a_{name}_fold_1.jsonl").write_text(lines)
 
 
 def run(folder: Path, **changes: Any) -> None:
@@ -272,7 +272,7 @@ def test_the_stage_writes_both_manifests_sorted_and_what_it_left_out(
 
 def test_published_folds_come_from_the_summary_that_ingest_writes(folder: Path) -> None:
     run(folder, folds={"acting": "emobox-1"})
-    assert parts_of(manifest.read(folder / "emotion.parquet"))["test"] == {"01", "02"}
+    assert speakers_by_split(manifest.read(folder / "emotion.parquet"))["test"] == {"01", "02"}
     (folder / "ingested" / "acting.json").write_text("{}")
     with pytest.raises(
         UserError, match=r"ingested/acting\.json: found no folds; expected a summary that ingest has wri"
@@ -323,7 +323,7 @@ def published(reader: str, root: Path) -> pa.Table:
 
 
 @pytest.mark.shared
-def test_the_published_lists_of_ravdess_make_the_same_test_part_as_its_fold(
+def test_the_published_lists_of_ravdess_make_the_same_test_split_as_its_fold(
     shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = published("ravdess", shared / "data/RAVDESS")
@@ -332,12 +332,12 @@ def test_the_published_lists_of_ravdess_make_the_same_test_part_as_its_fold(
     folds = registry.load("ravdess").folds
     by_fold = split.assign(table, "ravdess", options(folds={"ravdess": "emobox-5"}), folds)
     assert by_list.equals(by_fold)
-    assert parts_of(by_list)["test"] == {"02", "15", "16", "18"}
+    assert speakers_by_split(by_list)["test"] == {"02", "15", "16", "18"}
     assert capsys.readouterr().out.startswith("split: ravdess: found 1,080 of the 1,440 clips")
 
 
 @pytest.mark.shared
-def test_the_published_lists_of_meld_are_its_official_parts_less_the_two_lost_clips(shared: Path) -> None:
+def test_the_published_lists_of_meld_are_its_official_splits_without_the_two_lost_clips(shared: Path) -> None:
     table = published("meld", shared / "data/MELD")
     lists = {"meld": str(shared / "data/EmoBox/meld/fold_1")}
     listed = split.assign(table, "meld", options(lists=lists), {})

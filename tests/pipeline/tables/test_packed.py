@@ -10,10 +10,10 @@ from pipeline.tables import packed
 
 
 def test_a_packed_folder_loads_with_datasets_shard_by_shard(packed_folder: Path) -> None:
-    parts = datasets.load_from_disk(packed_folder)
-    assert {part: len(rows) for part, rows in parts.items()} == {"train": 12, "dev": 4, "test": 8}
+    splits = datasets.load_from_disk(packed_folder)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 12, "dev": 4, "test": 8}
     assert len(list((packed_folder / "train").glob("*.arrow"))) == 3
-    assert parts["train"][11]["id"] == "corpus/train-11"
+    assert splits["train"][11]["id"] == "corpus/train-11"
 
 
 def test_a_row_brings_its_clip_and_its_token_ids(packed_folder: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_failure_leaves_the_folder_of_before_untouched(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_missing_folder_and_an_empty_part_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_folder_and_an_empty_split_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no packed split train; run python -m pipeline\.pack"):
         packed.load(tmp_path, "train")
     with pytest.raises(UserError, match=r"no frame\.json"):

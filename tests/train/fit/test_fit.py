@@ -203,7 +203,7 @@ def test_the_rate_warms_up_by_the_logarithm_and_falls_to_zero() -> None:
 
 def test_stage_2_refuses_a_stage_1_of_other_emotions(tiny_models: ModelsParams, folders: RunFolders) -> None:
     run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=False)
-    with pytest.raises(UserError, match="other models or emotions"):
+    with pytest.raises(UserError, match="different models or emotions"):
         run.fit(emotion(), tiny_models, ["angry"], stage_2(folders), resume=False)
 
 
@@ -227,13 +227,13 @@ def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParam
 
 
 def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, lacking: int | None = None) -> Path:
-    """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a part gets none."""
+    """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a split gets none."""
     model, _ = run.build_model(semantic(), models, EMOTIONS, None)
     shell = packed.load_shell(data)
     assert shell.before_text is not None
     with packed.Writer(folder, shell, 5, packed.SCHEMA_WITH_SIGNALS) as writer:
-        for part in ("train", "dev", "test"):
-            rows = list(packed.load(data, part))
+        for split in ("train", "dev", "test"):
+            rows = list(packed.load(data, split))
             for number, row in enumerate(rows):
                 made = sequences(shell.before_text, [row["text_ids"]], shell.after, [row["response_ids"]])
                 with torch.no_grad():
@@ -241,7 +241,7 @@ def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, l
                 top = logits.log_softmax(-1).topk(num_top)
                 if number != lacking:
                     row |= {"top_ids": top.indices.tolist(), "top_logprobs": top.values.tolist()}
-            writer.write(part, rows)
+            writer.write(split, rows)
     return folder
 
 
@@ -253,13 +253,14 @@ def test_a_teacher_stored_whole_trains_as_the_running_one_does(
     run.fit(semantic(temperature=1.0), tiny_models, EMOTIONS, exact, resume=False)
     assert "stored teacher" not in capsys.readouterr().out
     run.fit(semantic(temperature=1.0, teacher="stored"), tiny_models, EMOTIONS, stored, resume=False)
-    assert "stored teacher, 258 tokens per position: kl is a lower bound, dev_kl is exact" in capsys.readouterr().out
+    shown = "using the stored teacher (258 tokens per position); the logged kl is a lower bound, dev_kl is exact"
+    assert shown in capsys.readouterr().out
     assert len(losses(exact)) == 9
     for ours, expected in zip(losses(stored), losses(exact), strict=True):
         assert ours == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_stored_teacher_is_not_run_but_for_the_dev_part(
+def test_a_stored_teacher_is_run_for_the_dev_split_alone(
     tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path
 ) -> None:
     data = with_signals(folders.data, tmp_path / "some", tiny_models, 4, lacking=3)
@@ -278,8 +279,8 @@ def test_a_stored_teacher_is_not_run_but_for_the_dev_part(
 @pytest.mark.parametrize(
     ("num_top", "lacking", "message"),
     [
-        (None, None, "packed without teacher signals; generate with store_logprobs above 0 and pack again, or set "),
-        (4, 5, r"corpus/train-5: expected teacher signals for 3 tokens, found none; generate with store_logprobs"),
+        (None, None, "the packed data has no stored teacher; generate with store_logprobs above 0 and pack again, or "),
+        (4, 5, "train-5: expected stored teacher tokens at all 3 response positions, found them at none; generate"),
     ],
 )
 def test_a_stored_teacher_that_is_not_there_is_told_before_training(
@@ -307,5 +308,5 @@ def test_rows_with_other_numbers_of_stored_tokens_are_told(tiny_models: ModelsPa
 
 
 def test_a_stored_teacher_has_no_other_temperature_than_1() -> None:
-    with pytest.raises(ValidationError, match=r"temperature\n.+ 1 with a stored teacher: the mass .+input_value=2\.0"):
+    with pytest.raises(ValidationError, match=r"temperature\n.+ 1 with a stored teacher, because .+input_value=2\.0"):
         semantic(teacher="stored")

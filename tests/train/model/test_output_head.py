@@ -28,7 +28,7 @@ def head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Out
 
 def dense_logits(states: Tensor, head: OutputHead) -> Tensor:
     """Compute the definition in float64."""
-    logits = states.double() @ head.matrix.T.double()
+    logits = states.double() @ head.weight.T.double()
     if head.bias is not None:
         logits = logits + head.bias.double()
     logits = logits * head.scale

@@ -90,7 +90,7 @@ def respond(server: Server, request: BaseHTTPRequestHandler) -> None:
 
 
 def range_start(server: Server, request: BaseHTTPRequestHandler) -> int | None:
-    """Where the answer starts; None for all in place of a part."""
+    """Where the answer starts; None for the whole file."""
     asked = request.headers["Range"]
     same = request.headers["If-Range"] in (server.etag, server.changed) or not server.knows_if_range
     return int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.knows_range and same else None
@@ -126,35 +126,35 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def part(tmp_path: Path) -> Path:
+def partial(tmp_path: Path) -> Path:
     return tmp_path / "corpus" / ".downloaded" / "all.part"
 
 
-def fetch(server: Server, part: Path, md5_expected: str | None = None) -> bytes:
-    arrived = transfer.fetch("corpus:all", server.url, md5_expected, part)
-    content = part.read_bytes()
+def fetch(server: Server, partial: Path, md5_expected: str | None = None) -> bytes:
+    arrived = transfer.fetch("corpus:all", server.url, md5_expected, partial)
+    content = partial.read_bytes()
     assert (arrived.num_bytes, arrived.md5) == (len(content), md5(content))
     return content
 
 
-def give_up(server: Server, part: Path, match: str = "peer closed connection") -> None:
+def give_up(server: Server, partial: Path, match: str = "peer closed connection") -> None:
     """Load with a connection that breaks at each try."""
     server.plan = ["cut"] * (len(transfer.PAUSES_S) + 1)
     with pytest.raises(UserError, match=match):
-        fetch(server, part)
+        fetch(server, partial)
     assert server.plan == []
 
 
-def test_a_file_arrives_whole(server: Server, part: Path) -> None:
-    assert fetch(server, part, md5(NOISE)) == NOISE
+def test_a_file_arrives_whole(server: Server, partial: Path) -> None:
+    assert fetch(server, partial, md5(NOISE)) == NOISE
     assert server.ranges == [None]
 
 
 def test_a_connection_that_breaks_half_way_goes_on_where_it_broke(
-    server: Server, part: Path, pauses: list[float], capsys: pytest.CaptureFixture[str]
+    server: Server, partial: Path, pauses: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.plan = ["cut", "cut", "well"]
-    assert fetch(server, part, md5(NOISE)) == NOISE
+    assert fetch(server, partial, md5(NOISE)) == NOISE
     assert server.ranges == [None, "bytes=100000-", "bytes=150000-"]
     assert pauses == [1, 2]
     lines = capsys.readouterr().out.splitlines()
@@ -164,172 +164,172 @@ def test_a_connection_that_breaks_half_way_goes_on_where_it_broke(
 
 
 def test_a_connection_that_always_breaks_is_given_up_and_the_next_call_goes_on(
-    server: Server, part: Path, pauses: list[float]
+    server: Server, partial: Path, pauses: list[float]
 ) -> None:
-    give_up(server, part, r"corpus:all: http://.*/corpus.zip: .*; 0\.2 MB are kept, run again to continue")
+    give_up(server, partial, r"corpus:all: http://.*/corpus.zip: .*; 0\.2 MB are kept, run again to continue")
     assert pauses == list(transfer.PAUSES_S)
-    kept = part.stat().st_size
+    kept = partial.stat().st_size
     server.ranges = []
-    assert fetch(server, part, md5(NOISE)) == NOISE
+    assert fetch(server, partial, md5(NOISE)) == NOISE
     assert server.ranges == [f"bytes={kept}-"]
 
 
 def test_a_long_file_may_break_more_often_than_a_short_one(
-    server: Server, part: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+    server: Server, partial: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "PROGRESS", 10)
     server.plan = ["cut"] * 12
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial) == NOISE
     assert pauses == [1] * 12
 
 
 def test_a_file_that_never_gets_further_is_given_up(
-    server: Server, part: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "PROGRESS", 10)
     server.knows_range = False
     server.plan = ["cut", "cut late"] * 9
     with pytest.raises(UserError, match="peer closed connection"):
-        fetch(server, part)
+        fetch(server, partial)
     assert len(server.ranges) == 2 + len(transfer.PAUSES_S)
 
 
-def test_a_file_that_is_whole_is_not_asked_for_again(server: Server, part: Path) -> None:
-    fetch(server, part)
-    assert fetch(server, part, md5(NOISE)) == NOISE
+def test_a_file_that_is_whole_is_not_asked_for_again(server: Server, partial: Path) -> None:
+    fetch(server, partial)
+    assert fetch(server, partial, md5(NOISE)) == NOISE
     assert len(server.ranges) == 1
 
 
-def test_a_server_without_ranges_starts_anew(server: Server, part: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_without_ranges_starts_anew(server: Server, partial: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.knows_range = False
     server.plan = ["cut"]
-    assert fetch(server, part, md5(NOISE)) == NOISE
+    assert fetch(server, partial, md5(NOISE)) == NOISE
     assert "starts again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("knows_if_range", "tries"), [(True, 1), (False, 2)])
 @pytest.mark.parametrize("length", [50, 199_000, 200_000, 300_000])
 def test_a_file_that_has_changed_starts_anew(
-    length: int, knows_if_range: bool, tries: int, server: Server, part: Path
+    length: int, knows_if_range: bool, tries: int, server: Server, partial: Path
 ) -> None:
-    give_up(server, part)
+    give_up(server, partial)
     server.content, server.etag, server.knows_if_range, server.ranges = os.urandom(length), '"2"', knows_if_range, []
-    assert fetch(server, part) == server.content
+    assert fetch(server, partial) == server.content
     assert len(server.ranges) == tries
 
 
-def test_a_file_that_has_shrunk_below_what_arrived_starts_anew(server: Server, part: Path) -> None:
-    give_up(server, part)
+def test_a_file_that_has_shrunk_below_what_arrived_starts_anew(server: Server, partial: Path) -> None:
+    give_up(server, partial)
     server.plan = ["416"]
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial) == NOISE
 
 
-def test_the_date_of_the_last_change_serves_where_there_is_no_strong_etag(server: Server, part: Path) -> None:
+def test_the_date_of_the_last_change_serves_where_there_is_no_strong_etag(server: Server, partial: Path) -> None:
     server.etag, server.changed = 'W/"1"', "Wed, 01 Jul 2026 10:00:00 GMT"
     server.plan = ["cut"]
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial) == NOISE
     assert server.ranges == [None, "bytes=100000-"]
 
 
-def test_without_etag_and_date_a_file_starts_anew_for_it_may_be_another(server: Server, part: Path) -> None:
+def test_without_etag_and_date_a_file_starts_anew_for_it_may_be_another(server: Server, partial: Path) -> None:
     server.etag = None
     server.plan = ["cut"]
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial) == NOISE
     assert server.ranges == [None, None]
 
 
-def test_another_address_starts_anew(server: Server, part: Path) -> None:
-    give_up(server, part)
+def test_another_address_starts_anew(server: Server, partial: Path) -> None:
+    give_up(server, partial)
     server.url = server.url.replace("corpus", "corpus-2")
     server.ranges = []
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial) == NOISE
     assert server.ranges == [None]
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"old": 1}'])
-def test_bytes_with_no_readable_note_of_their_version_start_anew(note: str, server: Server, part: Path) -> None:
-    give_up(server, part)
-    part.with_name("all.part.json").write_text(note)
+def test_bytes_with_no_readable_note_of_their_version_start_anew(note: str, server: Server, partial: Path) -> None:
+    give_up(server, partial)
+    partial.with_name("all.part.json").write_text(note)
     server.ranges = []
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial) == NOISE
     assert server.ranges == [None]
 
 
-def test_a_server_that_tells_no_length_serves_too(server: Server, part: Path) -> None:
+def test_a_server_that_tells_no_length_serves_too(server: Server, partial: Path) -> None:
     server.tells_length = False
-    assert fetch(server, part, md5(NOISE)) == NOISE
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial, md5(NOISE)) == NOISE
+    assert fetch(server, partial) == NOISE
     assert len(server.ranges) == 1
 
 
-def test_an_empty_file_arrives(server: Server, part: Path) -> None:
+def test_an_empty_file_arrives(server: Server, partial: Path) -> None:
     server.content = b""
-    assert fetch(server, part) == b""
+    assert fetch(server, partial) == b""
 
 
-def test_redirections_are_followed_on_resuming_too(server: Server, part: Path) -> None:
+def test_redirections_are_followed_on_resuming_too(server: Server, partial: Path) -> None:
     server.url = server.url.replace("corpus.zip", "moved")
     server.plan = ["/corpus.zip", "cut"]
-    assert fetch(server, part, md5(NOISE)) == NOISE
+    assert fetch(server, partial, md5(NOISE)) == NOISE
     assert server.ranges == [None, None, "bytes=100000-", "bytes=100000-"]
 
 
 @pytest.mark.parametrize("place", ["/moved", "ftp://127.0.0.1/corpus.zip"])
 def test_redirections_that_lead_nowhere_are_told_at_once(
-    place: str, server: Server, part: Path, pauses: list[float]
+    place: str, server: Server, partial: Path, pauses: list[float]
 ) -> None:
     server.url = server.url.replace("corpus.zip", "moved")
     server.plan = [place] * 30
     with pytest.raises(UserError, match=r"corpus:all: .*(redirects|protocol)"):
-        fetch(server, part)
+        fetch(server, partial)
     assert pauses == []
 
 
 def test_a_server_that_is_busy_is_asked_again_when_it_says(
-    server: Server, part: Path, pauses: list[float], capsys: pytest.CaptureFixture[str]
+    server: Server, partial: Path, pauses: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.plan = ["503", "429"]
-    assert fetch(server, part) == NOISE
+    assert fetch(server, partial) == NOISE
     assert pauses == [7, 7]
     assert "the server says 503 Service Unavailable; next try in 7 s" in capsys.readouterr().out
 
 
-def test_a_server_that_stays_busy_is_given_up(server: Server, part: Path) -> None:
+def test_a_server_that_stays_busy_is_given_up(server: Server, partial: Path) -> None:
     server.plan = ["503"] * 6
     with pytest.raises(UserError, match=r"corpus:all: .*: the server says 503 Service Unavailable$"):
-        fetch(server, part)
-    assert not part.exists()
+        fetch(server, partial)
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "204 No Content"])
 def test_a_file_that_is_not_to_be_had_is_told_at_once(
-    status: str, server: Server, part: Path, pauses: list[float]
+    status: str, server: Server, partial: Path, pauses: list[float]
 ) -> None:
     server.plan = [status[:3]]
     with pytest.raises(UserError, match=f"corpus:all: http.*: the server says {status}; expected the file"):
-        fetch(server, part)
+        fetch(server, partial)
     assert pauses == []
 
 
-def test_a_server_that_does_not_answer_is_told(server: Server, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_told(server: Server, partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "TIMEOUT_S", 0.05)
     monkeypatch.setattr(transfer, "PAUSES_S", ())
     server.plan = ["slow"]
     with pytest.raises(UserError, match=r"no answer for 0\.05 s"):
-        fetch(server, part)
+        fetch(server, partial)
 
 
-def test_a_server_that_is_down_is_told(server: Server, part: Path) -> None:
+def test_a_server_that_is_down_is_told(server: Server, partial: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     server.url = f"http://127.0.0.1:{port}/corpus.zip"
     with pytest.raises(UserError, match="refused"):
-        fetch(server, part)
+        fetch(server, partial)
 
 
 @pytest.mark.parametrize(("code", "tries"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 6)])
 def test_an_unknown_host_is_told_at_once_and_a_network_that_is_down_is_waited_for(
-    code: int, tries: int, server: Server, part: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+    code: int, tries: int, server: Server, partial: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(code, "cannot tell")
@@ -337,28 +337,28 @@ def test_an_unknown_host_is_told_at_once_and_a_network_that_is_down_is_waited_fo
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     server.url = "http://corpora.invalid/corpus.zip"
     with pytest.raises(UserError, match="found no host named corpora.invalid" if tries == 1 else "cannot tell"):
-        fetch(server, part)
+        fetch(server, partial)
     assert len(pauses) == tries - 1
 
 
-def test_a_wrong_checksum_is_told_and_the_file_removed(server: Server, part: Path) -> None:
+def test_a_wrong_checksum_is_told_and_the_file_removed(server: Server, partial: Path) -> None:
     expected = md5(b"another")
     with pytest.raises(UserError, match=f"found MD5 {md5(NOISE)}, expected {expected}; the download is removed"):
-        fetch(server, part, expected)
-    assert not list(part.parent.iterdir())
+        fetch(server, partial, expected)
+    assert not list(partial.parent.iterdir())
 
 
-def test_bytes_that_changed_on_disk_are_found_by_the_checksum(server: Server, part: Path) -> None:
-    give_up(server, part)
-    part.write_bytes(b"x" + part.read_bytes()[1:])
+def test_bytes_that_changed_on_disk_are_found_by_the_checksum(server: Server, partial: Path) -> None:
+    give_up(server, partial)
+    partial.write_bytes(b"x" + partial.read_bytes()[1:])
     with pytest.raises(UserError, match="found MD5"):
-        fetch(server, part, md5(NOISE))
-    assert fetch(server, part, md5(NOISE)) == NOISE
+        fetch(server, partial, md5(NOISE))
+    assert fetch(server, partial, md5(NOISE)) == NOISE
 
 
 @pytest.fixture
 def corpora(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, Corpus]:
-    """A corpus of two free parts, and one that is to be asked for."""
+    """A corpus of two free archives, and one that is to be asked for."""
     server.content = zipped(a=b"1", b=b"2")
 
     def corpus(title: str, **archives: Archive) -> Corpus:
@@ -387,7 +387,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_part_is_loaded_unpacked_and_marked(
+def test_an_archive_is_loaded_unpacked_and_marked(
     corpora: dict[str, Corpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["free:one"], tmp_path)
@@ -398,7 +398,7 @@ def test_a_part_is_loaded_unpacked_and_marked(
     assert capsys.readouterr() == (line, "")
 
 
-def test_a_corpus_is_all_its_parts_each_once(
+def test_a_corpus_is_all_its_archives_each_once(
     corpora: dict[str, Corpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["free:two", "free"], tmp_path)
@@ -408,26 +408,26 @@ def test_a_corpus_is_all_its_parts_each_once(
     assert f"no published checksum, MD5 {md5(server.content)}; 2 files in" in lines[0]
 
 
-@pytest.mark.parametrize("part", ["one", "two"])
+@pytest.mark.parametrize("archive", ["one", "two"])
 def test_a_second_call_does_nothing_and_says_so(
-    part: str, corpora: dict[str, Corpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archive: str, corpora: dict[str, Corpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command.main([f"free:{part}"], tmp_path)
+    command.main([f"free:{archive}"], tmp_path)
     capsys.readouterr()
-    command.main([f"free:{part}"], tmp_path)
+    command.main([f"free:{archive}"], tmp_path)
     assert len(server.ranges) == 1
-    assert f"free:{part}: already in {tmp_path}/free; remove" in capsys.readouterr().out
+    assert f"free:{archive}: already in {tmp_path}/free; remove" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("entry", ["", "[]", "{}", '{"url": "https://old.example/1.zip", "md5": "0"}'])
-@pytest.mark.parametrize("part", ["one", "two"])
+@pytest.mark.parametrize("archive", ["one", "two"])
 def test_a_marker_of_another_file_is_none(
-    part: str, entry: str, corpora: dict[str, Corpus], server: Server, tmp_path: Path
+    archive: str, entry: str, corpora: dict[str, Corpus], server: Server, tmp_path: Path
 ) -> None:
-    marker = tmp_path / "free" / ".downloaded" / f"{part}.json"
+    marker = tmp_path / "free" / ".downloaded" / f"{archive}.json"
     marker.parent.mkdir(parents=True)
     marker.write_text(entry)
-    command.main([f"free:{part}"], tmp_path)
+    command.main([f"free:{archive}"], tmp_path)
     assert (tmp_path / "free" / "Corpus" / "a.wav").is_file()
     assert json.loads(marker.read_text())["url"] == server.url
 
@@ -519,7 +519,7 @@ def test_nothing_asked_for_is_a_wrong_command_line(tmp_path: Path) -> None:
         command.main([], tmp_path)
 
 
-def test_the_list_fits_80_columns_and_tells_licence_and_parts_or_where_to_ask(
+def test_the_list_fits_80_columns_and_tells_licence_and_archives_or_where_to_ask(
     corpora: dict[str, Corpus], capsys: pytest.CaptureFixture[str]
 ) -> None:
     subset = Archive(url="", md5=None)

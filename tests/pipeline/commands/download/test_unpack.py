@@ -82,7 +82,7 @@ def test_empty_folders_come_out_too_and_count_for_nothing(folder: Path) -> None:
     assert (folder / "target" / "empty").is_dir()
 
 
-def test_parts_of_one_corpus_lie_in_one_tree_and_the_later_replaces_files(folder: Path) -> None:
+def test_archives_of_one_corpus_lie_in_one_tree_and_the_later_replaces_files(folder: Path) -> None:
     unpack.unpack(as_zip(folder / "1.zip", {"C/SPEAKERS.TXT": b"old", "C/dev/1.wav": b"1"}), folder / "target")
     unpack.unpack(as_tar(folder / "2.tar", {"C/SPEAKERS.TXT": b"new", "C/test/2.wav": b"2"}), folder / "target")
     assert tree(folder / "target") == {"C/SPEAKERS.TXT": b"new", "C/dev/1.wav": b"1", "C/test/2.wav": b"2"}
@@ -104,7 +104,7 @@ def test_archives_in_an_archive_are_unpacked_where_they_lie(folder: Path) -> Non
     assert tree(folder / "target") == {"MELD/train.csv": b"csv", "MELD/train/1.mp4": b"1", "MELD/train/2.mp4": b"2"}
 
 
-def test_what_an_unfinished_unpacking_left_is_no_part_of_the_next(folder: Path) -> None:
+def test_what_an_unfinished_unpacking_left_is_not_taken_over_by_the_next(folder: Path) -> None:
     archive = as_zip(folder / "c.zip", {"a": b"a"})
     (folder / "c.zip.unpacking").mkdir()
     (folder / "c.zip.unpacking" / "left").touch()
@@ -162,7 +162,7 @@ def test_nothing_is_written_through_a_link(folder: Path) -> None:
     assert not list((folder / "outside").iterdir())
 
 
-def test_links_through_links_are_judged_by_where_they_end(folder: Path) -> None:
+def test_links_through_links_are_checked_by_where_they_end(folder: Path) -> None:
     # `deep/up` is the top, so that `deep/up/..` leaves it although the words stay inside
     archive = as_tar(folder / "c.tar", {"deep/1": b"1"}, link("deep/up", ".."), link("out", "deep/up/../.."))
     refuse(archive, "the link 'out' leads to")

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_official_parts_are_read_and_nothing_else(folder: Path) -> None:
+def test_the_official_splits_are_read_and_nothing_else(folder: Path) -> None:
     assert [(clip.utterance, clip.split) for clip in read(folder)] == [
         ("common_voice_en_1", "train"),
         ("common_voice_en_2", "train"),

@@ -185,7 +185,7 @@ def esd_tree(root: Path, lines: list[str], encoding: str = "utf-8") -> list[Clip
     return read("esd", root)
 
 
-def test_esd_takes_parts_from_folders_and_else_from_numbers(tmp_path: Path) -> None:
+def test_esd_takes_splits_from_folders_and_else_from_numbers(tmp_path: Path) -> None:
     clips = esd_tree(tmp_path, [])
     assert [clip.split for clip in clips] == ["dev", "test", "train", "test"]
     assert [clip.emotion for clip in clips] == ["Angry", "Angry", "Angry", "Sad"]

@@ -35,7 +35,7 @@ def texts(root: Path, subset: str | None = None) -> list[str | None]:
     return [clip.text for clip in read(root, subset=subset)]
 
 
-def test_a_clip_is_a_part_of_a_long_recording_which_is_its_speaker(tmp_path: Path) -> None:
+def test_a_clip_is_a_segment_of_a_long_recording_which_is_its_speaker(tmp_path: Path) -> None:
     write(tmp_path, audio("POD0", segment(7, 6.1, "AS THEY'RE LEAVING <COMMA> CAN KASH GO <QUESTIONMARK>", "XL")))
     assert list(read(tmp_path)) == [
         Clip(
@@ -82,7 +82,7 @@ def test_segments_come_in_time_order_a_recording_after_the_other(tmp_path: Path)
     assert texts(tmp_path) == ["A", "B", "C", "D"]
 
 
-def test_subsets_are_official_parts_and_one_may_be_read_alone(tmp_path: Path) -> None:
+def test_subsets_give_official_splits_and_one_may_be_read_alone(tmp_path: Path) -> None:
     write(
         tmp_path,
         audio("POD0", segment(0, 0, "S", "XL", "L", "M", "S"), segment(1, 3, "XL", "XL")),

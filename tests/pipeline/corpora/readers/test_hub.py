@@ -87,7 +87,7 @@ def test_a_saved_data_set_is_read_like_a_folder_of_parquet(tmp_path: Path, root:
     assert len(from_parquet) == 2
 
 
-def test_splits_are_official_parts_where_there_is_more_than_one(tmp_path: Path, root: Path) -> None:
+def test_splits_are_official_where_there_is_more_than_one(tmp_path: Path, root: Path) -> None:
     made = rows({"bytes": sound(0), "path": "a.wav"})
     folder = parquet(tmp_path / "set", train=made, validation=made, test=made)
     assert [(clip.split, clip.audio) for clip in read(folder, root)] == [

@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_clip_has_transcript_speaker_chapter_turn_and_official_part(root: Path) -> None:
+def test_a_clip_has_transcript_speaker_chapter_turn_and_official_split(root: Path) -> None:
     first, second = read(root)
     assert (first.turn, second.turn) == (0, 1)
     assert second == Clip(

@@ -17,14 +17,14 @@ ROWS = (
 )
 
 
-def write_part(root: Path, part: str, media: tuple[str, ...] = ()) -> Path:
-    """Write a part's table, and empty media in the folder of the part."""
+def write_split(root: Path, split: str, media: tuple[str, ...] = ()) -> Path:
+    """Write a split's table, and empty media in its folder."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / f"{part}_sent_emo.csv").write_text(HEADER + ROWS)
-    (root / SPLITS[part]).mkdir()
+    (root / f"{split}_sent_emo.csv").write_text(HEADER + ROWS)
+    (root / SPLITS[split]).mkdir()
     for name in media:
-        (root / SPLITS[part] / name).touch()
-    return root / f"{part}_sent_emo.csv"
+        (root / SPLITS[split] / name).touch()
+    return root / f"{split}_sent_emo.csv"
 
 
 def read(root: Path) -> dict[str, Clip]:
@@ -34,7 +34,7 @@ def read(root: Path) -> dict[str, Clip]:
 
 
 def test_an_utterance_has_what_its_row_publishes(tmp_path: Path) -> None:
-    write_part(tmp_path, "dev", ("dia0_utt0.mp4", "dia0_utt1.mp4"))
+    write_split(tmp_path, "dev", ("dia0_utt0.mp4", "dia0_utt1.mp4"))
     clip = read(tmp_path)["dev/dia0_utt1"]
     assert clip.audio == "dev_splits_complete/dia0_utt1.mp4"
     assert (clip.text, clip.emotion, clip.split) == ("What?", "surprise", "dev")
@@ -44,15 +44,15 @@ def test_an_utterance_has_what_its_row_publishes(tmp_path: Path) -> None:
 
 
 def test_only_the_main_characters_have_a_known_gender(tmp_path: Path) -> None:
-    write_part(tmp_path, "dev")
+    write_split(tmp_path, "dev")
     clips = read(tmp_path)
     assert (clips["dev/dia0_utt0"].speaker, clips["dev/dia0_utt0"].gender) == ("Phoebe", "female")
     assert (clips["dev/dia0_utt1"].speaker, clips["dev/dia0_utt1"].gender) == ("The Interviewer", None)
 
 
-def test_the_same_numbers_in_two_parts_are_two_utterances(tmp_path: Path) -> None:
-    for part in ("test", "train"):
-        write_part(tmp_path, part)
+def test_the_same_numbers_in_two_splits_are_two_utterances(tmp_path: Path) -> None:
+    for split in ("test", "train"):
+        write_split(tmp_path, split)
     clips = read(tmp_path)
     assert list(clips) == ["train/dia0_utt0", "train/dia0_utt1", "test/dia0_utt0", "test/dia0_utt1"]
     assert clips["test/dia0_utt0"].audio == "output_repeated_splits_test/dia0_utt0.mp4"
@@ -60,7 +60,7 @@ def test_the_same_numbers_in_two_parts_are_two_utterances(tmp_path: Path) -> Non
 
 
 def test_an_utterance_without_media_has_the_place_of_its_video(tmp_path: Path) -> None:
-    write_part(tmp_path, "train", ("dia0_utt0.mp4",))
+    write_split(tmp_path, "train", ("dia0_utt0.mp4",))
     assert read(tmp_path)["train/dia0_utt1"].audio == "train_splits/dia0_utt1.mp4"
     (tmp_path / "train_splits" / "dia0_utt0.mp4").unlink()
     (tmp_path / "train_splits").rmdir()
@@ -68,7 +68,7 @@ def test_an_utterance_without_media_has_the_place_of_its_video(tmp_path: Path) -
 
 
 def test_converted_media_serve_where_the_video_is_missing(tmp_path: Path) -> None:
-    write_part(tmp_path, "train", ("dia0_utt0.mp4", "dia0_utt0.wav", "dia0_utt1.flac"))
+    write_split(tmp_path, "train", ("dia0_utt0.mp4", "dia0_utt0.wav", "dia0_utt1.flac"))
     clips = read(tmp_path)
     assert clips["train/dia0_utt0"].audio == "train_splits/dia0_utt0.mp4"
     assert clips["train/dia0_utt1"].audio == "train_splits/dia0_utt1.flac"
@@ -76,13 +76,13 @@ def test_converted_media_serve_where_the_video_is_missing(tmp_path: Path) -> Non
 
 def test_other_files_among_the_media_are_no_utterances(tmp_path: Path) -> None:
     media = ("dia0_utt0.mp4", "._dia0_utt0.mp4", "final_videos_testdia0_utt0.mp4", "dia9_utt9.mp4")
-    write_part(tmp_path, "test", media)
+    write_split(tmp_path, "test", media)
     assert list(read(tmp_path)) == ["test/dia0_utt0", "test/dia0_utt1"]
 
 
 def test_tables_and_media_may_lie_as_the_archives_unpack(tmp_path: Path) -> None:
-    write_part(tmp_path / "MELD.Raw" / "train", "train", ("dia0_utt0.mp4",))
-    table = write_part(tmp_path / "MELD.Raw", "test", ("dia0_utt0.mp4",))
+    write_split(tmp_path / "MELD.Raw" / "train", "train", ("dia0_utt0.mp4",))
+    table = write_split(tmp_path / "MELD.Raw", "test", ("dia0_utt0.mp4",))
     (tmp_path / "data" / "MELD").mkdir(parents=True)
     table.rename(tmp_path / "data" / "MELD" / table.name)
     clips = read(tmp_path)
@@ -91,13 +91,13 @@ def test_tables_and_media_may_lie_as_the_archives_unpack(tmp_path: Path) -> None
 
 
 def test_of_two_copies_of_a_table_the_one_nearest_the_root_is_read(tmp_path: Path) -> None:
-    write_part(tmp_path / "MELD.Raw", "test")
+    write_split(tmp_path / "MELD.Raw", "test")
     (tmp_path / "test_sent_emo.csv").write_text(HEADER + ROWS.splitlines(keepends=True)[0])
     assert list(read(tmp_path)) == ["test/dia0_utt0"]
 
 
 def test_text_is_kept_as_published_with_windows_line_ends_and_control_characters(tmp_path: Path) -> None:
-    table = write_part(tmp_path, "dev")
+    table = write_split(tmp_path, "dev")
     # the first release has U+0092 for an apostrophe
     table.write_bytes((HEADER + ROWS.replace("\u2019", "\x92")).replace("\n", "\r\n").encode())
     clips = read(tmp_path)
@@ -106,20 +106,20 @@ def test_text_is_kept_as_published_with_windows_line_ends_and_control_characters
 
 
 def test_a_table_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
-    write_part(tmp_path, "dev").write_bytes((HEADER + ROWS).encode("cp1252"))
+    write_split(tmp_path, "dev").write_bytes((HEADER + ROWS).encode("cp1252"))
     with pytest.raises(UserError, match=r"dev_sent_emo\.csv: line 2: expected UTF-8 text, found byte 0x92"):
         read(tmp_path)
 
 
 def test_a_table_without_a_column_is_told(tmp_path: Path) -> None:
-    write_part(tmp_path, "dev").write_text("Sr No.,Utterance,Speaker\n1,What?,Monica\n")
+    write_split(tmp_path, "dev").write_text("Sr No.,Utterance,Speaker\n1,What?,Monica\n")
     message = r"dev_sent_emo\.csv: line 1: lacks the column Emotion; found Sr No\., Utterance, Speaker"
     with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 
 def test_an_id_that_is_no_number_is_told(tmp_path: Path) -> None:
-    table = write_part(tmp_path, "dev")
+    table = write_split(tmp_path, "dev")
     table.write_text(HEADER + ROWS.replace(",0,1,4,7", ",0,b,4,7"))
     with pytest.raises(UserError, match=r"dev_sent_emo\.csv: line 3: expected numbers as ids, found 0 and b"):
         read(tmp_path)
@@ -132,10 +132,10 @@ def test_another_layout_gives_nothing(tmp_path: Path) -> None:
 @pytest.mark.shared
 def test_the_published_tables_have_the_published_counts(shared: Path) -> None:
     clips = read(shared / "data" / "MELD").values()
-    parts, emotions = Counter(clip.split for clip in clips), Counter(clip.emotion for clip in clips)
+    splits, emotions = Counter(clip.split for clip in clips), Counter(clip.emotion for clip in clips)
     speakers = {clip.speaker for clip in clips}
-    assert parts == {"train": 9989, "dev": 1109, "test": 2610}
-    assert {"clips": len(clips), "speakers": len(speakers), **parts, **emotions} == CORPUS.counts
+    assert splits == {"train": 9989, "dev": 1109, "test": 2610}
+    assert {"clips": len(clips), "speakers": len(speakers), **splits, **emotions} == CORPUS.counts
     assert len(clips) == 13_708
     assert sum(clip.gender is not None for clip in clips) == 11_415
     assert set(CORPUS.faults) < {clip.utterance for clip in clips}
@@ -152,9 +152,9 @@ def test_turns_of_a_published_dialogue_ascend(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_labels_and_files_are_emoboxs(shared: Path, tmp_path: Path) -> None:
-    for part, folder in (("train", "train"), ("dev", "."), ("test", ".")):
-        table = f"{part}_sent_emo.csv"
-        (tmp_path / folder / SPLITS[part]).mkdir(parents=True)
+    for split, folder in (("train", "train"), ("dev", "."), ("test", ".")):
+        table = f"{split}_sent_emo.csv"
+        (tmp_path / folder / SPLITS[split]).mkdir(parents=True)
         (tmp_path / table).symlink_to(shared / "data" / "MELD" / table)
     lines = gzip.decompress((shared / "data" / "EmoBox" / "meld" / "meld.jsonl.gz").read_bytes()).splitlines()
     listed = {row["wav"].removeprefix("downloads/meld/"): row["emo"] for row in map(json.loads, lines)}

@@ -199,7 +199,7 @@ def test_an_answer_that_is_broken_off_is_asked_for_again(
     ("status", "found"),
     [
         (400, r"status 400 \(no\); the answers so far"),
-        (401, r"status 401 \(no\); \$OPENAI_API_KEY is the key; the answers so far"),
+        (401, r"status 401 \(no\); set the key in \$OPENAI_API_KEY; the answers so far"),
     ],
 )
 def test_what_is_not_repeated_is_told_with_the_servers_own_words(
