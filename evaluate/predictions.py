@@ -100,13 +100,16 @@ def read_divergence(path: Path) -> pa.Table:
 
 
 def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
-    """Read the recognised emotions; check that every id has its systems once and only labels in `emotions`."""
+    """Read the recognised emotions; check that every id has its systems once, labels in `emotions`, finite scores."""
     table = parquet.read(path, RECOGNITION_SCHEMA)
     _check_paired(path, table, "system", [system.name for system in SYSTEMS])
     for column, allowed in (("emotion", {*emotions}), ("predicted", {*emotions, None})):
         for id_, label in zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True):
             if label not in allowed:
                 raise UserError(f"{path}: {id_}: {column}: found {label}, expected one of {', '.join(emotions)}")
+    for id_, scores in zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True):
+        if scores is not None and not np.isfinite(np.array(scores, float)).all():
+            raise UserError(f"{path}: {id_}: scores: found {scores}, expected finite numbers")
     return table
 
 

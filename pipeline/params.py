@@ -55,7 +55,7 @@ def load(path: Path, name: str, model: type[T]) -> T:
     return check(str(path), name, value, model)
 
 
-def find(path: Path, name: str, model: type[T]) -> T | None:
+def find(path: Path, name: str, model: Any) -> Any:
     """Read a value as `load` does; None if the file does not have it.
 
     This is for checks that change no output: DVC does not need to know what they read.

@@ -1,41 +1,75 @@
 """Compare an LLM as training runs it with its own forward, once, when the model is built.
 
-Training computes logits from final hidden states, pads rows, and computes the start of a prompt once for all rows. Some
-architectures give other logits then: their forward does more after the output matrix, or their layers keep a state that
-cannot be shared. Such an LLM would be trained towards wrong values, so it is refused.
+Training computes logits from final hidden states. It gives the LLM embeddings instead of token ids, pads rows, and
+computes the start of a prompt once for all rows. Some architectures give other logits then. If only the shared start is
+at fault (layers with a state, such as convolutions), the start is computed for each row. Other LLMs are refused,
+because they would be trained towards wrong values.
 """
+
+from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.stage import UserError
-from train.model import SpeechLLM
+from train.model import Sequences, Speech, SpeechLLM
 from train.model.inputs import sequences
 
 _BEFORE, _AFTER = 3, 2  # tokens around the content
-_LENGTHS = (4, 2)  # tokens of the content and of the response of each row
+_LENGTHS = (4, 2)  # tokens of the content, and also of the response, of each row
 _HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 _STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # rounding adds up over the layers
+_MAX_SAID = 200  # characters of an error of transformers
+_CANNOT_RUN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 @torch.no_grad()
 def check_own_forward(model: SpeechLLM) -> None:
-    """Raise UserError if the logits of training differ from those of the LLM's own forward.
+    """Set `model.shares_start`; raise UserError if the logits of training differ from those of the LLM's own forward.
 
     The difference is relative to the spread of the LLM's logits over the vocabulary.
     """
-    rows = _rows(model.token_embeddings.num_embeddings)
-    own, states = zip(*(_own_logits(model.llm, row) for row in rows), strict=True)
-    expected = torch.cat([logits[-_LENGTHS[i] - 1 : -1] for i, logits in enumerate(own)])
-    given = torch.cat([hidden[-_LENGTHS[i] - 1 : -1] for i, hidden in enumerate(states)])
-    head = model.output_head
-    _compare(model, "logits", head.logits(given), expected, _HEAD_TOLERANCE)
-    contents = [row[_BEFORE : _BEFORE + n] for row, n in zip(rows, _LENGTHS, strict=True)]
-    responses = [row[-n:] for row, n in zip(rows, _LENGTHS, strict=True)]
-    asked = sequences(rows[0][:_BEFORE], contents, rows[0][_BEFORE + _LENGTHS[0] :][:_AFTER], responses)
-    found = head.logits(model.response_states(asked.to(expected.device), None))
-    _compare(model, "logits of padded rows with a shared start", found, expected, _STATES_TOLERANCE)
+    try:
+        found = _compare(model, _rows(model.token_embeddings.num_embeddings))
+    except _CANNOT_RUN as error:
+        said = str(error).strip().partition("\n")[0][:_MAX_SAID]
+        found = f"found {type(error).__name__} ({said}), expected an LLM that accepts embeddings"
+    if found:
+        raise UserError(f"models.llm: {type(model.llm).__name__}: {found}; this architecture is not supported")
+
+
+def _compare(model: SpeechLLM, rows: list[list[int]]) -> str:
+    """Describe the difference from the LLM's own forward; empty if there is none."""
+    own = [_own_logits(model.llm, row) for row in rows]
+    expected, given = (torch.cat([pair[i][-n - 1 : -1] for pair, n in zip(own, _LENGTHS, strict=True)]) for i in (0, 1))
+    found = _difference(model.output_head.logits(given), expected, _tolerance(model, _HEAD_TOLERANCE))
+    if found:
+        return found
+    asked = _sequences(rows).to(expected.device)
+    tolerance = _tolerance(model, _STATES_TOLERANCE)
+    with suppress(*_CANNOT_RUN):
+        if not _difference(model.output_head.logits(model.response_states(asked, None)), expected, tolerance):
+            return _run_on_speech(model, rows)
+    model.shares_start = False
+    found = _difference(model.output_head.logits(model.response_states(asked, None)), expected, tolerance)
+    return found or _run_on_speech(model, rows)
+
+
+def _run_on_speech(model: SpeechLLM, rows: list[list[int]]) -> str:
+    """Describe why the LLM cannot run on embeddings of no token; empty if it can.
+
+    Gemma 4 looks up the token of each embedding, because its layers have inputs of their own.
+    """
+    device = model.token_embeddings.weight.device
+    longest = max(_LENGTHS)
+    words = torch.tensor([row[_BEFORE : _BEFORE + longest] for row in rows], device=device)
+    valid = torch.arange(longest) < torch.tensor(_LENGTHS)[:, None]
+    speech = Speech(embeddings=model.token_embeddings(words).roll(1, dims=-1), valid=valid.to(device))
+    asked = _sequences(rows, with_speech=True).to(device)
+    finite = model.output_head.logits(model.response_states(asked, speech)).isfinite().all()
+    return "" if finite else "found logits on speech that are no finite numbers, expected finite ones"
 
 
 def _rows(vocabulary: int) -> list[list[int]]:
@@ -45,6 +79,14 @@ def _rows(vocabulary: int) -> list[list[int]]:
         for start, count in ((0, _BEFORE), (3, _AFTER), (5, 4), (9, 2), (11, 4), (15, 2))
     )
     return [[*before, *words[0], *after, *words[2]], [*before, *words[1], *after, *words[3]]]
+
+
+def _sequences(rows: list[list[int]], *, with_speech: bool = False) -> Sequences:
+    contents: list[Sequence[int | None]] = [
+        [None] * n if with_speech else row[_BEFORE : _BEFORE + n] for row, n in zip(rows, _LENGTHS, strict=True)
+    ]
+    responses = [row[-n:] for row, n in zip(rows, _LENGTHS, strict=True)]
+    return sequences(rows[0][:_BEFORE], contents, rows[0][_BEFORE + _LENGTHS[0] :][:_AFTER], responses)
 
 
 def _own_logits(llm: nn.Module, row: list[int]) -> tuple[Float[Tensor, "l v"], Float[Tensor, "l d"]]:
@@ -60,19 +102,17 @@ def _own_logits(llm: nn.Module, row: list[int]) -> tuple[Float[Tensor, "l v"], F
     return logits[0].float(), given[0][0]
 
 
-def _compare(
-    model: SpeechLLM,
-    name: str,
-    found: Float[Tensor, "n v"],
-    expected: Float[Tensor, "n v"],
-    tolerances: dict[torch.dtype, float],
-) -> None:
-    tolerance = tolerances.get(model.token_embeddings.weight.dtype, tolerances[torch.bfloat16])
+def _difference(found: Float[Tensor, "n v"], expected: Float[Tensor, "n v"], tolerance: float) -> str:
+    """Describe by how much logits differ; empty if they do not."""
     spread = (expected - expected.mean(-1, keepdim=True)).norm()
     difference = float((found - expected).norm() / spread)
-    if not difference <= tolerance:  # also if it is not a number
-        kind = type(model.llm).__name__
-        raise UserError(
-            f"models.llm: {kind}: found {name} that differ from the LLM's own forward by {difference:.2g} of their "
-            f"spread, expected at most {tolerance:g}; this architecture is not supported"
-        )
+    if difference <= tolerance:  # not if it is not a number
+        return ""
+    return (
+        f"found logits in training that differ from the LLM's own by {difference:.2g} of their spread, expected at "
+        f"most {tolerance:g}"
+    )
+
+
+def _tolerance(model: SpeechLLM, tolerances: dict[torch.dtype, float]) -> float:
+    return tolerances.get(model.token_embeddings.weight.dtype, tolerances[torch.bfloat16])

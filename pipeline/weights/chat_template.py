@@ -63,7 +63,10 @@ class ChatTemplate:
         """Return the prompt of messages, up to the start of the answer."""
         chat = self._apply(messages, DATE.strftime)
         opened = re.search(rf"({_THOUGHT_START})\s*\Z", chat)
-        return chat if opened is None else f"{chat[: opened.end(1)]}\n\n{opened[1][0]}/{opened[1][1:]}\n\n"
+        if opened is None:
+            return chat
+        tag: str = opened[1]
+        return f"{chat[: opened.end(1)]}\n\n{tag[0]}/{tag[1:]}\n\n"
 
     def check_services(self, messages: Sequence[Message]) -> None:
         """Raise UserError if a service that gets messages would make another prompt of them.
@@ -83,19 +86,36 @@ class ChatTemplate:
         <end_of_turn>. GLM-4 has no token of its own for this, and its turns end with the next <|user|>. A template
         without such a token ends turns with the tokenizer's end token.
         """
+        after = self._after_answer()
+        if known := [token for token in after or self._after_question() if token in ends]:
+            return known[0]
+        added = self.tokenizer.added_tokens_decoder.get(after[0]) if after else None
+        return after[0] if added is not None and added.special else ends[0]
+
+    def _after_answer(self) -> list[int]:
+        """Return the ids between an assistant's message and the next message; none if the template writes neither."""
         import jinja2
 
         turns = [{"role": role, "content": SENTINEL} for role in ("user", "assistant", "user")]
         try:
             chat = self.tokenizer.apply_chat_template(turns, tokenize=False, strftime_now=DATE.strftime)
         except jinja2.TemplateError:
-            return ends[0]
+            return []
         assert isinstance(chat, str)
-        between = chat.split(SENTINEL)
-        after = self.tokenizer(between[2], add_special_tokens=False).input_ids if len(between) == 4 else []
-        known = [token for token in after if token in ends]
-        added = self.tokenizer.added_tokens_decoder.get(after[0]) if after else None
-        return known[0] if known else after[0] if added is not None and added.special else ends[0]
+        texts = chat.split(SENTINEL)
+        return self._ids(texts[2]) if len(texts) == 4 else []
+
+    def _after_question(self) -> list[int]:
+        """Return the ids between a user's message and the answer; none if the template writes no user message."""
+        import jinja2
+
+        try:
+            return self._ids(self.render(self.messages("", SENTINEL)).partition(SENTINEL)[2])
+        except (UserError, jinja2.TemplateError):
+            return []
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     @cached_property
     def has_system_role(self) -> bool:

@@ -23,7 +23,7 @@ class TrainingModels:
 def read_training_models(params_file: Path) -> TrainingModels:
     """Read what training will use from a parameter file, which may have only the sections of one stage."""
     encoder = params.find(params_file, "models.encoder", Weights)
-    targets: Any = params.find(params_file, "fit.emotion.plora.targets", Targets)  # type: ignore[arg-type]
+    targets: Any = params.find(params_file, "fit.emotion.plora.targets", Targets)
     return TrainingModels(encoder, targets)
 
 

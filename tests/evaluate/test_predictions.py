@@ -93,3 +93,11 @@ def test_a_label_outside_the_classes_is_named(column: str, label: str | None, tm
     rows[8][column] = label
     with pytest.raises(UserError, match=f"acted/b: {column}: found {label}, expected one of neutral, sad"):
         read_recognition(written(rows, RECOGNITION_SCHEMA, tmp_path), CLASSES)
+
+
+@pytest.mark.parametrize("scores", [[float("nan"), 0.5], [0.5, float("-inf")], [0.5, None]])
+def test_a_score_that_is_no_number_is_named(scores: list[float | None], tmp_path: Path) -> None:
+    rows = recognition_rows()
+    rows[8]["scores"] = scores
+    with pytest.raises(UserError, match=r"acted/b: scores: found \[.+\], expected finite numbers"):
+        read_recognition(written(rows, RECOGNITION_SCHEMA, tmp_path), CLASSES)

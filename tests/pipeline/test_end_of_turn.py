@@ -42,6 +42,10 @@ MISTRAL = (
     "{% endfor %}"
 )
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+TWO_MESSAGES = (
+    "<start_of_turn>user\n{{ messages[0].content }}\n\n{{ messages[1].content | trim }}<end_of_turn>\n"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 SYSTEM_ONLY = "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages }}"
 
 
@@ -63,6 +67,7 @@ def save_tokenizer(folder: Path, template: str, specials: list[str], generation_
         (CHATML, ["<|im_start|>", "<|im_end|>"], [], "<|im_end|>"),
         (GEMMA, ["<start_of_turn>", "<end_of_turn>"], ["<eos>", "<end_of_turn>"], "<end_of_turn>"),
         (GEMMA, ["<start_of_turn>", "<end_of_turn>"], [], "<end_of_turn>"),
+        (TWO_MESSAGES, ["<start_of_turn>", "<end_of_turn>"], ["<eos>", "<end_of_turn>"], "<end_of_turn>"),
         (PHI, ["<|end|>", "<|user|>", "<|assistant|>"], ["<eos>", "<|end|>"], "<|end|>"),
         (GLM, ["<|user|>", "<|assistant|>", "<|observation|>"], ["<eos>", "<|user|>", "<|observation|>"], "<|user|>"),
         (MISTRAL, [], [], "<eos>"),

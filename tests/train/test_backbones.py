@@ -15,11 +15,13 @@ import transformers as t
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.weights.source import ModelsParams, Weights
 from tests.conftest import character_tokenizer
 from train import saved_model
 from train.fit.objectives import EmotionAlignment, SemanticAlignment
+from train.inference import Answering
 from train.model import Batch, SpeechLLM
 from train.model.adapter import num_speech_tokens
 from train.model.inputs import pad_features, sequences
@@ -46,6 +48,7 @@ class Backbone:
     """The layers of P-LoRA."""
 
 
+MIXED = {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2, "linear_num_value_heads": 4}
 BACKBONES = {
     "Llama": Backbone(t.LlamaConfig),
     "Qwen2.5": Backbone(t.Qwen2Config, {"tie_word_embeddings": True}),
@@ -65,6 +68,10 @@ BACKBONES = {
     ),
     "Cohere": Backbone(t.CohereConfig, {"logit_scale": 0.25}),
     "OLMo 2": Backbone(t.Olmo2Config),
+    "Qwen3.5": Backbone(
+        t.Qwen3_5TextConfig, {**MIXED, "head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    ),
+    "LFM2": Backbone(t.Lfm2Config, {"layer_types": ["conv", "full_attention"]}),
     "Qwen3-MoE": Backbone(
         t.Qwen3MoeConfig,
         {"head_dim": 8, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
@@ -242,6 +249,34 @@ def test_the_text_path_is_the_llms_own_bit_for_bit(tmp_path: Path, tiny_models: 
         embedded = model.embed(asked, None)
         adapted = model.llm(inputs_embeds=embedded, attention_mask=torch.ones_like(ids), use_cache=False).logits
     assert torch.equal(plain, adapted)
+    assert model.shares_start == (name not in ("Qwen3.5", "LFM2"))  # their layers keep a state
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_answers_and_scores_of_labels_are_those_of_the_llms_own_logits(
+    tmp_path: Path, tiny_models: ModelsParams, name: str
+) -> None:
+    model = build(tiny_models, save_llm(tmp_path / "llm", BACKBONES[name]))
+    prompter = Prompter(character_tokenizer())
+    dense = in_float64(model)
+    answering = Answering(model, prompter, 8)
+    prompt, longer = (prompter.text(Prompt(system="S", text="T ", speech=""), text) for text in ("hi", "kids talk"))
+    labels = ["sad", "happy"]
+    with torch.no_grad():
+        found = answering.label_scores([prompt, longer], None, labels)[0]
+        for label, score in zip(labels, found, strict=True):
+            ids = prompter.answer_ids(label)
+            log_p = dense.llm(input_ids=torch.tensor([[*prompt.ids, *ids]])).logits[0].log_softmax(-1)
+            own = log_p[-len(ids) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum()
+            assert score == pytest.approx(own.item(), rel=1e-5, abs=1e-4)
+        written = answering.write([prompt, longer], None)[0]
+        new: list[int] = []
+        while len(new) < 8:
+            token = int(model.llm(input_ids=torch.tensor([[*prompt.ids, *new]])).logits[0, -1].argmax())
+            if token in prompter.end_ids:
+                break
+            new.append(token)
+    assert written == prompter.answer(new)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Gemma 3", "Granite"])
@@ -262,6 +297,30 @@ def test_speech_starts_at_the_norm_of_tokens_as_the_llm_gets_them(
     torch.testing.assert_close(spoken, tokens, rtol=2e-2, atol=0)
 
 
+REFUSED = {
+    "Gemma 4": Backbone(
+        t.Gemma4TextConfig,
+        {
+            "head_dim": 8, "global_head_dim": 8, "num_hidden_layers": 4, "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": 258,
+            "hidden_size_per_layer_input": 8,
+        },
+    ),
+    "Llama 4": Backbone(t.Llama4TextConfig, {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_llm_that_training_could_not_run_is_refused_in_one_line(
+    tmp_path: Path, tiny_models: ModelsParams, name: str
+) -> None:
+    folder = save_llm(tmp_path / "llm", REFUSED[name])
+    with pytest.raises(UserError, match=r"models\.llm: \w+: found .+; this architecture is not supported") as error:
+        build(tiny_models, folder)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
 def test_an_llm_whose_forward_does_more_after_its_output_matrix_is_refused(
     tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,5 +333,5 @@ def test_an_llm_whose_forward_does_more_after_its_output_matrix_is_refused(
 
     monkeypatch.setattr(t.LlamaForCausalLM, "forward", squared)
     folder = save_llm(tmp_path / "llm", BACKBONES["Llama"])
-    with pytest.raises(UserError, match=r"models\.llm: LlamaForCausalLM: found logits that differ .+ not supported"):
+    with pytest.raises(UserError, match=r"models\.llm: LlamaForCausalLM: found logits in .+ not supported"):
         build(tiny_models, folder)

@@ -50,6 +50,8 @@ class SpeechLLM(nn.Module):
         self.head = EmotionHead(width, num_emotions)
         self.speech_mask = SpeechMask()
         self.plora: LoraConfig | None = None
+        self.shares_start = True
+        """Whether the start of prompts is computed once for a batch; train/own_forward.py finds out."""
 
     def train(self, mode: bool = True) -> "SpeechLLM":
         """Set the mode of what is trained; what is frozen stays in evaluation mode, so that it has no dropout."""
@@ -93,10 +95,10 @@ class SpeechLLM(nn.Module):
     def response_states(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
         """Return the final hidden states that predict response tokens; P-LoRA acts at the speech positions.
 
-        The shared start of the rows is computed once. It holds no speech, so no trained weight acts on it, and its keys
-        and values are used for the whole batch.
+        The shared start of the rows is computed once, if the LLM allows it. It holds no speech, so no trained weight
+        acts on it, and its keys and values are used for the whole batch.
         """
-        shared = sequences.num_shared
+        shared = sequences.num_shared if self.shares_start else 0
         embeddings = self.embed(sequences, speech)
         start = self._start(embeddings[:1, :shared], len(embeddings)) if shared else None
         with self.speech_mask.applied(sequences.speech[:, shared:]):

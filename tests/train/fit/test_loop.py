@@ -88,7 +88,7 @@ def test_a_gradient_that_is_not_finite_names_all_batches_of_the_step(
     tiny_models: ModelsParams, folders: RunFolders, trainer: Trainer
 ) -> None:
     next(iter(trainer.trained.values())).register_hook(lambda gradient: gradient * torch.inf)
-    message = "step 1: found norm of the gradient (nan|inf), .+ batch: corpus/train-0, corpus/train-3, corpus/train-7$"
+    message = r"step 1: found norm of the gradient (nan|inf), .+ batch: corpus/train-0, corpus/train-3, corpus/train-7$"
     with pytest.raises(UserError, match=message):
         trainer.step(0, batches(folders, tiny_models, [[0, 3], [7]]))
 
