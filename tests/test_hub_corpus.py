@@ -97,7 +97,7 @@ def test_splits_are_official_parts_where_there_is_more_than_one(tmp_path: Path, 
     assert [clip.split for clip in read(parquet(tmp_path / "one", train=made), root)] == [None]
     saved = datasets.DatasetDict({"train": made, "unchecked": made})
     saved.save_to_disk(tmp_path / "saved")
-    assert [clip.split for clip in read(tmp_path / "saved", root)] == [None, None]
+    assert [clip.split for clip in read(tmp_path / "saved", root)] == ["train", None]
 
 
 def test_labels_are_those_of_the_mapping(tmp_path: Path, root: Path) -> None:
