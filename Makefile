@@ -14,7 +14,7 @@ READY := .venv/.ready-$(HARDWARE)
 ACTIVATE := . .venv/bin/activate
 PACKAGES := pipeline train evaluate
 
-.PHONY: help setup doctor demo run test test-slow test-gpu check bench clean lock deps
+.PHONY: help setup doctor demo run test fuzz test-slow test-gpu check bench clean lock deps
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -40,6 +40,9 @@ test: setup ## the fast tests
 
 test-slow: setup ## the slow tests and those that need the demo's weights
 	@$(ACTIVATE); pytest -m "(slow or weights) and not gpu"
+
+fuzz: setup ## 2,000 generated inputs of each kind, in place of the 100 of make test
+	@$(ACTIVATE); FUZZ=2000 pytest -k fuzz
 
 test-gpu: setup ## the tests that need a GPU
 	@$(ACTIVATE); pytest -m gpu
