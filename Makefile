@@ -1,4 +1,4 @@
-# Every target that needs the environment makes it first; `make help` lists them.
+# `make help` lists the targets. A target that needs .venv makes it first.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -19,7 +19,7 @@ PACKAGES := pipeline train evaluate
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-setup: $(READY) ## make .venv from requirements/cpu.txt or gpu.txt; HARDWARE=cpu|gpu overrides
+setup: $(READY) ## make .venv from requirements/cpu.txt or gpu.txt; HARDWARE=cpu|gpu chooses
 
 $(READY): requirements/setup.sh requirements/install.py requirements/$(HARDWARE).txt pyproject.toml
 	@requirements/setup.sh $(HARDWARE)
@@ -29,41 +29,41 @@ doctor: ## print what a bug report needs: versions, hardware, free disk
 		{ echo "error: .venv: found no Python there, expected one; make setup makes it" >&2; exit 1; }
 	@.venv/bin/python -m pipeline doctor
 
-demo: setup ## set up, run the whole graph on synthetic speech, name the report
+demo: setup ## set up, run all stages on synthetic speech, and name the report
 	@$(ACTIVATE); recipes/demo.sh
 
-run: setup ## run a recipe beside the demo: RECIPE=name, DATA_ROOT=folder of its corpora
+run: setup ## run a recipe in runs/: RECIPE=name, DATA_ROOT=folder of its corpora
 	@$(ACTIVATE); recipes/run.sh '$(RECIPE)' '$(DATA_ROOT)'
 
-test: setup ## the fast tests
+test: setup ## run the fast tests
 	@$(ACTIVATE); pytest
 
-test-slow: setup ## the slow tests and those that need the demo's weights
+test-slow: setup ## run the slow tests and those that need the demo's weights
 	@$(ACTIVATE); pytest -m "(slow or weights) and not gpu"
 
-fuzz: setup ## 2,000 generated inputs of each kind, in place of the 100 of make test
+fuzz: setup ## run 2,000 generated inputs of each kind, instead of the 100 of make test
 	@$(ACTIVATE); FUZZ=2000 pytest -k fuzz
 
-test-gpu: setup ## the tests that need a GPU
+test-gpu: setup ## run the tests that need a GPU
 	@$(ACTIVATE); pytest -m gpu
 
-check: setup ## ruff, mypy, import-linter
+check: setup ## run ruff, mypy and import-linter
 	@$(ACTIVATE); ruff check
 	@$(ACTIVATE); ruff format --check
 	@$(ACTIVATE); mypy $(PACKAGES) tests benchmarks requirements
 	@$(ACTIVATE); lint-imports --no-cache
 
-bench: setup ## the benchmarks of training and of generation
+bench: setup ## run the benchmarks of training and of generation
 	@$(ACTIVATE); python -m benchmarks; python -m benchmarks.generation
 
-clean: ## remove what the demo computed, DVC's cache and the tools' caches; keeps .venv, corpora, runs/
+clean: ## remove the demo's outputs, DVC's cache and the tools' caches; keep .venv, corpora and runs/
 	rm -rf data/synthetic data/packed models manifests/*.parquet manifests/ingested manifests/continuations
 	rm -rf results/predictions results/report.html checkpoints logs .dvc/cache .dvc/tmp
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) tests -name __pycache__ -prune -exec rm -rf {} +
 
-lock: setup ## make requirements/*.txt anew from pyproject.toml
+lock: setup ## write requirements/*.txt again from pyproject.toml
 	@requirements/lock.sh
 
-deps: setup ## write what each stage imports into dvc.yaml
+deps: setup ## write the imports of each stage into dvc.yaml
 	@$(ACTIVATE); python -m tests.dvc_graph

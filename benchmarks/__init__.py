@@ -1,1 +1,1 @@
-"""Ratios of our way to the plain way, measured side by side in one run: `python -m benchmarks`."""
+"""Benchmarks, each of which measures our code and a plain alternative side by side in one run."""

@@ -1,7 +1,8 @@
-"""What the trainer saves: each way timed in turn with the plain one, medians of five, on random weights.
+"""Measure the time that the trainer saves: python -m benchmarks
 
-The sizes are the demo's (whisper-tiny, SmolLM2-135M), the batch is 16 clips of 3 s. Absolute times
-depend on the machine and on what else it does; the ratios are the result.
+Our code and the plain code run in turn on random weights; the results are medians of five. The sizes are those of the
+demo (whisper-tiny, SmolLM2-135M); a batch has 16 clips of 3 s. Absolute times depend on the machine and its load. The
+ratios are the result.
 """
 
 import time
@@ -35,8 +36,8 @@ SMOLLM2_135M = LlamaConfig(
 
 
 def ratio(name: str, ours: Callable[[], object], plain: Callable[[], object]) -> dict[str, Any]:
-    """Time both in turn; print and return their seconds and how many times as long the plain way takes."""
-    ours(), plain()  # the first run of each pays for memory and compiled kernels
+    """Time both in turn; print and return their seconds and the ratio of plain to ours."""
+    ours(), plain()  # the first run of each also allocates memory and compiles kernels
     times = [(_timed(ours), _timed(plain)) for _ in range(ROUNDS)]
     mine, other = zip(*times, strict=True)
     figures = median_and_runs("ours_s", mine) | median_and_runs("plain_s", other)
@@ -52,14 +53,14 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def plain_kl(student: Tensor, teacher: Tensor, matrix: Tensor, temperature: float) -> Tensor:
-    """The loss as autograd computes it from the logits of all rows."""
+    """Return the KL from the logits of all rows, with autograd."""
     p = functional.log_softmax(teacher @ matrix.T / temperature, dim=-1)
     q = functional.log_softmax(student @ matrix.T / temperature, dim=-1)
     return functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
 
 
 def measure(figures: dict[str, Any]) -> None:
-    """Put all ratios into `figures`."""
+    """Measure all ratios and put them into `figures`."""
     torch.manual_seed(0)
     whisper = WhisperEncoder(WHISPER_TINY).eval()
     model = SpeechLLM(SpeechEncoder(whisper, pad_to_30s=False), LlamaForCausalLM(SMOLLM2_135M).eval(), 5)
@@ -94,7 +95,7 @@ def measure(figures: dict[str, Any]) -> None:
         model.response_states(replace(asked, num_shared=num_shared), heard).sum().backward()
 
     figures["student_step"] = ratio(
-        "student step, what rows start with computed once / each time",
+        "student step, shared start computed once / for each row",
         lambda: student(asked.num_shared),
         lambda: student(0),
     )

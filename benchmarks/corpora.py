@@ -1,8 +1,9 @@
-"""How fast corpora come in: python -m benchmarks.corpora DIR, where DIR takes some 2 GB of generated files.
+"""Time the ingestion of corpora: python -m benchmarks.corpora DIR, where DIR needs about 2 GB for generated files.
 
-LibriSpeech's manifest against lhotse's on one tree of the train part's shape (281,241 tiny FLAC files);
-the memory of GigaSpeech's index with a million segments; reading clips against bare soundfile and soxr,
-and on two cores against one. lhotse is needed for the first: pip install lhotse.
+Three things are measured. The first is the manifest of LibriSpeech, ours and lhotse's, on a tree with the shape of the
+train split (281,241 tiny FLAC files); it needs lhotse: pip install lhotse. The second is the time and the memory for
+GigaSpeech's index with a million segments. The third is the reading of clips, by us and by bare soundfile with soxr, on
+one core and on two.
 """
 
 import json
@@ -28,7 +29,7 @@ ROUNDS = 9
 SUBSETS = {"train-clean-100": 28_539, "train-clean-360": 104_014, "train-other-500": 148_688}
 PER_CHAPTER = 50
 NUM_SEGMENTS = 1_000_000
-_MD5 = slice(26, 42)  # of the samples, in a FLAC file
+_MD5 = slice(26, 42)  # place of the samples' MD5 in a FLAC file
 
 LHOTSE = """
 import sys
@@ -38,7 +39,7 @@ prepare_librispeech(sys.argv[1], dataset_parts=sys.argv[3].split(","), output_di
 
 
 def librispeech_tree(root: Path) -> None:
-    """Write the train part with clips of 0.3 s, each with an MD5 of its own."""
+    """Write a tree like the train split with clips of 0.3 s, each with a different MD5."""
     flac = bytearray(mono_16k.encode_flac((np.sin(np.arange(4800) / 9) / 2).astype(np.float32)))
     for number, (subset, count) in enumerate(SUBSETS.items(), start=1):
         for first in range(0, count, PER_CHAPTER):
@@ -54,7 +55,7 @@ def librispeech_tree(root: Path) -> None:
 
 
 def gigaspeech_tree(root: Path, num_segments: int, per_file: int = 500) -> None:
-    """Write an index of segments in long files, which are all one silent Opus file."""
+    """Write an index of segments in long files, which are all links to one silent Opus file."""
     (root / "audio").mkdir(parents=True)
     silence = root / "audio" / "silence.opus"
     soundfile.write(silence, np.zeros(per_file * 4 * 16_000, np.int16), 16_000, format="OGG", subtype="OPUS")
@@ -89,14 +90,14 @@ def gigaspeech_tree(root: Path, num_segments: int, per_file: int = 500) -> None:
 
 
 def timed(command: Sequence[str]) -> tuple[float, float]:
-    """Run a command; return its seconds and the most memory that a command has taken so far, in GB."""
+    """Run a command; return its seconds, and the peak memory of all commands so far in GB."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
 
 
 def ingest(corpus: str, root: Path, output: Path) -> tuple[float, float]:
-    """Run the stage."""
+    """Run the stage ingest; return its seconds, and the peak memory so far in GB."""
     command = [
         sys.executable,
         "-m",
@@ -112,18 +113,18 @@ def ingest(corpus: str, root: Path, output: Path) -> tuple[float, float]:
 
 
 def librispeech(folder: Path) -> dict[str, Any]:
-    """Time our manifest of a tree twice, since the first run fills the page cache, and then lhotse's of the same tree.
+    """Time our manifest of a tree twice, because the first run fills the page cache, and then lhotse's manifest.
 
-    Return seconds, GB, and how many times as long lhotse takes as our faster run.
+    Return seconds, GB, and the ratio of lhotse's seconds to those of our faster run.
     """
     root = folder / "LibriSpeech"
     if not root.exists():
         librispeech_tree(root)
     runs = [ingest("librispeech", root, folder / "librispeech.parquet") for _ in range(2)]
     ours, memory = min(runs)
-    with tempfile.TemporaryDirectory(dir=folder) as manifests:  # lhotse leaves out what it finds written
+    with tempfile.TemporaryDirectory(dir=folder) as manifests:  # lhotse skips manifests that exist
         plain, _ = timed([sys.executable, "-c", LHOTSE, str(root), manifests, ",".join(SUBSETS)])
-    print(f"LibriSpeech's train part: {ours:.1f} s, {memory:.2f} GB; lhotse {plain:.1f} s   x{plain / ours:.1f}")
+    print(f"LibriSpeech's train split: {ours:.1f} s, {memory:.2f} GB; lhotse {plain:.1f} s   x{plain / ours:.1f}")
     return {
         "num_clips": sum(SUBSETS.values()),
         "ours_s": ours,
@@ -135,19 +136,19 @@ def librispeech(folder: Path) -> dict[str, Any]:
 
 
 def gigaspeech(folder: Path) -> dict[str, Any]:
-    """Return seconds and GB of ingesting an index of a million segments."""
+    """Ingest an index of a million segments; return seconds and GB."""
     root = folder / "GigaSpeech"
     if not root.exists():
         gigaspeech_tree(root, NUM_SEGMENTS)
     seconds, memory = ingest("gigaspeech", root, folder / "gigaspeech.parquet")
-    print(f"GigaSpeech, {NUM_SEGMENTS:,} segments: {seconds:.0f} s, {memory:.2f} GB at most in this run")
+    print(f"GigaSpeech, {NUM_SEGMENTS:,} segments: {seconds:.0f} s, peak of this run {memory:.2f} GB")
     return {"num_segments": NUM_SEGMENTS, "ours_s": seconds, "ours_peak_gb": memory}
 
 
 def reading(folder: Path, rate_hz: int, suffix: str) -> dict[str, Any]:
-    """Compare recordings.read with bare soundfile and soxr, and both on two cores: ours in threads, bare in processes.
+    """Compare recordings.read with bare soundfile and soxr, and both on one core and on two.
 
-    Return bare over ours, and one thread or process over two, as ratios of seconds.
+    Ours runs in threads, bare in processes. Return ratios of seconds: bare over ours, one thread or process over two.
     """
     generator = np.random.default_rng(0)
     files = [folder / f"{rate_hz}-{i}{suffix}" for i in range(40)]
@@ -168,16 +169,16 @@ def reading(folder: Path, rate_hz: int, suffix: str) -> dict[str, Any]:
         | median_and_runs("one_bare_process_over_two", most)
     )
     print(
-        f"{rate_hz} Hz {suffix}: {figures['bare_over_ours']:.2f} of bare soundfile + soxr; "
+        f"{rate_hz} Hz {suffix}: {figures['bare_over_ours']:.2f} of the speed of bare soundfile + soxr; "
         f"two threads x{figures['one_thread_over_two']:.2f}, "
-        f"where two processes of bare soundfile + soxr reach x{figures['one_bare_process_over_two']:.2f}"
+        f"two processes of bare soundfile + soxr x{figures['one_bare_process_over_two']:.2f}"
     )
     return figures
 
 
-# what is read is let go at once, for to hold it costs memory
+# both functions drop the samples at once, because keeping them costs memory
 def bare(file: Path) -> None:
-    """Read a clip as mono at 16 kHz with the libraries alone."""
+    """Read a clip at 16 kHz with only the libraries."""
     samples, rate = soundfile.read(file, dtype="float32")
     if rate != mono_16k.SAMPLE_RATE_HZ:
         soxr.resample(samples, rate, mono_16k.SAMPLE_RATE_HZ, quality="HQ")
@@ -189,12 +190,12 @@ def read(file: Path) -> None:
 
 
 def each(pool: Executor, do: Callable[[Path], None], files: Sequence[Path]) -> None:
-    """Do something with every file, five times."""
+    """Call `do` on every file, five times."""
     list(pool.map(do, [file for _ in range(5) for file in files], chunksize=5))
 
 
 def ratios(first: Callable[[], None], second: Callable[[], None]) -> list[float]:
-    """Time both in turn; return the seconds of the first over those of the second, round by round."""
+    """Time both in turn; return the seconds of the first over those of the second, for each round."""
     found = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""What generation costs on top of vLLM, and what it saves against the official way: python -m benchmarks.generation
+"""Compare the speed of the stage generate, bare vLLM and the official code: python -m benchmarks.generation
 
-The demo's LLM, transcripts and prompt; each round times the three in turn, medians of five. The stage writes what it
-generates to a store in parts; bare is one call of vLLM's `LLM.generate`; the official way is transformers' generation
-in batches of 4 with padding on the left, in the order of the manifest. Models and tokenizers are loaded before. Then
-the planning of 500,000 rows, 480,000 of them in the store, in a process of its own.
+All three use the demo's LLM, transcripts and prompt. Each round times them in turn; the results are medians of five.
+The stage writes its answers to a store. Bare is one call of vLLM's `LLM.generate`. Official is transformers' generation
+in batches of 4 with padding on the left, in the order of the manifest. Models and tokenizers are loaded before. Another
+benchmark times the planning of 500,000 rows, of which 480,000 are in the store, in a separate process.
 """
 
 import multiprocessing
@@ -47,7 +47,7 @@ print(f"{len(missing)} {seconds:.2f} {status['VmHWM'].split()[0]}")
 
 
 def make_requests(run: Run) -> list[Request]:
-    """Return the prompts of as many transcripts as the benchmark takes."""
+    """Return the requests of the benchmark."""
     texts = sentences(random.Random(1))
     requests = []
     for _ in range(NUM_PROMPTS):
@@ -60,9 +60,9 @@ def make_requests(run: Run) -> list[Request]:
 def official(
     calls: Any, model: Path, dtype: str, prompts: Sequence[Sequence[int]], end_id: int, max_new_tokens: int
 ) -> None:
-    """Generate as emotion_text_generation.py does, at each call of a pipe; send the number of new tokens.
+    """Generate as emotion_text_generation.py does, at each message of a pipe; send back the number of new tokens.
 
-    In a process of its own: vLLM's threads and Intel's OpenMP, which it brings, would slow it down.
+    This runs in a separate process, because vLLM's threads and its copy of Intel's OpenMP would slow it down.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -93,7 +93,7 @@ def generate_padded(llm: Any, prompts: Sequence[Sequence[int]], end_id: int, max
 
 
 def open_fresh(store: str) -> Run:
-    """Open a run on an empty store, its tokenizer loaded as vLLM's is."""
+    """Open a run with an empty store and load its tokenizer, because vLLM's tokenizer is loaded too."""
     os.environ["BLSP_STORE"] = store
     opened = open_run("semantic", PARAMS)
     assert opened.prompter.end_id is not None
@@ -108,7 +108,7 @@ def timed(do: Callable[[], object]) -> float:
 
 
 def generation() -> dict[str, Any]:
-    """Print tokens a second of the three ways, and the ratios; return them with the seconds of each round."""
+    """Print the tokens per second of all three, and the ratios; return them with the seconds of each round."""
     run = open_run("semantic", PARAMS)
     requests = make_requests(run)
     ours: Any = run.start_engine()
@@ -134,7 +134,7 @@ def generation() -> dict[str, Any]:
         calls.send(True)
         counts["official"] = calls.recv()
 
-    bare()  # the first run of a process pays for memory
+    bare()  # the first run of a process also allocates memory
     times: dict[str, list[float]] = {"stage": [], "bare": [], "official": []}
     with tempfile.TemporaryDirectory() as folder:
         fresh = [open_fresh(f"{folder}/{number}") for number in range(ROUNDS)]
@@ -158,7 +158,7 @@ def generation() -> dict[str, Any]:
 
 
 def planning() -> dict[str, Any]:
-    """Print and return the seconds that a run takes to know what is missing, and its memory in GB."""
+    """Print and return the seconds that a run needs to find the missing answers, and its memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BLSP_STORE"] = f"{folder}/store"
         texts = [f"{i} and that is what the farmer said to the old man by the river" for i in range(NUM_ROWS)]
@@ -182,7 +182,7 @@ def planning() -> dict[str, Any]:
 
 
 def fill(store: AnswerStore, texts: Sequence[str]) -> None:
-    """Put made-up answers on a store."""
+    """Write made-up answers to a store."""
     now = datetime.now(UTC).replace(microsecond=0)
 
     def answer(text: str) -> StoredAnswer:

@@ -1,9 +1,10 @@
-"""What the quality gate drops of 500 real continuations: python -m benchmarks.quality_gate DIR
+"""Count what the quality gate drops of 500 real continuations: python -m benchmarks.quality_gate DIR
 
-DIR holds LibriSpeech-text/*.tsv (id, transcript) and MELD's CSV files in MELD/. The LLM of params.yaml answers 250
-sentences of LibriSpeech by the prompt of stage 1 and 250 utterances of MELD, 50 of each emotion, by that of stage 2;
-what the store has is not asked again. Then rows by the first rule that drops them, with the limits for a small and for
-a large LLM that params.yaml names, three examples of each, and how often agreement finds the emotion asked for.
+DIR contains LibriSpeech-text/*.tsv (id, transcript) and MELD's CSV files in MELD/. The LLM of params.yaml continues 250
+sentences of LibriSpeech with the prompt of stage 1, and 250 utterances of MELD, 50 of each emotion, with the prompt of
+stage 2. It does not repeat answers that are in the store. The output shows the number of rows by the first rule that
+drops them, for the limits that params.yaml names for a small and for a large LLM, and three examples of each rule. It
+also shows how often agreement finds the emotion of the prompt.
 """
 
 import csv
@@ -43,13 +44,13 @@ LIMITS = {
 
 
 def librispeech(folder: Path, draw: random.Random) -> list[dict[str, Any]]:
-    """Draw sentences."""
+    """Draw random sentences."""
     lines = [line.split("\t") for file in sorted(folder.glob("*.tsv")) for line in file.read_text().splitlines()]
     return [_row("librispeech", key, text, None) for key, text in draw.sample(lines, PER_KIND)]
 
 
 def meld(folder: Path, draw: random.Random) -> list[dict[str, Any]]:
-    """Draw as many utterances of each emotion."""
+    """Draw random utterances, equally many of each emotion."""
     found: dict[str, list[dict[str, Any]]] = {emotion: [] for emotion in EMOTIONS.values()}
     for file in sorted(folder.glob("*.csv")):
         for row in csv.DictReader(file.read_text(encoding="utf-8", errors="replace").splitlines()):
@@ -63,7 +64,7 @@ def meld(folder: Path, draw: random.Random) -> list[dict[str, Any]]:
 def _row(corpus: str, key: str, text: str, emotion: str | None) -> dict[str, Any]:
     empty = dict.fromkeys(manifest.SCHEMA.names)
     facts = {"id": f"{corpus}/{key}", "corpus": corpus, "text": normalise(text), "emotion": emotion}
-    return {**empty, **facts, "language": "en", "duration_s": 5.0}  # as if spoken
+    return {**empty, **facts, "language": "en", "duration_s": 5.0}  # a made-up duration
 
 
 def answer(kind: Alignment, rows: list[dict[str, Any]], folder: Path, params_file: Path) -> tuple[pa.Table, pa.Table]:
@@ -77,7 +78,7 @@ def answer(kind: Alignment, rows: list[dict[str, Any]], folder: Path, params_fil
 def show_drops(
     kind: Alignment, utterances: pa.Table, answers: pa.Table, params_file: Path
 ) -> dict[str, dict[str, int]]:
-    """Print how many rows each rule drops first, and examples with the limits of a large LLM; return the counts."""
+    """Print and return the number of rows by the first rule that drops them; print examples for a large LLM."""
     opened = run.open_run(kind, params_file)
     found = {}
     for size, limits in LIMITS.items():
@@ -96,9 +97,9 @@ def show_drops(
 
 
 def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -> dict[str, Any]:
-    """Print how often the likeliest class is the one asked for, by log-probability as it is and calibrated.
+    """Print how often the likeliest class is the emotion of the prompt, by plain and by calibrated log-probability.
 
-    Return it as shares of the rows, with the number of rows of each likeliest class.
+    Return these shares of the rows, and the number of rows of each likeliest class.
     """
     opened = run.open_run("emotion", params_file)
     assert opened.settings.agreement is not None
@@ -108,7 +109,7 @@ def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -
     keys = pa.array([question.key for row in asked for question in row], KEY)
     logprobs = store.read(keys, {}, ["logprob"])["logprob"].to_numpy().reshape(len(asked), len(classes))
     own = np.array([classes.index(emotion) for emotion in utterances["emotion"].to_pylist()])
-    # the emotions are drawn alike, so that the mean over all rows is that over the emotions' means
+    # each emotion has the same number of rows, so the mean over all rows is the mean of the emotions' means
     figures: dict[str, Any] = {}
     for name, scores in (("as it is", logprobs), ("calibrated", logprobs - logprobs.mean(0))):
         found = scores.argmax(1)
@@ -123,7 +124,7 @@ def show_agreement(utterances: pa.Table, answers: pa.Table, params_file: Path) -
 
 
 def measure(root: Path, figures: dict[str, Any]) -> None:
-    """Print all of it and put it into `figures`; what is no share is a number of rows."""
+    """Print all results and put them into `figures`, as shares or numbers of rows."""
     draw = random.Random(SEED)
     rows: dict[Alignment, list[dict[str, Any]]] = {
         "semantic": librispeech(root / "LibriSpeech-text", draw),
@@ -131,6 +132,7 @@ def measure(root: Path, figures: dict[str, Any]) -> None:
     }
     sections = yaml.safe_load(Path("params.yaml").read_text())
     sections["emotions"] = list(EMOTIONS.values())
+    sections["filter"]["emotion"]["min_agreement"] = 0.0  # without a limit, generate computes no agreement
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params_file = folder / "params.yaml"

@@ -1,8 +1,8 @@
-"""The results file of a benchmark: its figures, and the machine, versions and commit that they are of.
+"""The results file of a benchmark: its figures with their machine, versions and commit.
 
-`benchmarks/results/NAME.json` is kept in git, so that a figure in docs/results.md can be traced. It is a statement
-about one machine on one day. A benchmark that fails leaves the file of the last one that ended. The parts of
-benchmarks.gpu have time limits, so they write with each figure (benchmarks/gpu/card.py).
+`benchmarks/results/NAME.json` is kept in git, so the source of a figure in docs/results.md can be found. It describes
+one machine on one day. A benchmark that fails leaves the old file unchanged. The parts of benchmarks.gpu have time
+limits, so they write the file after each figure (benchmarks/gpu/card.py).
 """
 
 import json
@@ -29,12 +29,12 @@ PACKAGES = (
 
 @contextmanager
 def recorded(name: str, folder: Path = FOLDER) -> Iterator[dict[str, Any]]:
-    """Give a dictionary to put figures in, each with its unit in its key; at the end write them to `folder`/NAME.json.
+    """Yield a dictionary for the figures, each with its unit in its key; at the end write it to `folder`/NAME.json.
 
-    Memory is in GiB, the date is the UTC day of the end. Raises OSError where the file cannot be written and TypeError
-    where a figure is nothing that JSON knows; then the old file stays, and so it does if the benchmark itself raises.
+    Memory is in GiB; the date is the UTC day of the end. Raises OSError if the file cannot be written, and TypeError if
+    JSON has no type for a figure. After any error, also of the benchmark itself, the old file is unchanged.
     """
-    commit = commit_of(ROOT)  # at the start, when the code is imported
+    commit = commit_of(ROOT)  # taken at the start, when the code is imported
     figures: dict[str, Any] = {}
     yield figures
     path = folder / f"{name}.json"
@@ -50,21 +50,21 @@ def recorded(name: str, folder: Path = FOLDER) -> Iterator[dict[str, Any]]:
 
 
 def median_and_runs(name: str, runs: Sequence[float]) -> dict[str, Any]:
-    """Return the median of several runs as `name`, and beside it the runs in their order, in the same unit."""
+    """Return the median of the runs as `name`, and all runs in their order as `name`_runs, in the same unit."""
     return {name: statistics.median(runs), f"{name}_runs": list(runs)}
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write values as JSON so that `path` is either complete or untouched.
+    """Write values as JSON to `path`; after an error, `path` is unchanged.
 
-    Raises OSError where the file cannot be written and TypeError where a value is nothing that JSON knows.
+    Raises OSError if the file cannot be written, and TypeError if JSON has no type for a value.
     """
     write_text(json.dumps(values, indent=1) + "\n", path)
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine: its processor, the cores that this process may use, its memory in GiB, its GPU or None."""
-    import torch  # here, because vLLM sets the threads before torch is imported
+    """Describe the machine: processor, cores that this process may use, memory in GiB, and GPU or None."""
+    import torch  # imported here, because vLLM must set the threads before the import of torch
 
     num_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
@@ -83,7 +83,7 @@ def _processor() -> str:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
-    """Return the installed version of each package, None where it is not installed."""
+    """Return the installed version of each package, or None if it is not installed."""
     return {name: _version(name) for name in packages}
 
 
@@ -95,10 +95,10 @@ def _version(package: str) -> str | None:
 
 
 def commit_of(root: Path) -> str | None:
-    """Return the commit checked out at `root`, None without git or outside a repository.
+    """Return the commit checked out at `root`, or None without git or outside a repository.
 
-    It ends in -dirty where a file differs from the commit or is not in git. Results files do not count, since one
-    benchmark would mark the next.
+    It ends in -dirty if a file differs from the commit or is not in git. Results files are ignored: otherwise the file
+    of one benchmark would mark the next benchmark.
     """
     try:
         commit = _git(root, "rev-parse", "HEAD")

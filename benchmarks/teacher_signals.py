@@ -1,10 +1,10 @@
-"""What a stored teacher loses and saves: python -m benchmarks.teacher_signals
+"""Measure what a stored teacher loses and saves: python -m benchmarks.teacher_signals
 
-The demo's LLM answers made-up sentences, as the parameters say (vLLM), and tells its 20 likeliest tokens at each
-position; the first k of them are the stored teacher. The exact one is the LLM run on the sentence again. No speech is
-involved in the losses: the student is the same LLM on a sentence of which a share of the tokens is exchanged for tokens
-of other sentences, a stand-in for speech of which that share was not heard. Then the time of an optimizer step on 16
-clips of 3 s with the teacher run and stored, in turn, medians of five.
+The demo's LLM answers made-up sentences with the settings of params.yaml (vLLM), and returns its 20 likeliest tokens at
+each position. The first k of them are the stored teacher. The exact teacher is the LLM, run on the sentence again. The
+losses use no speech: the student is the same LLM on the sentence with a share of its tokens exchanged for tokens of
+other sentences. This stands for speech of which the model did not hear that share. Another benchmark times an optimizer
+step on 16 clips of 3 s with the exact and the stored teacher, in turn, with medians of five.
 """
 
 import io
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 PARAMS = Path("params.yaml")
 NUM_SENTENCES = 96
 KEPT = (1, 5, 10, 20)
-EXCHANGED = (0.1, 0.3, 1.0)  # of the sentence's tokens
+EXCHANGED = (0.1, 0.3, 1.0)  # shares of the sentence's tokens
 BATCH, FRAMES = 16, 300
 ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A sentence with the LLM's answer to it."""
+    """A sentence with the LLM's answer."""
 
     text_ids: list[int]
     response_ids: list[int]
@@ -61,7 +61,7 @@ class Row:
 
 
 def generated() -> tuple[PromptShell, list[Row], str]:
-    """Return the frame of the prompt, the answers, and what wrote them; to be run in a process of its own."""
+    """Return the prompt without its content, the answers, and the engine's name; this runs in a separate process."""
     run = open_run("semantic", PARAMS)
     settings = run.settings.model_copy(update={"store_logprobs": max(KEPT)})
     choose.prepare(settings)
@@ -114,9 +114,9 @@ def states(model: "SpeechLLM", shell: PromptShell, texts: Sequence[Sequence[int]
 
 
 def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> dict[str, list[dict[str, float]]]:
-    """Print and return what of the teacher's mass is kept, and the stored KL and its gradient beside the exact ones.
+    """Print and return the teacher's mass that is kept, and compare the stored KL and its gradient with the exact ones.
 
-    KL is in nats a token.
+    KL is in nats per token.
     """
     import torch
 
@@ -132,8 +132,8 @@ def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> dict[st
         none = stored_kl(teacher, ids[:, :k], logprobs[:, :k], matrix).abs().max().item()
         size = _bytes(rows, k) / len(ids)
         print(
-            f"k {k:2}: mass kept {mass:.4f}, {size:.0f} bytes a token on disk, "
-            f"LLM against itself as stored: at most {none:.1e} nats"
+            f"k {k:2}: mass kept {mass:.4f}, {size:.0f} bytes per token on disk, "
+            f"stored KL of the LLM with itself: at most {none:.1e} nats"
         )
         figures["kept"].append({"k": k, "mass_share": mass, "bytes_per_token": size, "largest_self_kl_nats": none})
     for share in EXCHANGED:
@@ -157,7 +157,7 @@ def bias(model: "SpeechLLM", shell: PromptShell, rows: Sequence[Row]) -> dict[st
 
 
 def _bytes(rows: Sequence[Row], k: int) -> int:
-    """Return the size of the stored teacher in a table of continuations."""
+    """Return the bytes of the stored teacher in a table of continuations."""
     columns = [
         [[step[:k] for step in row.top_ids] for row in rows],
         [[step[:k] for step in row.top_logprobs] for row in rows],
@@ -180,7 +180,7 @@ def steps(trainer: "Trainer", shell: PromptShell, rows: Sequence[Row]) -> dict[s
 
     examples = [example(row) for row in rows[:BATCH]]
     exact, stored = Collator(shell, True)(examples), Collator(shell, False, with_signals=True)(examples)
-    trainer.step(0, [exact]), trainer.step(0, [stored])  # the first run of each pays for memory and compiled kernels
+    trainer.step(0, [exact]), trainer.step(0, [stored])  # the first runs also allocate memory and compile kernels
     times = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -192,14 +192,14 @@ def steps(trainer: "Trainer", shell: PromptShell, rows: Sequence[Row]) -> dict[s
     figures = median_and_runs("exact_s", run) | median_and_runs("stored_s", kept)
     exact_s, stored_s, num_tokens = figures["exact_s"], figures["stored_s"], len(exact.response_ids)
     print(
-        f"a step of {BATCH} clips with {num_tokens} response tokens: teacher run {exact_s:.2f} s, "
-        f"stored (k {max(KEPT)}) {stored_s:.2f} s, x{exact_s / stored_s:.2f}"
+        f"a step of {BATCH} clips with {num_tokens} response tokens: exact teacher {exact_s:.2f} s, "
+        f"stored teacher (k {max(KEPT)}) {stored_s:.2f} s, x{exact_s / stored_s:.2f}"
     )
     return {"num_clips": BATCH, "num_response_tokens": num_tokens, **figures, "exact_over_stored": exact_s / stored_s}
 
 
 def measure(figures: dict[str, Any]) -> None:
-    """Put all of it into `figures`."""
+    """Measure all figures and put them into `figures`."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:  # vLLM keeps memory and pins its threads
         shell, rows, name = apart.submit(generated).result()
     import torch
@@ -208,7 +208,7 @@ def measure(figures: dict[str, Any]) -> None:
     from train.fit import run as fitting
     from train.fit.loop import Trainer
 
-    os.environ["ACCELERATE_USE_CPU"] = "1"  # the figures are of a CPU
+    os.environ["ACCELERATE_USE_CPU"] = "1"  # the figures describe a CPU
     models = params.load(PARAMS, "models", ModelsParams)
     settings = params.load(PARAMS, "fit.semantic", SemanticFitParams).model_copy(update={"temperature": 1.0})
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {len(rows)} answers")
@@ -226,7 +226,7 @@ def measure(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run the benchmark."""
     with recorded("teacher_signals") as figures:
         measure(figures)
 

@@ -1,1 +1,1 @@
-"""What the trained model owes to hearing: predictions, scores and the report."""
+"""Evaluate a trained model: predictions, scores and the report."""

@@ -1,4 +1,4 @@
-"""What a person can do with a trained model: the list of the stages of evaluation."""
+"""List the stages of evaluation: `python -m evaluate`."""
 
 import typer
 
@@ -6,8 +6,8 @@ from pipeline.commands.overview import overview
 from pipeline.stage import run_app
 
 STAGES = {
-    "respond": "let the model and its baselines answer the test manifests",
-    "score": "turn predictions into numbers and plots, no GPU needed",
+    "respond": "let the model and the baselines answer the test clips",
+    "score": "compute scores and plots from the predictions; needs no GPU",
     "report": "write one page to open in a browser",
 }
 

@@ -1,8 +1,8 @@
-"""Scores as functions of sums over speakers, and their intervals by drawing speakers again.
+"""Scores, and their intervals by a bootstrap over speakers.
 
-Clips of one voice succeed or fail together, so the bootstrap draws whole voices (a cluster) with
-replacement. Every score here is a function of sums over clips; a resample is then only a weighting of
-the clusters' sums, and ten thousand of them are one matrix product.
+Results on clips of one speaker are correlated, so the bootstrap draws whole speakers (clusters) with replacement. Every
+score here is a function of sums over clips. So a resample is a weighted sum of the cluster sums, and thousands of
+resamples are computed by one matrix product.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_CHUNK_CELLS = 4_000_000  # resamples x clusters held at once, 32 MB
+CHUNK_CELLS = 4_000_000  # resamples x clusters held at once, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How an interval is drawn: `confidence` is its coverage, 0.95 for a 95 % interval."""
+    """The settings of a bootstrap; `confidence` is the coverage of its intervals, 0.95 for 95 %."""
 
     seed: int
     resamples: int
@@ -36,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """The rows' cluster numbers, from 0; `count` of them, and how many speakers there are."""
+    """The cluster number of each row, from 0, the number of clusters, and the number of speakers."""
 
     codes: Ints
     count: int
@@ -44,7 +44,7 @@ class Clusters:
 
 
 def clusters(speakers: Sequence[str]) -> Clusters:
-    """Number the rows by speaker, or each row for itself where there are fewer than two speakers."""
+    """Make each speaker a cluster; with fewer than two speakers, make each row a cluster."""
     names, codes = np.unique(np.asarray(speakers), return_inverse=True)
     if len(names) < 2:
         return Clusters(np.arange(len(speakers)), len(speakers), len(names))
@@ -65,7 +65,7 @@ def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], how: Resampli
     """
     rng = np.random.default_rng(how.seed)
     count = len(sums)
-    chunk = max(1, _CHUNK_CELLS // count)
+    chunk = max(1, CHUNK_CELLS // count)
     drawn = []
     for start in range(0, how.resamples, chunk):
         weights = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, how.resamples - start))
@@ -86,31 +86,31 @@ def count_confusions(truth: Ints, predicted: Ints, num_classes: int, by: Cluster
 
 
 def unweighted_accuracy(confusions: Floats) -> Floats:
-    """Mean recall over the classes present, of confusions (..., K, K + 1); unparsable answers are wrong."""
+    """Return the mean recall of the classes present in confusions (..., K, K + 1); unparsable answers are wrong."""
     totals = confusions.sum(axis=-1)
     recalls = np.divide(_hits(confusions), totals, out=np.zeros_like(totals), where=totals > 0)
     return np.asarray(recalls.sum(axis=-1) / (totals > 0).sum(axis=-1))
 
 
 def weighted_accuracy(confusions: Floats) -> Floats:
-    """Share of rows recognised, of confusions (..., K, K + 1)."""
+    """Return the share of rows with the right prediction in confusions (..., K, K + 1)."""
     return np.asarray(_hits(confusions).sum(axis=-1) / confusions.sum(axis=(-2, -1)))
 
 
 def macro_f1(confusions: Floats) -> Floats:
-    """Mean F1 over the classes present, of confusions (..., K, K + 1); a class never predicted has 0."""
+    """Return the mean F1 of the classes present in confusions (..., K, K + 1); a class never predicted has 0."""
     totals = confusions.sum(axis=-1)
     f1 = 2 * _hits(confusions) / np.maximum(totals + confusions.sum(axis=-2)[..., :-1], 1)
     return np.asarray(np.where(totals > 0, f1, 0).sum(axis=-1) / (totals > 0).sum(axis=-1))
 
 
 def ratio(sums: Floats) -> Floats:
-    """Weighted mean of sums (..., 2): weighted total and weight."""
+    """Return the weighted mean from sums (..., 2): weighted total, weight."""
     return np.asarray(sums[..., 0] / sums[..., 1])
 
 
 def difference_of_ratios(sums: Floats) -> Floats:
-    """First weighted mean less the second, of sums (..., 4): total, weight, total, weight."""
+    """Return the first weighted mean minus the second, from sums (..., 4): total, weight, total, weight."""
     return ratio(sums[..., :2]) - ratio(sums[..., 2:])
 
 

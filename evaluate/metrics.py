@@ -1,4 +1,4 @@
-"""The figures of a run: accuracies and divergences by protocol and system, with intervals."""
+"""The scores of a run: accuracies and divergences by test (task and corpus) and system, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from evaluate.predictions import CONDITIONS, SYSTEMS
 from pipeline.params import Section
 
 Metrics = dict[str, dict[str, dict[str, float]]]
-"""protocol -> system -> metric; the protocol names what is measured and on which corpus."""
+"""test -> system -> metric -> value; a test is one task on one corpus, called `protocol` in the code."""
 
 EMOTION, CONTINUATION_KL = "emotion_", "continuation_kl_"
-"""What the names of the protocols begin with; the corpus follows."""
+"""Prefixes of the test names; the corpus follows."""
 
 CONFUSION_SYSTEMS = ("head", "logprob", "prompted")
 UNPARSABLE = "unparsable"
@@ -25,7 +25,7 @@ DIGITS = 6
 
 
 class ScoreParams(Section):
-    """The speaker-clustered bootstrap behind the intervals."""
+    """The settings of the bootstrap over speakers, which gives the intervals."""
 
     seed: int
     resamples: int = Field(ge=1)
@@ -33,20 +33,20 @@ class ScoreParams(Section):
 
 
 Confusions = dict[str, dict[str, list[list[int]]]]
-"""corpus -> system -> clips by true and predicted emotion, K rows of K + 1; the last column is unparsable."""
+"""corpus -> system -> number of clips by true and predicted emotion, K rows of K + 1; the last column is unparsable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """The emotion recognition of every system on every corpus."""
+    """The results of every system's emotion recognition on every corpus."""
 
     metrics: Metrics
-    """Protocol `emotion_<corpus>`."""
+    """The scores; the test names are `emotion_<corpus>`."""
     confusions: Confusions
 
 
 def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling) -> Recognition:
-    """Count and score every system on every corpus, with chance beside them."""
+    """Count the confusions and compute the scores of every system on every corpus; add the score of chance."""
     metrics: Metrics = {}
     confusions: Confusions = {}
     for corpus, rows in _by_corpus(table):
@@ -60,10 +60,11 @@ def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling)
 
 
 def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
-    """Score the stage-1 KL on every corpus: protocol `continuation_kl_<corpus>`.
+    """Compute the mean stage-1 KL on every corpus; the test names are `continuation_kl_<corpus>`.
 
-    Means weigh every token alike. `hearing` is what a wrong clip costs, shuffled less after, over the
-    same rows; `transcript` is zero by definition, since the divergence is measured from it.
+    Every token has the same weight in a mean. `hearing` is the cost of a wrong clip: `shuffled` minus `after`, over the
+    same rows. `transcript` is zero by definition, because the KL is measured against the LLM's own distribution given
+    the transcript.
     """
     metrics: Metrics = {}
     for corpus, rows in _by_corpus(table):
@@ -85,7 +86,7 @@ def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
 
 
 def confusion_rows(table: pa.Table, system: str) -> list[tuple[str, str, str]]:
-    """List corpus, actual and predicted emotion of every row of `system`, as dvc's confusion template reads them."""
+    """Return corpus, true and predicted emotion of every row of `system`, for the confusion template of dvc."""
     rows = _where(table, "system", system)
     columns = (rows[name].to_pylist() for name in ("corpus", "emotion", "predicted"))
     return [(corpus, actual, predicted or UNPARSABLE) for corpus, actual, predicted in zip(*columns, strict=True)]

@@ -1,4 +1,4 @@
-"""Results that are text, written whole or not at all."""
+"""Write text results, complete or not at all."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ from pipeline.tables import parquet
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write `text` so that `path` is either complete or untouched."""
+    """Write `text` to `path`; after a failure, `path` is unchanged."""
     with parquet.whole(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")

@@ -1,7 +1,7 @@
-"""The prediction tables that respond writes and score and report read.
+"""The tables of predictions: respond writes them, score and report read them.
 
-Every comparison between systems or conditions is paired, so reading checks that each of them covers
-the same rows; a table that lacks some would make its figures incomparable without a word.
+Every comparison of systems or conditions is paired. So the functions that read these tables check that each system or
+condition has the same rows. Without this check, missing rows would make the scores incomparable without any warning.
 """
 
 from collections.abc import Collection
@@ -17,7 +17,7 @@ from pipeline.tables import parquet
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A way to get an emotion for a clip: what it is given and how its answer is read."""
+    """A way to predict the emotion of a clip: its input, and the way its answer is read."""
 
     name: str
     given: str
@@ -25,11 +25,11 @@ class System:
 
 
 CONDITIONS = ("before", "after", "shuffled")
-"""Of the stage-1 KL: before training, after it, and after it with another speaker's clip."""
+"""Conditions of the stage-1 KL: before training, after it, and after it with another speaker's clip."""
 
-VOICE, TRANSCRIPT, SHUFFLED = "the voice", "the transcript alone", "another speaker's clip of another emotion"
+VOICE, TRANSCRIPT, SHUFFLED = "the clip", "only the transcript", "another speaker's clip of another emotion"
 GIVEN = (VOICE, TRANSCRIPT, SHUFFLED)
-HEAD, LOGPROB, PROMPTED = "emotion head", "likeliest label", "asked, answer parsed"
+HEAD, LOGPROB, PROMPTED = "emotion head", "likeliest label", "written answer"
 
 SYSTEMS = (
     System("head", VOICE, HEAD),
@@ -48,7 +48,7 @@ DIVERGENCE_SCHEMA = pa.schema(
         ("corpus", pa.string()),
         ("speaker", pa.string()),
         ("condition", pa.string()),  # one of CONDITIONS
-        ("kl", pa.float64()),  # nats per continuation token at temperature 1, mean over the row's tokens
+        ("kl", pa.float64()),  # nats per continuation token at temperature 1: mean over the row's tokens
         ("num_tokens", pa.int32()),
     ]
 )
@@ -58,11 +58,11 @@ RECOGNITION_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("corpus", pa.string()),
         ("speaker", pa.string()),
-        ("emotion", pa.string()),  # truth; also of a row whose clip was swapped
-        ("system", pa.string()),  # name of one of SYSTEMS
-        ("answer", pa.string()),  # null where nothing was asked
-        ("predicted", pa.string()),  # null: no label found in the answer
-        ("scores", pa.list_(pa.float64())),  # in the order of the classes; null where the answer was parsed
+        ("emotion", pa.string()),  # true emotion of the row's own clip, even if another clip was given
+        ("system", pa.string()),  # name of a system in SYSTEMS
+        ("answer", pa.string()),  # null if the system writes no answer
+        ("predicted", pa.string()),  # null if the answer names no label
+        ("scores", pa.list_(pa.float64())),  # log-probabilities in the order of the classes; or null
     ]
 )
 
@@ -76,14 +76,14 @@ EXAMPLES_SCHEMA = pa.schema(
         ("audio", pa.binary()),  # FLAC, 16 kHz, mono
         ("predicted", pa.string()),  # by the emotion head
         ("voice_answer", pa.string()),  # the model's answer to the voice
-        ("transcript_answer", pa.string()),  # the LLM's, with the transcript in place of the voice
-        ("target", pa.string()),  # the LLM's continuation when told the emotion
+        ("transcript_answer", pa.string()),  # the LLM's answer to the transcript
+        ("target", pa.string()),  # the LLM's continuation; its prompt named the emotion
     ]
 )
 
 
 def read_divergence(path: Path) -> pa.Table:
-    """Read the stage-1 KL rows; every id has each condition once, a finite KL and at least one token."""
+    """Read the stage-1 KL; check that every id has each condition once, a finite KL and at least one token."""
     table = parquet.read(path, DIVERGENCE_SCHEMA)
     _check_paired(path, table, "condition", CONDITIONS)
     wrong = ~np.isfinite(table["kl"].to_numpy()) | (table["num_tokens"].to_numpy() < 1)
@@ -97,7 +97,7 @@ def read_divergence(path: Path) -> pa.Table:
 
 
 def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
-    """Read the recognised emotions; every id has each system once and only labels among `emotions`."""
+    """Read the recognised emotions; check that every id has each system once and only labels in `emotions`."""
     table = parquet.read(path, RECOGNITION_SCHEMA)
     _check_paired(path, table, "system", [system.name for system in SYSTEMS])
     for column, allowed in (("emotion", {*emotions}), ("predicted", {*emotions, None})):
@@ -124,4 +124,4 @@ def _check_paired(path: Path, table: pa.Table, column: str, expected: Collection
     every = set(ids)
     for name in expected:
         if missing := every - seen[name]:
-            raise UserError(f"{path}: {min(missing)}: lacks the {column} {name}; expected every id under each")
+            raise UserError(f"{path}: {min(missing)}: found no {column} {name}, expected every {column} for every id")

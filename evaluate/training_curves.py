@@ -1,7 +1,7 @@
-"""The losses that fit logs in models/<kind>/losses.jsonl, one JSON object a line.
+"""The losses that fit logs in models/<kind>/losses.jsonl, one JSON object per line.
 
-A training line has `step`, `lr`, `loss` and the parts of the loss; a line for the dev part has `step`
-and the parts with `dev_` before their names.
+A line of a training step has `step`, `lr`, `loss` and the terms of the loss. A line of the dev split has `step` and the
+terms with the prefix `dev_`.
 """
 
 import json
@@ -16,22 +16,22 @@ from pipeline.stage import UserError
 
 ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 TERMS = ("kl", "ce", "emotion")
-"""Parts of a loss: response KL (stage 1), continuation cross-entropy and emotion cross-entropy (stage 2)."""
+"""Terms of a loss: continuation KL (stage 1), continuation cross-entropy and emotion cross-entropy (stage 2)."""
 
 Curves = dict[str, list[float]]
-"""`step` and what was measured there, equally long."""
+"""name -> values, one per logged step; `step` has the numbers of these steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Curves on the train part (step, lr, loss, parts) and on the dev part (step, parts; may be empty)."""
+    """Curves on the train split (step, lr, loss, terms) and on the dev split (step, terms; may be empty)."""
 
     train: Curves
     dev: Curves
 
 
 def read(models: Path, kind: str) -> Losses:
-    """Read the losses of a training stage; raises UserError when the file is missing, malformed or empty."""
+    """Read the losses of a training stage; raises UserError if the file is missing, malformed or empty."""
     path = models / kind / "losses.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: no such file; train.fit --kind {kind} has not run")
@@ -39,7 +39,7 @@ def read(models: Path, kind: str) -> Losses:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         TypeAdapter(list[dict[str, float]]).validate_python(records)
     except (ValueError, ValidationError):
-        raise UserError(f"{path}: expected one JSON object of numbers a line") from None
+        raise UserError(f"{path}: expected one JSON object of numbers per line") from None
     steps = [record for record in records if "loss" in record]
     if not steps:
         raise UserError(f"{path}: no step with a loss; expected at least one")

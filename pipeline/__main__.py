@@ -16,7 +16,7 @@ STAGES = {
     "synthesise": "make a synthetic corpus in a published layout",
     "ingest": "turn a corpus on disk into manifest rows",
     "split": "assign the speakers to train, dev and test",
-    "leaks": "find what test shares with train and dev",
+    "leaks": "find data of test that is in train or dev",
     "generate": "let the LLM write the continuations",
     "filter": "keep continuations that are usable targets",
     "pack": "write token ids and audio to Arrow",
@@ -32,7 +32,7 @@ COMMANDS = {
     "import": "Import the answers to an exported batch into the store.",
     "compare": "Compare the answers of two prompts or two models.",
     "history": "Print all stored answers to a row, and choose one.",
-    "leaks": "Report what test shares with train and dev, by corpus.",
+    "leaks": "Report the leaks from train and dev into test, by corpus.",
     "download": "Download corpora, or list them with their licences.",
     "doctor": "Print what a bug report needs: versions, hardware, disk.",
 }
@@ -40,7 +40,7 @@ ELSEWHERE = {
     "import": "pipeline.commands.import_",
     "download": "pipeline.commands.download.command",
 }
-"""Modules of the commands whose module is not pipeline.commands.NAME."""
+"""Commands whose module has another name than pipeline.commands.NAME."""
 
 
 class Commands(TyperGroup):

@@ -24,10 +24,13 @@ SECTIONS = (
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 
 Alignment = Literal["semantic", "emotion"]
-"""The two trainings: semantic alignment is stage 1, emotion alignment is stage 2."""
+"""The two training stages: stage 1 is semantic alignment, stage 2 is emotion alignment."""
 
 Precision = Literal["float32", "bfloat16", "auto"]
-"""The type in which an LLM is held and run; trained weights are always float32. Each parameter explains its auto."""
+"""The type in which an LLM is held and run; trained weights are always float32.
+
+The comment or docstring of each such parameter says what auto means there.
+"""
 
 
 class Section(BaseModel):

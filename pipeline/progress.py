@@ -29,7 +29,7 @@ class Task:
         self._bar = tqdm(total=total, initial=initial, desc=name, unit=f" {unit}", disable=None)
 
     def advance(self, count: float = 1, note: str = "") -> None:
-        """Count finished items; `note` is shown beside them, such as a rate."""
+        """Count finished items; `note`, such as a rate, is shown beside the count."""
         self.done += count
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
@@ -63,7 +63,10 @@ def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "
 
 @contextmanager
 def heartbeat(name: str, state: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Print a line every minute during a call that prints nothing itself; `state` describes how far the call is."""
+    """Print a line every minute during a call that prints nothing itself.
+
+    `state` returns a text about how much the call has done.
+    """
     done = threading.Event()
     started = time.monotonic()
 

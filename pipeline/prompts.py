@@ -2,7 +2,7 @@
 
 A prompt is the LLM's chat template with a system message and a user message. The user message consists of an
 instruction and the content: a transcript, or the embeddings of a clip. The pieces are tokenised separately, so that no
-token crosses their borders. So another content does not change the ids around it:
+token crosses their borders. So the ids around the content are the same whatever the content is:
 
     before  <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n{instruction}
     content {transcript}, or nothing in a prompt for speech
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_SWITCHES: dict[str, Any] = {"enable_thinking": False}
-"""The templates of thinking models then open and close an empty thought themselves; others ignore the switch."""
+"""With this switch, the chat template of a thinking model writes an empty thinking block.
+
+Other templates ignore the switch.
+"""
 
 SENTINEL = "[[CONTENT]]"  # placeholder for the instruction and the content in the template
 
@@ -36,7 +39,8 @@ def known_places(*known: str) -> AfterValidator:
 
     def check(text: str) -> str:
         if unknown := set(re.findall(r"\{(\w*)\}", text)) - set(known):
-            raise ValueError(f"only {' and '.join(f'{{{k}}}' for k in known)} as places, not {{{min(unknown)}}}")
+            expected = " and ".join(f"{{{name}}}" for name in known)
+            raise ValueError(f"only the placeholders {expected}, not {{{min(unknown)}}}")
         return text
 
     return AfterValidator(check)
@@ -103,7 +107,7 @@ class Prompter:
     ) -> PromptIds:
         """Return the prompt with a transcript as its content; `emotion` fills {emotion}, `options` fill {options}."""
         if emotion is None and "{emotion}" in prompt.text:
-            raise UserError("prompts: the text of the prompt has the place {emotion}, but the row has no emotion")
+            raise UserError("prompts: the prompt text contains the placeholder {emotion}, but the row has no emotion")
         return self._ids(prompt.system, _name_emotion(prompt.text, emotion), options, self.content_ids(transcript))
 
     def speech(self, prompt: Prompt, *, options: Sequence[str] = ()) -> PromptIds:

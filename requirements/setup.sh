@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv from the version lock of a kind of hardware: requirements/setup.sh cpu|gpu
-# This script finds a Python; install.py does the rest with it and its pip alone.
+# Make .venv from the version lock for CPU or GPU: requirements/setup.sh cpu|gpu
+# This script finds a Python. install.py does the rest, with only this Python and its pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,20 +1,24 @@
-"""Fixtures that several test files use, and what no test may do: reach a model hub or report usage."""
+"""Fixtures that several test files use, and the environment of all tests: no model hub and no report of usage."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.weights.source import ModelsParams, Weights
+from tests import builders
+from tests.doubles import RecordingEngine, let_runs_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+ROOT = Path(__file__).parents[1]
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
-
-ROOT = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = str(ROOT)  # processes that a test starts run the code of this checkout
 
 
 @pytest.fixture(autouse=True)
@@ -109,18 +113,41 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
     return ModelsParams(encoder=source("encoder"), llm=source("llm"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run tiny models on one thread: several would wait for each other longer than they compute."""
+    if "tiny_models" not in request.fixturenames:
+        yield
+        return
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture
-def project(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> Path:
+def llm(tiny_models: ModelsParams) -> Path:
+    """The folder of the tiny LLM."""
+    return Path(tiny_models.llm.source)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
+    """The engine that every run of a test starts."""
+    return let_runs_start(monkeypatch, RecordingEngine())
+
+
+@pytest.fixture
+def project(tmp_path: Path, llm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in: the demo's parameters with a tiny LLM, and a manifest of five utterances for each kind."""
-    import yaml
-
-    from pipeline.tables import manifest, parquet
-
     monkeypatch.chdir(tmp_path)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["models"]["llm"] = {"source": tiny_models.llm.source, "revision": None, "sha256": None}
-    values["generate"] |= {"engine": "transformers", "max_new_tokens": 12, "max_model_len": 400, "rows_per_part": 2}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    settings = {"engine": "transformers", "max_new_tokens": 12, "max_model_len": 400, "rows_per_part": 2}
+    builders.change_params(
+        {"models.llm": builders.weights(llm), **{f"generate.{key}": settings[key] for key in settings}}
+    )
     said: list[tuple[str, str | None, str]] = [
         ("a", "kids are talking", "sad"),
         ("b", "dogs are sitting", "happy"),
@@ -128,10 +155,9 @@ def project(tmp_path: Path, tiny_models: ModelsParams, monkeypatch: pytest.Monke
         ("d", "kids are talking", "happy"),
         ("e", None, "sad"),
     ]
-    empty = dict.fromkeys(manifest.SCHEMA.names)
-    rows = [{**empty, "id": key, "text": text, "emotion": emotion, "corpus": "x"} for key, text, emotion in said]
+    rows = [builders.utterance(key, text=text, emotion=emotion, corpus="x") for key, text, emotion in said]
     for kind in ("semantic", "emotion"):
-        parquet.write(parquet.from_rows(rows, manifest.SCHEMA), tmp_path / "manifests" / f"{kind}.parquet")
+        builders.write_table(tmp_path / "manifests" / f"{kind}.parquet", rows)
     return tmp_path
 
 
@@ -155,30 +181,4 @@ def llm_for_vllm(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed folder of made-up rows: 12 to train on, 4 to develop on and 8 to test with."""
-    import numpy as np
-
-    from pipeline.audio import mono_16k
-    from pipeline.tables import packed
-
-    folder = tmp_path_factory.mktemp("packed") / "kind"
-    generator = np.random.default_rng(0)
-
-    def row(part: str, i: int) -> dict[str, object]:
-        samples = (0.1 * generator.standard_normal(8_000 + 1_000 * i)).astype(np.float32)
-        return {
-            "id": f"corpus/{part}-{i}",
-            "corpus": "corpus",
-            "speaker": f"corpus/{part}-{i % 2}",
-            "emotion": ("sad", "happy")[i // 2 % 2],
-            "text": f"text {i}",
-            "audio": {"bytes": mono_16k.encode_flac(samples), "path": None},
-            "num_samples": len(samples),
-            "text_ids": [20 + i, 21 + i],
-            "response_ids": [40 + i, 41, 0] if i != 3 or part == "train" else [],
-        }
-
-    shell = packed.PromptShell(before_speech=[5, 6], before_text=[5, 6], after=[7])
-    with packed.Writer(folder, shell, rows_per_shard=5) as writer:
-        for part, count in (("train", 12), ("dev", 4), ("test", 8)):
-            writer.write(part, (row(part, i) for i in range(count)))
-    return folder
+    return builders.write_packed(tmp_path_factory.mktemp("packed") / "kind")

@@ -116,11 +116,11 @@ def named_by(pattern: str) -> Iterator[str]:
 
 
 def own_files(name: str) -> Iterator[Path]:
-    parts = name.split(".")
-    if parts[0] not in PACKAGES:
+    names = name.split(".")
+    if names[0] not in PACKAGES:
         return
-    for i in range(len(parts)):
-        path = ROOT.joinpath(*parts[: i + 1])
+    for i in range(len(names)):
+        path = ROOT.joinpath(*names[: i + 1])
         yield from (file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file())
 
 

@@ -140,14 +140,14 @@ def nodes_of_kind(tree: ast.AST, kind: str) -> Iterator[ast.AST]:
 
 
 def is_listed(section: str, listed: list[str], values: dict[str, Any]) -> bool:
-    """Tell whether DVC sees every change of `section`: it, a section around it or all its parts are listed."""
+    """Tell whether DVC sees every change of `section`: it, a section around it or all its keys are listed."""
     if any(section == name or section.startswith(f"{name}.") for name in listed):
         return True
     value: Any = values
-    for part in section.split("."):
-        value = value[part]
-    parts = [f"{section}.{key}" for key in value] if isinstance(value, dict) else []
-    return bool(parts) and all(is_listed(part, listed, values) for part in parts)
+    for key in section.split("."):
+        value = value[key]
+    keys = [f"{section}.{key}" for key in value] if isinstance(value, dict) else []
+    return bool(keys) and all(is_listed(key, listed, values) for key in keys)
 
 
 @every_stage
@@ -185,7 +185,7 @@ def files_of(stage: Stage, read: set[str]) -> Iterator[str]:
     """Name the files to write as outputs; in a folder those that other stages read one by one."""
     for out in stage.outs:
         inside = sorted(dep for dep in read if dep.startswith(f"{out}/"))
-        yield from inside or [out if Path(out).suffix else f"{out}/part"]
+        yield from inside or [out if Path(out).suffix else f"{out}/file"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pipeline.generate import __main__ as generate
 from pipeline.ingest import __main__ as ingest
 from pipeline.pack import __main__ as pack
 from pipeline.synthesise import __main__ as synthesise
-from pipeline.tables import manifest, packed, parquet
+from pipeline.tables import manifest, packed
+from tests.builders import write_table
 from train.fit import __main__ as fit
 
 KL_LEFT = 0.3  # at most, of the KL before training
@@ -56,10 +57,10 @@ def folder(tmp_path: Path, root: Path) -> Path:
 def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
     params_file = folder / "params.yaml"
     synthesise.main(name="speech", output=folder / "corpus", params_file=params_file)
-    ingest.main(corpus="librispeech", root=folder / "corpus", output=folder / "speech.parquet", name="speech")
+    ingest.main(reader="librispeech", root=folder / "corpus", output=folder / "speech.parquet", name="speech")
     rows = [row for row in manifest.read(folder / "speech.parquet").to_pylist() if row["split"] == "train"]
     assert len(rows) == 16
-    parquet.write(parquet.from_rows(rows, manifest.SCHEMA), folder / "manifest.parquet")
+    write_table(folder / "manifest.parquet", rows)
     generate.main(
         kind="semantic",
         manifest_file=folder / "manifest.parquet",

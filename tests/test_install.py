@@ -70,7 +70,7 @@ def test_setup_says_first_what_it_takes_then_each_step_and_at_last_what_to_do(ch
     done = checkout.setup(TORCH="2.13.0+cpu")
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert lines[0].startswith("setup: requirements/cpu.txt, about 2 packages, go into .venv; ")
+    assert lines[0].startswith("setup: installs requirements/cpu.txt, about 2 packages, in .venv; ")
     assert re.search(r"2\.13\.0\+cpu .*: about 0\.9 GB to download, 3\.6 GB of disk; [\d.]+ GB are free", lines[2])
     assert [line for line in lines if re.match(r"setup: \d of \d", line)] == [
         "setup: 1 of 3: torch, with what it needs",
@@ -102,7 +102,7 @@ def test_setup_names_the_cuda_build_where_pip_would_take_it(checkout: Checkout) 
 def test_setup_that_finds_pytorch_asks_for_no_room(checkout: Checkout) -> None:
     done = checkout.setup()
     assert done.returncode == 0
-    assert "setup: PyTorch is there, what is missing is added; " in done.stdout
+    assert "setup: .venv has PyTorch, pip adds the missing packages; " in done.stdout
     assert "to download" not in done.stdout
 
 
@@ -169,7 +169,7 @@ def test_a_step_that_goes_on_says_how_far_it_is(capfd: pytest.CaptureFixture[str
     assert re.fullmatch(r"setup: 1 of 3: torch: \d+ s, unpacks 2 packages", told[-1])
 
 
-def test_a_log_hears_of_a_step_at_least_every_half_minute() -> None:
+def test_a_log_is_told_of_a_step_at_least_every_half_minute() -> None:
     assert install.EVERY_S <= 30
 
 
@@ -186,5 +186,5 @@ def test_a_venv_for_other_hardware_or_without_pip_is_made_anew(checkout: Checkou
         (checkout.folder / ".venv" / marker).touch()
     done = checkout.setup(TORCH="2.13.0+cpu")
     assert done.returncode == 0, done.stderr
-    assert "setup: an empty .venv, with Python 3." in done.stdout
+    assert "setup: makes an empty .venv with Python 3." in done.stdout
     assert [file.name for file in (checkout.folder / ".venv").glob(".ready-*")] == [".ready-cpu"]

@@ -1,4 +1,4 @@
-"""The house stays a house: no import runs in a circle, and no file or function grows beyond a look."""
+"""The house stays a house: no import runs in a cycle, and no file or function grows long."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -40,7 +40,7 @@ def test_the_hall_of_pipeline_holds_no_more_than_six_files(root: Path) -> None:
     assert len(list((root / "pipeline").glob("*.py"))) <= 6
 
 
-def test_no_file_and_no_function_is_longer_than_a_look(root: Path) -> None:
+def test_every_file_and_every_function_is_short(root: Path) -> None:
     long = []
     files = [file for name in PACKAGES for file in (root / name).rglob("*.py")]
     assert len(files) > 100

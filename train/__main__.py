@@ -1,11 +1,11 @@
-"""What a person can do to get a model: the stages of training."""
+"""List the stages of training: `python -m train`."""
 
 import typer
 
 from pipeline.commands.overview import overview
 from pipeline.stage import run_app
 
-STAGES = {"fit": "train a stage: semantic alignment, or emotion alignment from it"}
+STAGES = {"fit": "train one stage: semantic alignment, or emotion alignment of a stage-1 model"}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

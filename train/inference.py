@@ -1,4 +1,4 @@
-"""Ask a trained model: written answers and the log-probability of labels, with or without a voice."""
+"""Ask a trained model for written answers and for log-probabilities of labels, with or without speech."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,16 @@ from train.precision import autocast
 
 
 class Clip:
-    """A clip as the model takes it in."""
+    """The log-mel features of a clip."""
 
     def __init__(self, features: Tensor, num_frames: int) -> None:
         self.features = features
-        self.num_frames = num_frames  # fewer than the features have where they are padded to 30 s
+        # Mel frames of the clip without padding; `features` has more if it is padded to 30 s.
+        self.num_frames = num_frames
 
 
 class Answering:
-    """A model and its tokenizer, asked in batches where the model lies and as it is trained; everything greedy."""
+    """Asks a model in batches, on its device and with the precision of its training; decoding is greedy."""
 
     def __init__(self, model: SpeechLLM, prompter: Prompter, max_new_tokens: int) -> None:
         self.model = model
@@ -30,20 +31,20 @@ class Answering:
         self.max_new_tokens = max_new_tokens
 
     def encode_speech(self, clips: Sequence[Clip]) -> Speech:
-        """Encode clips."""
+        """Return the speech embeddings of clips."""
         features = pad_features([clip.features for clip in clips]).to(self.device)
         num_frames = torch.tensor([clip.num_frames for clip in clips], device=self.device)
         with autocast(self.model.llm):
             return self.model.encode_speech(features, num_frames)
 
     def emotion_scores(self, clips: Sequence[Clip]) -> list[list[float]]:
-        """Return the emotion head's log-probability of each class, a list a clip."""
+        """Return the emotion head's log-probability of each class, one list per clip."""
         with autocast(self.model.llm):
             logits = self.model.head(self.encode_speech(clips).pooled())
         return torch.log_softmax(logits.double(), dim=-1).tolist()
 
     def write(self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None) -> list[str]:
-        """Return the answers to prompts, each with its clip in the place of the content, if clips are given."""
+        """Return the answers to prompts; if clips are given, each clip replaces the content of its prompt."""
         contents, speech = self._contents(prompts, clips)
         asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
         asked = asked.to(self.device)
@@ -61,9 +62,10 @@ class Answering:
     def label_scores(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None, labels: Sequence[str]
     ) -> list[list[float]]:
-        """Return the log-probability that the answer starts with each label, a list a prompt."""
+        """Return the log-probability that the answer starts with each label, one list per prompt."""
         contents, speech = self._contents(prompts, clips)
-        # in bfloat16, logits of 20 would stand an eighth apart, and labels nearer than that would tie
+        # In bfloat16, logits near 20 are rounded to multiples of 1/8, so two labels whose scores differ by less than
+        # 1/8 could get the same score.
         output_embeddings = self.model.output_embeddings.float()
         scores = []
         for label in labels:
@@ -79,7 +81,7 @@ class Answering:
     def _contents(
         self, prompts: Sequence[PromptIds], clips: Sequence[Clip] | None
     ) -> tuple[list[Sequence[int | None]], Speech | None]:
-        """Return what stands in the place of the content: transcripts, or places for speech with the speech."""
+        """Return the contents of the prompts: transcripts, or placeholders together with the speech."""
         if clips is None:
             return [prompt.content for prompt in prompts], None
         return [[None] * num_speech_tokens(clip.num_frames) for clip in clips], self.encode_speech(clips)

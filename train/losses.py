@@ -1,15 +1,17 @@
-"""The losses of both stages, over the frozen output matrix and without the logits of a whole batch.
+"""The losses of both stages, from final hidden states and the LLM's frozen output matrix.
 
-Only positions that predict a response token get here. The KL is computed a few rows at a time with
-its gradient in closed form: with p = softmax(teacher / tau) and q = softmax(student / tau),
-d KL(p || q) / d student logits = (q - p) / tau, and the frozen matrix needs no gradient.
+The hidden states are only those at positions that predict a response token. The KL is computed for a few rows at a
+time, so the logits of a whole batch are never in memory. Its gradient has a closed form: with
+p = softmax(teacher / tau) and q = softmax(student / tau), d KL(p || q) / d student logits = (q - p) / tau. The frozen
+matrix needs no gradient.
 
-Of a stored teacher only the k likeliest tokens K are known. All others count as one, R, whose mass is what is left:
+A stored teacher has only the k likeliest tokens K. All other tokens count as one token R with the remaining mass p_R:
 
     sum over v in K of p_v log(p_v / q_v) + p_R log(p_R / q_R)  <=  KL(p || q)
 
-by the log sum inequality. That is the KL(p' || q) of a p' that spreads p_R over R as q does, and its gradient is
-q - p', too: so the stored teacher is completed to p', and the rest is the same.
+by the log sum inequality. The left side is KL(p' || q), where p' distributes p_R over all tokens outside K in
+proportion to q. Its gradient is q - p'. So the code builds the full distribution p' from the stored tokens and q, and
+then computes KL and gradient as for an exact teacher.
 """
 
 from collections.abc import Callable
@@ -20,11 +22,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-ROWS_AT_ONCE = 256  # at a vocabulary of 150,000 and fp32, 150 MB of logits
-LEAST_REST = torch.finfo(torch.float32).eps  # mass beyond the kept tokens: a sum of float32 tells no less from 0
+ROWS_AT_ONCE = 256  # 150 MB of float32 logits with a vocabulary of 150,000
+LEAST_REST = torch.finfo(torch.float32).eps  # lower limit of p_R: below it, 1 - sum in float32 is rounding error
 
 _Teacher = Callable[[slice, Tensor], Tensor]
-"""Return log p of some rows, given their log q."""
+"""Returns log p of some rows, given their log q."""
 
 
 class _KL(torch.autograd.Function):
@@ -54,10 +56,10 @@ def response_kl(
     output_embeddings: Float[Tensor, "v d"],
     temperature: float,
 ) -> Float[Tensor, " n"]:
-    """Return KL(teacher || student) in nats of each predicted response token (paper Eq. 1).
+    """Return KL(teacher || student) at each predicted response token, in nats (paper Eq. 1).
 
-    `student` and `teacher` are final hidden states, `output_embeddings` the LLM's frozen output embeddings; both
-    distributions are softened by `temperature`, without a factor tau^2, as in the official code.
+    `student` and `teacher` are final hidden states; `output_embeddings` is the LLM's frozen output matrix.
+    `temperature` softens both distributions, without a factor tau^2, as in the official code.
     """
     teacher, output_embeddings = teacher.detach(), output_embeddings.detach()
 
@@ -86,5 +88,5 @@ def stored_kl(
 def response_ce(
     student: Float[Tensor, "n d"], targets: Int[Tensor, " n"], output_embeddings: Float[Tensor, "v d"]
 ) -> Float[Tensor, " n"]:
-    """Return the cross-entropy in nats of each response token (paper Eq. 2)."""
+    """Return the cross-entropy of each response token, in nats (paper Eq. 2)."""
     return functional.cross_entropy((student @ output_embeddings.T).float(), targets, reduction="none")

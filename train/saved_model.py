@@ -1,11 +1,11 @@
-"""A trained model on disk: what was trained, and the names of what was not.
+"""A trained model on disk: the trained weights, and the sources of the frozen ones.
 
-    config.json          weights of encoder and LLM, emotion classes, pad_to_30s, whether there is P-LoRA
+    config.json          sources of encoder and LLM, emotion classes, pad_to_30s, seed, which weights were trained
     adapter.safetensors  adapter and emotion head
-    encoder.safetensors  the encoder, where stage 2 trained it
+    encoder.safetensors  the encoder, if stage 2 trained it
     plora/               P-LoRA in peft's own format
 
-The frozen LLM is never copied: it is fetched again by name, revision and checksum.
+The frozen LLM is never copied. It is fetched again by name, revision and checksum.
 """
 
 import copy
@@ -30,11 +30,11 @@ from train.model.encoder import SpeechEncoder
 from train.model.plora import ADAPTER_NAME
 
 CONFIG_FILE = "config.json"
-PEFT_PREFIX = "base_model.model."  # of a tensor's name in an adapter file
+PEFT_PREFIX = "base_model.model."  # of the tensor names in peft's files
 
 
 class ModelConfig(BaseModel):
-    """What config.json says."""
+    """The content of config.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,16 +42,16 @@ class ModelConfig(BaseModel):
     emotions: list[str]
     pad_to_30s: bool
     seed: int
-    """From which the adapter and the head started."""
+    """Seed of the initial weights of adapter and emotion head."""
     encoder_trained: bool
     plora: bool
 
 
 def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
-    """Assemble the model as it was before any training, from base weights and the seed.
+    """Build the model as it was before training, from base weights and the seed.
 
-    The LLM is held in `dtype`, all that may be trained in float32. The adapter's output starts at the
-    mean norm of the LLM's token embeddings, which is what the LLM is used to.
+    The LLM's weights have the type `dtype`; all other weights are float32. The adapter's output starts with the mean
+    norm of the LLM's token embeddings, so that speech embeddings have the scale of the LLM's usual inputs.
     """
     encoder_folder, llm_folder = fetch(config.models.encoder), fetch(config.models.llm)
     with loading(encoder_folder):
@@ -65,7 +65,7 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
 
 
 def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
-    """Write the trained parts of `model` and its config into `folder`, the config last."""
+    """Write the trained weights of `model` and then its config into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(_prefixed(model, "adapter", "head"), folder / "adapter.safetensors")
     if config.encoder_trained:
@@ -76,13 +76,13 @@ def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
         _write(plora_state(model), folder / "plora" / SAFETENSORS_WEIGHTS_NAME)
         plora = copy.copy(model.plora)
         if isinstance(plora.target_modules, set):
-            plora.target_modules = sorted(plora.target_modules)  # else its order differs from run to run
+            plora.target_modules = sorted(plora.target_modules)  # the order of a set differs from run to run
         plora.save_pretrained(str(folder / "plora"))
     (folder / CONFIG_FILE).write_text(json.dumps(config.model_dump(), indent=1) + "\n")
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read config.json; raises UserError when there is no model."""
+    """Read config.json; raises UserError if there is no model."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise UserError(f"{folder}: no trained model there ({CONFIG_FILE} is missing); run python -m train.fit first")
@@ -90,7 +90,7 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> SpeechLLM:
-    """Load a trained model with the base weights that its config names, ready to answer."""
+    """Load a trained model and the base weights that its config names, in evaluation mode."""
     config = load_config(folder)
     model = build(config, dtype)
     if config.plora:
@@ -103,27 +103,29 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> SpeechLLM:
         state |= load_file(folder / "encoder.safetensors")
     unknown = model.load_state_dict(state, strict=False).unexpected_keys
     if unknown:
-        raise UserError(f"{folder}: adapter.safetensors holds {unknown[0]}, which the model does not have")
+        raise UserError(f"{folder}: found the tensor {unknown[0]}, expected only tensors that the model has")
     return model.eval()
 
 
 def plora_state(model: SpeechLLM) -> dict[str, torch.Tensor]:
-    """Return P-LoRA's tensors under the names that peft gives them in a file."""
+    """Return P-LoRA's tensors under the names that peft uses in its files."""
     state: dict[str, Any] = get_peft_model_state_dict(model.llm, adapter_name=ADAPTER_NAME)
     return {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
 
 
 def load_plora(model: SpeechLLM, state: dict[str, torch.Tensor]) -> None:
-    """Set P-LoRA's tensors; the names must be those of the model's layers."""
+    """Load P-LoRA's tensors into the model; raises UserError if their names differ from those in the model."""
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
     expected = get_peft_model_state_dict(model.llm, adapter_name=ADAPTER_NAME).keys()
     if named.keys() != expected:
-        raise UserError(f"plora: found {min(named.keys() ^ expected)}, expected the tensors of the LLM's own layers")
+        name = min(named.keys() ^ expected)
+        place = "file" if name in named else "model"
+        raise UserError(f"plora: the tensor {name} is only in the {place}; expected the same tensors in both")
     set_peft_model_state_dict(model.llm, named, ADAPTER_NAME)
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a file by Python's own means: safetensors' tells no full disk as such."""
+    """Write a file with Python's own functions: safetensors does not report a full disk as an OSError."""
     with parquet.whole(path) as partial:
         partial.write_bytes(as_safetensors(tensors))
 

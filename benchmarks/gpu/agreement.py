@@ -1,4 +1,4 @@
-"""How often two runs of respond choose the same label: `python -m benchmarks.gpu.agreement A B`, system by system."""
+"""Count how often two runs of respond choose the same label, by system: `python -m benchmarks.gpu.agreement A B`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from pipeline.tables import parquet
 
 def main(
     first: Annotated[Path, typer.Argument(help="A recognition.parquet.")],
-    second: Annotated[Path, typer.Argument(help="Another of the same rows.")],
+    second: Annotated[Path, typer.Argument(help="Another recognition.parquet, of the same rows.")],
 ) -> None:
     """Print how often two runs of respond choose the same label."""
     keys = ["system", "id"]

@@ -1,4 +1,4 @@
-"""The device of a run, the file of a part's figures, and what only a card can tell: None on a CPU."""
+"""The device of a run, the file with a part's figures, and measurements on a GPU, which are None on a CPU."""
 
 import json
 import time
@@ -18,14 +18,14 @@ from train.precision import best_device
 
 T = TypeVar("T")
 
-Out = Annotated[Path, typer.Option(help="The folder of the figures.")]
+Out = Annotated[Path, typer.Option(help="Folder of the figures.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Tiny shapes, to try the part on a CPU.")]
 
 DEVICE = best_device()
 
 
 class Figures:
-    """The JSON file of a part, written anew with each figure: what ran before a failure is kept."""
+    """The JSON file of a part; it is written again after each figure, so a failure loses no earlier figure."""
 
     def __init__(self, folder: Path, part: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ class Figures:
         self.path.unlink(missing_ok=True)
 
     def add(self, **values: Any) -> None:
-        """Print figures and write them down."""
+        """Print figures and write them to the file."""
         self.values |= values
         for name, value in values.items():
             print(f"{self.part}, {time.monotonic() - self.started:.0f} s: {name}: {json.dumps(value)}", flush=True)
@@ -44,17 +44,17 @@ class Figures:
 
 
 def on_card(measure: Callable[[], T]) -> T | None:
-    """Return what `measure` finds on a card; None on a CPU, where it is not asked."""
+    """Return the result of `measure` on a GPU; on a CPU, return None without a call."""
     return measure() if DEVICE.type == "cuda" else None
 
 
 def wait() -> None:
-    """Wait until the card has done all that it was given."""
+    """Wait until the GPU has finished its work."""
     on_card(torch.cuda.synchronize)
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Return how long `run` takes, the work on the card included."""
+    """Return the seconds of `run`, including its work on the GPU."""
     wait()
     start = time.perf_counter()
     run()
@@ -63,22 +63,22 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def reset_peak() -> None:
-    """Begin anew to look for the largest memory held at a time."""
+    """Reset the peak of the memory in use."""
     on_card(torch.cuda.reset_peak_memory_stats)
 
 
 def peak_gib() -> float:
-    """Return the largest memory held at a time, in GiB; 0 on a CPU."""
+    """Return the peak of the memory in use, in GiB; 0 on a CPU."""
     return on_card(lambda: torch.cuda.max_memory_allocated() / 2**30) or 0.0
 
 
 def allocations() -> int:
-    """Return how often memory was asked of the driver, or given back to it, since the start; 0 on a CPU."""
+    """Return the number of allocations and releases of memory by the driver since the start; 0 on a CPU."""
     return on_card(lambda: sum(torch.cuda.memory_stats()[f"num_device_{what}"] for what in ("alloc", "free"))) or 0
 
 
 def synchronisations(run: Callable[[], object]) -> dict[str, int] | None:
-    """Run and return the lines of Python at which the host waits for the card, with how often."""
+    """Call `run`; return the Python lines at which the host waits for the GPU, with the number of waits."""
 
     def count() -> dict[str, int]:
         torch.cuda.set_sync_debug_mode("warn")
@@ -100,13 +100,13 @@ def _short(filename: str) -> str:
 
 
 def kernels(run: Callable[[], object]) -> dict[str, Any] | None:
-    """Run and return the time in kernels and the ten dearest ones."""
+    """Call `run`; return the time in kernels and the ten kernels with the most time."""
 
     def count() -> dict[str, Any]:
         with profile(activities=[ProfilerActivity.CUDA]) as found:
             run()
             wait()
-        # a named range, such as the optimizer's step, has a time on the card, too, and is no kernel
+        # a named range, such as the optimizer's step, also has a time on the GPU, but it is not a kernel
         events = [e for e in found.key_averages() if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
         events.sort(key=lambda event: event.self_device_time_total, reverse=True)
         return {

@@ -1,8 +1,8 @@
-"""The useful FLOPs of a training step, counted by hand.
+"""The useful FLOPs of a training step, from formulas.
 
-Nothing for padding, for weight gradients of what is frozen, for what attention masks, or twice: what all prompts of a
-branch start with counts once. A product of an (a, b) and a (b, c) matrix counts 2abc. Norms, activations, and
-softmaxes are left out, as is usual.
+Padding, weight gradients of frozen weights and masked attention do not count. The shared start of a branch's prompts
+counts once. A product of an (a, b) and a (b, c) matrix counts 2abc. Norms, activations and softmaxes are left out, as
+usual.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from train.model.adapter import BOTTLENECK_WIDTH, KERNEL_SIZE, NUM_CONVOLUTIONS,
 
 
 def counting_flops() -> FlopCounterMode:
-    """Return the context that counts what is executed.
+    """Return the context that counts the executed FLOPs.
 
-    Attention counts whole, what a mask drops included. torch 2.11's own count of it knows no keys with fewer heads
-    than the queries have, and no version's counts it on a CPU.
+    Attention counts in full, including masked positions. torch 2.11's own count fails if the keys have fewer heads than
+    the queries, and no version of torch counts attention on a CPU.
     """
     attention = torch.ops.aten
     kinds = [f"_scaled_dot_product_{kind}" for kind in ("flash_attention", "efficient_attention", "cudnn_attention")]
@@ -38,20 +38,20 @@ def _attention_flops(query: Sequence[int], key: Sequence[int], *_others: Any, **
 
 
 def _attention_backward_flops(_gradient: object, query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
-    """Five products: the scores again, and the gradients of weights, values, queries and keys."""
+    """Count five products: the scores again, and the gradients of weights, values, queries and keys."""
     return _attention_flops(query, key) * 5 // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Counts FLOPs for one encoder, LLM and rank of P-LoRA."""
+    """Counts FLOPs for one encoder, one LLM and one rank of P-LoRA."""
 
     encoder: WhisperConfig
     llm: Qwen2Config
     rank: int
 
     def semantic_step(self, batch: Sequence[Example]) -> float:
-        """Stage 1: the adapter is trained; encoder, teacher and student run, gradients pass through the student."""
+        """Count a step of stage 1: it runs encoder, teacher and student, and trains the adapter through the student."""
         rows = sum(len(clip.response_ids) for clip in batch)
         contents = [len(clip.text_ids) for clip in batch]
         return (
@@ -63,7 +63,7 @@ class Costs:
         )
 
     def emotion_step(self, batch: Sequence[Example]) -> float:
-        """Stage 2: encoder, adapter and P-LoRA are trained; gradients pass through the student."""
+        """Count a step of stage 2: it trains encoder, adapter and P-LoRA through the student."""
         speech = sum(num_speech_tokens(clip.num_frames) for clip in batch)
         rows = sum(len(clip.response_ids) for clip in batch)
         return (
@@ -75,12 +75,12 @@ class Costs:
         )
 
     def llm_positions(self, lengths: Sequence[int]) -> float:
-        """The LLM alone, forward and gradients of activations, with logits and their gradient at all positions."""
+        """Count only the LLM: forward, gradients of activations, logits and their gradient at all positions."""
         attention = sum(self._attention(0, length) for length in lengths)
         return 2 * sum(lengths) * (self._linear() + self._logits()) + 3 * attention
 
     def lora_positions(self, num_positions: int) -> float:
-        """LoRA at so many positions: forward, gradients of activations and of weights."""
+        """Count LoRA at `num_positions` positions: forward, gradients of activations and of weights."""
         return 3 * num_positions * self._plora()
 
     def _encode_first(self, num_frames: int) -> float:
@@ -104,9 +104,9 @@ class Costs:
         return total + 2 * length * 2 * self.llm.hidden_size * BOTTLENECK_WIDTH
 
     def _student(self, batch: Sequence[Example]) -> float:
-        """Forward, and the gradient of the activations behind what all prompts start with.
+        """Count the forward pass, and the gradients of the activations after the shared start.
 
-        Attention has two products forward, and four backward; two of those where the keys need no gradient.
+        Attention has two products forward and four backward, but only two backward if the keys need no gradient.
         """
         contents = [num_speech_tokens(clip.num_frames) for clip in batch]
         lengths = [self._length(clip, content) for clip, content in zip(batch, contents, strict=True)]
@@ -121,14 +121,14 @@ class Costs:
         return total
 
     def _length(self, clip: Example, content: int) -> int:
-        """Return the positions of a prompt and its answer behind what all prompts start with."""
+        """Return the number of positions of a prompt and its answer after the shared start."""
         return content + TURN_TOKENS + len(clip.response_ids)
 
     def _start(self) -> float:
         return INSTRUCTION_TOKENS * self._linear() + self._attention(0, INSTRUCTION_TOKENS)
 
     def _attention(self, before: int, length: int) -> float:
-        """Causal attention of `length` positions to each other and to those `before`."""
+        """Count causal attention of `length` positions to each other and to the `before` positions before them."""
         pairs = length * before + length * (length + 1) / 2
         return 4 * pairs * self._head_dim() * self.llm.num_attention_heads * self.llm.num_hidden_layers
 
@@ -142,7 +142,7 @@ class Costs:
         return 2 * sum(self.rank * (a + b) for a, b in self._matrices()) * self.llm.num_hidden_layers
 
     def _matrices(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of the linear maps of a block."""
+        """Return the input and output widths of the linear layers of a block."""
         width, wide = self.llm.hidden_size, self.llm.intermediate_size
         assert self.llm.num_key_value_heads is not None
         heads = (self.llm.num_attention_heads, self.llm.num_key_value_heads)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# To be sourced from the root of the checkout: take its .venv, or install the wheels that have travelled into folder $1.
+# Source this in the root of the checkout: it activates .venv, or installs the wheels in cargo/wheels into folder $1.
 wheels=(benchmarks/gpu/cargo/wheels/*.whl)
 if [[ -f .venv/bin/activate ]]; then
     . .venv/bin/activate

@@ -1,7 +1,7 @@
-"""Part 4: does a GPU learn in bfloat16 what a CPU learns in float32? 50 steps of each stage, by `python -m train.fit`.
+"""Part 4: compare the losses of a GPU in bfloat16 with those of a CPU in float32, over 50 steps of each stage.
 
-The models are small and random, the rows real. The four runs go on at the same time; stage 2 starts from a stage 1 that
-was not trained.
+`python -m train.fit` trains small random models on real rows. The four runs are parallel. Stage 2 starts from an
+untrained stage-1 model.
 """
 
 import json
@@ -27,7 +27,7 @@ from train.saved_model import ModelConfig
 
 STEPS = 50
 KINDS = ("semantic", "emotion")
-FIRST_WITHIN, MEAN_WITHIN = 0.005, 0.02  # of the CPU's loss
+FIRST_WITHIN, MEAN_WITHIN = 0.005, 0.02  # shares of the CPU's loss
 EMOTIONS = ["neutral", "sad", "angry", "happy", "surprise"]
 FIT: dict[str, Any] = {
     "seed": 1, "epochs": 1000.0, "max_steps": STEPS, "batch_size": 8, "accumulation": 1,
@@ -58,7 +58,7 @@ def write_models(folder: Path, vocab_size: int) -> dict[str, Any]:
 
 
 def largest_id(rows: Path) -> int:
-    """Return the largest token id of both stages."""
+    """Return the largest token id in the rows of both stages."""
     ids = set()
     for kind in KINDS:
         frame, part = packed.load_shell(rows / kind), packed.load(rows / kind, "train")
@@ -68,7 +68,7 @@ def largest_id(rows: Path) -> int:
 
 
 def save_untrained(work: Path, models: dict[str, Any]) -> Path:
-    """Save a stage 1 that was not trained."""
+    """Save an untrained stage-1 model."""
     config = ModelConfig(
         models=ModelsParams.model_validate(models), emotions=EMOTIONS, pad_to_30s=False, seed=1,
         encoder_trained=False, plora=False,
@@ -78,7 +78,7 @@ def save_untrained(work: Path, models: dict[str, Any]) -> Path:
 
 
 def start(work: Path, rows: Path, kind: str, where: str, init: Path) -> "subprocess.Popen[bytes]":
-    """Start the training of a stage on the CPU or on the card."""
+    """Start the training of a stage on the CPU or on the GPU."""
     folder = work / where
     command = [sys.executable, "-m", "train.fit", "--kind", kind, "--data", str(rows / kind)]
     command += ["--output", str(folder / kind), "--params", str(work / f"{where}.yaml")]
@@ -96,7 +96,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def compare(cpu: Sequence[float], gpu: Sequence[float]) -> dict[str, float]:
-    """Return both first and mean losses, and how far the card's are from the CPU's."""
+    """Return first, mean and last loss of both, and the relative differences of the first and mean losses."""
     first, mean = (abs(g / c - 1) for g, c in ((gpu[0], cpu[0]), (sum(gpu), sum(cpu))))
     return {
         "steps": len(cpu), "cpu_first": cpu[0], "gpu_first": gpu[0], "first_off": first,
@@ -107,11 +107,11 @@ def compare(cpu: Sequence[float], gpu: Sequence[float]) -> dict[str, float]:
 
 def main(
     out: Out,
-    rows: Annotated[Path, typer.Option(help="The rows that benchmarks.gpu.rows has cut.")],
-    work: Annotated[Path, typer.Option(help="Where models and runs are kept.")],
+    rows: Annotated[Path, typer.Option(help="Folder of rows, written by benchmarks.gpu.rows.")],
+    work: Annotated[Path, typer.Option(help="Folder of models and runs.")],
     tiny: Tiny = False,
 ) -> None:
-    """Train both stages on the CPU and on the card and compare their losses."""
+    """Train both stages on the CPU and on the GPU, and compare their losses."""
     figures = Figures(out, "learning")
     work.mkdir(parents=True, exist_ok=True)
     models = write_models(work / "models", largest_id(rows) + 1)
@@ -122,15 +122,15 @@ def main(
         (work / f"{where}.yaml").write_text(yaml.safe_dump(params))
     init = save_untrained(work, models)
     running = [start(work, rows, kind, where, init) for kind in KINDS for where in ("cpu", "gpu")]
-    if any([process.wait() for process in running]):  # noqa: C419 - each is waited for
-        raise UserError("learning: a training failed; its own line above says why")
+    if any([process.wait() for process in running]):  # noqa: C419 - waits for every process
+        raise UserError("learning: a training failed; its error message is above")
     failed = []
     for kind in KINDS:
         found = compare(*(losses(work / where / kind) for where in ("cpu", "gpu")))
         figures.add(**{kind: found})
         for what, within in (("first", FIRST_WITHIN), ("mean", MEAN_WITHIN)):
             if (off := found[f"{what}_off"]) > within:
-                failed.append(f"{kind}: {what} loss {off:.2%} off the CPU's, expected {within:.1%} at most")
+                failed.append(f"{kind}: {what} loss: found {off:.2%} off the CPU's, expected at most {within:.1%}")
     figures.add(within=not failed, device_of_gpu=card.DEVICE.type)
     if failed:
         raise UserError(f"learning: {'; '.join(failed)}")

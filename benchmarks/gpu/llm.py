@@ -1,4 +1,4 @@
-"""Part 3, the LLM alone: what LoRA costs where every position is trained on, in positions a second."""
+"""Part 3, only the LLM: the cost of LoRA with a loss at every position, in positions per second."""
 
 import statistics
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def step(llm: torch.nn.Module, embeddings: Tensor, targets: Tensor) -> None:
 
 
 def ways(llm: torch.nn.Module, speech: Tensor) -> Iterator[tuple[str, float]]:
-    """Yield each way to hold LoRA, the LLM changed in place, with the share of positions on which it acts."""
+    """Change the LLM in place to each kind of LoRA; yield its name and the share of positions on which it acts."""
     yield "without LoRA", 0.0
     speech_mask = SpeechMask()
     add_plora(llm, lora_config(RANK, RANK, 0.0, "all-linear"), speech_mask)
@@ -56,7 +56,7 @@ def ways(llm: torch.nn.Module, speech: Tensor) -> Iterator[tuple[str, float]]:
 
 
 def main(out: Out, tiny: Tiny = False) -> None:
-    """Time the LLM alone."""
+    """Time only the LLM."""
     sizes = tiny_sizes() if tiny else full()
     figures = Figures(out, "llm")
     ceiling = matrix_product_flops(256 if tiny else 8192)

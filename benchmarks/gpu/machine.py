@@ -1,4 +1,4 @@
-"""Part 1: the machine, its versions, and its measured ceilings."""
+"""Part 1: the machine, its versions, and its measured upper limits of speed."""
 
 import platform
 import statistics
@@ -23,7 +23,7 @@ def matrix_product_flops(size: int) -> float:
 
 
 def copy_bytes(num_bytes: int) -> float:
-    """Return the bytes read and written a second where memory is copied within the device."""
+    """Return the bytes per second, read plus written, of a copy within the device's memory."""
     source = torch.empty(num_bytes, dtype=torch.uint8, device=DEVICE).random_()
     target = torch.empty_like(source)
     target.copy_(source)
@@ -31,7 +31,7 @@ def copy_bytes(num_bytes: int) -> float:
 
 
 def main(out: Out, tiny: Tiny = False) -> None:
-    """Describe the machine and measure its ceilings."""
+    """Describe the machine and measure its upper limits of speed."""
     figures = Figures(out, "machine")
     figures.add(python=platform.python_version(), versions=versions(PACKAGES))
     figures.add(cuda=torch.version.cuda, cudnn=card.on_card(torch.backends.cudnn.version), driver=_driver())

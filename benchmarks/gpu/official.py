@@ -1,9 +1,9 @@
-"""The layout of the official code, on the product's own model and clips, to be timed against.
+"""The batch layout of the official code, with this project's model and clips, for a comparison of times.
 
-Every clip is padded to 30 s of log-mel, and all frames of it are encoded; instruction, content and response are padded
-each to its longest in the batch; logits are computed at all positions, of teacher and student; the loss runs on them in
-the LLM's type (cwang621/blsp-emo, src/instruction_dataset.py and src/modeling_blsp2.py). The KL is taken at the
-positions that predict a response token, not at those that hold one.
+Every clip is padded to 30 s of log-mel, and all its frames are encoded. Instruction, content and response are each
+padded to the longest in the batch. Teacher and student compute logits at all positions. The loss runs on these logits
+in the LLM's type (cwang621/blsp-emo, src/instruction_dataset.py and src/modeling_blsp2.py). There is one difference:
+the KL is taken at the positions that predict a response token, not at those that hold one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class Logits:
 
 
 class OfficialLayout(nn.Module):
-    """The same weights, run as the official code runs its own."""
+    """The same weights, run as in the official code."""
 
     def __init__(self, model: SpeechLLM) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class OfficialLayout(nn.Module):
         self.encoder = SpeechEncoder(model.encoder.whisper, pad_to_30s=True)
 
     def forward(self, batch: Batch) -> Logits:
-        """Run the student and, where the batch has one, the teacher."""
+        """Run the student, and the teacher if the batch has one."""
         states, lengths = self.encoder(batch.features, batch.num_frames)
         embeddings, lengths = self.model.adapter(states, lengths)
         places = torch.arange(embeddings.shape[1], device=lengths.device)
@@ -97,14 +97,14 @@ class OfficialLayout(nn.Module):
 
 
 class OfficialObjective:
-    """Both stages' losses on the logits of all positions."""
+    """The losses of both stages on the logits of all positions."""
 
     def __init__(self, weights: Mapping[str, float], temperature: float) -> None:
         self.weights = weights
         self.temperature = temperature
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
-        """Return the units of each term."""
+        """Return the number of units of each term."""
         return {name: len(batch.emotion if name == "emotion" else batch.response_ids) for name in self.weights}
 
     def sums(self, outputs: Logits, batch: Batch) -> Mapping[str, Tensor]:

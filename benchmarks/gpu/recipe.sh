@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Train and evaluate a recipe on a bare GPU machine that nothing but small parcels reaches. Its rows and weights are cut
-# into pieces here and joined there by checksum:
+# Train and evaluate a recipe on a GPU machine that receives only small transfers. The rows and weights are cut into
+# pieces here. There, the pieces are checked by their checksums and joined:
 #
 #     benchmarks/gpu/recipe.sh cut NAME [RUN]            here: cut runs/NAME (packed before) into benchmarks/gpu/cargo/pieces
-#     benchmarks/gpu/recipe.sh keep NAME                 there, in each trip: store the pieces of this trip
+#     benchmarks/gpu/recipe.sh keep NAME                 there, after each transfer: store its pieces
 #     benchmarks/gpu/recipe.sh run NAME [--out DIR]      there: join, train both stages, evaluate
 #
-# BLSP_RECIPE_DIR names the folder there in which pieces wait and the recipe runs.
+# BLSP_RECIPE_DIR is the folder for the pieces and the run there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -24,7 +24,7 @@ kinds=(semantic emotion)
 
 cut_pieces() {
     local run=${1:-runs/$name} kind piece
-    staged=$(mktemp -d) # known to the trap, so not local
+    staged=$(mktemp -d) # not local, because the trap uses it
     trap 'rm -rf "$staged"' EXIT
     mkdir -p "$staged/data"
     for kind in "${kinds[@]}"; do
@@ -46,7 +46,7 @@ cut_pieces() {
 
 keep_pieces() {
     if ! compgen -G "$pieces/piece-*" >/dev/null || [[ ! -f $pieces/SUMS ]]; then
-        echo "error: $pieces: found no piece with its SUMS, expected those of this trip" >&2
+        echo "error: $pieces: found no piece with SUMS, expected those of this transfer" >&2
         exit 1
     fi
     mkdir -p "$work/pieces"
@@ -83,8 +83,9 @@ run_recipe() {
         cp "predictions/$kind"/*.parquet "$out"
     done
     python3 -m evaluate.score --divergence predictions/semantic/divergence.parquet --models models \
-        --recognition predictions/emotion/recognition.parquet --metrics "$out/metrics.json" --plots plots
-    sed 's/^  precision: .*/  precision: float32/' params.yaml >float32.yaml # two spaces: of the section respond
+        --recognition predictions/emotion/recognition.parquet --metrics "$out/metrics.json" \
+        --confusions "$out/confusions.json" --plots plots
+    sed 's/^  precision: .*/  precision: float32/' params.yaml >float32.yaml # two spaces: only in the section respond
     timed "respond emotion, float32" python3 -m evaluate.respond --kind emotion --data data/packed/emotion \
         --model models/emotion --output float32 --params float32.yaml
     python3 -m benchmarks.gpu.agreement predictions/emotion/recognition.parquet float32/recognition.parquet \

@@ -1,6 +1,6 @@
-"""Cut some rows of packed folders, for part 4: `python -m benchmarks.gpu.rows data/packed`.
+"""Copy some rows of packed folders, for part 4: `python -m benchmarks.gpu.rows data/packed`.
 
-Both stages together take at most 8 MB.
+The rows of both stages need at most 8 MB.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import typer
 from pipeline.stage import run_stage, say
 from pipeline.tables import packed
 
-MOST_BYTES = 3_600_000  # of audio, for each stage; token ids and the rest of a row take little
+MOST_BYTES = 3_600_000  # of audio, for each stage; token ids and the rest of a row need little
 
 
 def first_rows(rows: Any) -> Iterator[dict[str, Any]]:
-    """Yield rows that have a continuation, as many as there is room for."""
+    """Yield rows that have a continuation, up to MOST_BYTES of audio."""
     size = 0
     for row in rows:
         size += len(row["audio"]["bytes"])
@@ -27,13 +27,13 @@ def first_rows(rows: Any) -> Iterator[dict[str, Any]]:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="The folder with packed semantic/ and emotion/.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("benchmarks/gpu/cargo/rows"),
+    folder: Annotated[Path, typer.Argument(help="Folder with packed semantic/ and emotion/.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("benchmarks/gpu/cargo/rows"),
 ) -> None:
-    """Cut some rows of packed folders."""
+    """Copy some rows of packed folders."""
     for kind in ("semantic", "emotion"):
         with packed.Writer(out / kind, packed.load_shell(folder / kind), 1_000, packed.SCHEMA) as writer:
-            # spread over the part, whose rows stand speaker by speaker
+            # shuffled, because the rows of the split are in the order of speakers
             rows = packed.load(folder / kind, "train").select_columns(packed.SCHEMA.names).shuffle(seed=1)
             count = writer.write("train", first_rows(rows))
             writer.write("dev", [])

@@ -3,12 +3,12 @@
 #
 #     benchmarks/gpu/run.sh [--tiny] [--out DIR] [--rows DIR] [PART...]
 #
-# Each part is a process of its own with its own time limit, and writes DIR/PART.json as it goes; one that fails says so
-# and the next one runs. --tiny tries every part on a CPU. What has to be there first: docs/gpu.md.
+# Each part is a separate process with a time limit and writes DIR/PART.json after each figure. If a part fails, the
+# next part still runs. --tiny tries every part on a CPU. docs/gpu.md says what must be there first.
 set -euo pipefail
 root=$(realpath "$(dirname "$0")/../..")
 
-# part: seconds that it may take
+# part: time limit in seconds
 declare -A limits=([machine]=15 [tests]=80 [steps-semantic]=88 [steps-emotion]=82 [llm]=38 [learning]=47)
 order=(machine tests steps-semantic steps-emotion llm learning)
 
@@ -29,10 +29,10 @@ while (($# > 0)); do
     shift
 done
 ((${#parts[@]})) || parts=("${order[@]}")
-((${#tiny[@]})) && patience=2 || patience=1 # a CPU may have other work
+((${#tiny[@]})) && patience=2 || patience=1 # a CPU may be busy with other work
 
 cd "$root"
-benchmarks/gpu/travels.sh || true # where nothing has to travel, its error stops nothing
+benchmarks/gpu/travels.sh || true # its error matters only for a transfer
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export HF_HUB_OFFLINE=1 PYTHONPATH=$PWD
@@ -51,7 +51,7 @@ failed=() summary=()
 for part in "${parts[@]}"; do
     started=$SECONDS
     status=0
-    # shellcheck disable=SC2046 # the command is words
+    # shellcheck disable=SC2046 # the command must be split into words
     timeout --kill-after=5 $((limits[$part] * patience)) $(command_of "$part") --out "$out" "${tiny[@]}" || status=$?
     line="$part: $((SECONDS - started)) s of $((limits[$part] * patience))"
     if ((status == 124 || status == 137)); then

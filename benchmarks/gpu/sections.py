@@ -1,8 +1,8 @@
-"""Where a training step spends its time: marks between its sections, on the host and on the card.
+"""Measure the time of each section of a training step, on the host and on the GPU.
 
-A hook sets a mark where a module starts or ends, and in the backward pass where the gradient of a module's output
-arrives, or that of a module's first weight. A section lasts from the mark before it to its own. The marks themselves do
-not wait, so a section's time on the card includes the time in which the card is idle.
+A hook sets a mark when a module starts or ends. In the backward pass, it sets a mark when the gradient of a module's
+output, or of a module's first weight, is ready. A section lasts from the mark before it to its own mark. The marks do
+not wait for the GPU, so a section's time on the GPU includes time in which the GPU is idle.
 """
 
 import time
@@ -34,7 +34,7 @@ class Sections:
         self.marks.append((name, time.perf_counter(), event))
 
     def step(self, run: Callable[[], object]) -> tuple[float, dict[str, dict[str, float]]]:
-        """Take a step; return its seconds and those of each section, on the host and on the card."""
+        """Run a step; return its seconds and those of each section, on the host and on the GPU."""
         wait()
         self.marks.clear()
         self.mark("start")
@@ -51,7 +51,7 @@ class Sections:
         return total, sections
 
     def watch(self, model: SpeechLLM) -> None:
-        """Set the hooks of a model that runs as the product runs it."""
+        """Set the hooks on a model that runs in our layout."""
         whisper = model.encoder.whisper
         self._ends(whisper.conv1, "copies and counts", before=True)
         self._ends(whisper.conv2, "encoder convolutions")
@@ -62,7 +62,7 @@ class Sections:
         self._ends_backward(whisper.conv1, "encoder convolutions, backward")
 
     def _ends_backward(self, first: nn.Module, name: str) -> None:
-        """Mark the end of a part's backward pass by the gradient of its first module's weight, if that is trained."""
+        """Mark the end of a section's backward pass at the gradient of its first weight, if this weight is trained."""
         weight = first.weight
         assert isinstance(weight, Tensor)
         if weight.requires_grad:
@@ -82,7 +82,7 @@ class Sections:
             module.register_forward_hook(hook)
 
 
-# what has ended in the backward pass when the gradient of a section's output is there
+# section -> section of the backward pass that has ended when the gradient of the first one's output is ready
 _BACKWARD: Mapping[str, str] = {
     "student": "loss",
     "adapter": "student, backward",
@@ -92,6 +92,6 @@ _BACKWARD: Mapping[str, str] = {
 
 
 def _tensors(output: object) -> list[Tensor]:
-    """Return the output's first tensor, which the next section takes in."""
+    """Return the output's first tensor, which is the input of the next section."""
     first = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
     return [first] if isinstance(first, Tensor) else []

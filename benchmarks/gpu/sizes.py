@@ -1,7 +1,7 @@
-"""The models and clips of the full-size steps, and tiny ones of the same make.
+"""The models and clips of the full-size steps, and tiny ones of the same kind.
 
-Weights are random and made on the device. Clips are random log-mel as long as a corpus' clips are: LibriSpeech's mostly
-12 to 17 s with a tail of short ones (mean 12.3 s), IEMOCAP's 0.6 to 30 s (mean 4.5 s).
+Weights are random and are made on the device. Clips are random log-mel with the lengths of a corpus: for LibriSpeech
+mostly 12 to 17 s with a tail of short clips (mean 12.3 s), for IEMOCAP 0.6 to 30 s (mean 4.5 s).
 """
 
 from collections.abc import Sequence
@@ -34,19 +34,19 @@ class Sizes:
     encoder: WhisperConfig
     llm: Qwen2Config
     clips: dict[Stage, int]
-    """In a batch: as many as fit 78 GiB, of which stage 2, where encoder and P-LoRA are trained, takes far more."""
+    """Clips in a batch: the number that fits into 78 GiB. Stage 2 trains encoder and P-LoRA, so it needs far more."""
     batches: int
     """Batches to time."""
     warm_up: int
-    """Batches before those; the FLOPs of two of them are counted."""
+    """Batches of the warm-up; the FLOPs of two of them are counted."""
     positions: int
-    """Of the LLM alone."""
+    """Positions for the part with only the LLM."""
     seconds: float
-    """Factor on the lengths of clips; below 1 in tiny runs alone."""
+    """Factor of the clip lengths; below 1 only in tiny runs."""
 
 
 def full() -> Sizes:
-    """Whisper-large-v2's encoder and Qwen2.5-7B."""
+    """Return the sizes of Whisper-large-v2's encoder and Qwen2.5-7B."""
     return Sizes(
         encoder=WhisperConfig(d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120),
         llm=Qwen2Config(
@@ -58,7 +58,7 @@ def full() -> Sizes:
 
 
 def tiny() -> Sizes:
-    """Models of a few layers, clips a tenth as long."""
+    """Return the sizes of models with two layers, and clips of a tenth of the length."""
     return Sizes(
         encoder=WhisperConfig(d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64),
         llm=Qwen2Config(
@@ -78,7 +78,7 @@ def build_llm(config: Qwen2Config) -> torch.nn.Module:
 
 
 def build_model(sizes: Sizes) -> SpeechLLM:
-    """Make the speech LLM on the device, all but the LLM in float32."""
+    """Make the speech LLM on the device; everything except the LLM is in float32."""
     llm = build_llm(sizes.llm)
     with DEVICE:
         return SpeechLLM(SpeechEncoder(WhisperEncoder(sizes.encoder), False), llm, NUM_EMOTIONS)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""Part 3: full-size training steps of a stage, the product's layout and the official one in turn on the same clips.
+"""Part 3: time full-size training steps of a stage, in our and in the official layout in turn, on the same clips.
 
-Batches come in random order, as training plans them, after a warm-up on others. Each is taken once while its lengths
-were never seen, and half of them once more when they were. At the end, other new batches are taken with cuDNN's
-attention, which training keeps out: it builds a plan for each shape.
+Batches come in random order, as in training, after a warm-up on other batches. Each batch runs once when its lengths
+are new. Half of the batches run again when their lengths are known. At the end, other new batches run with cuDNN's
+attention. Training turns this attention off, because it builds a plan for each shape.
 """
 
 import statistics
@@ -38,7 +38,7 @@ RATE = 1e-6  # random weights have nothing to learn
 
 
 class Steps:
-    """A model with a trainer of the product's layout and one of the official layout."""
+    """A model with two trainers: one in our layout and one in the official layout."""
 
     def __init__(self, sizes: Sizes, stage: Stage) -> None:
         self.sizes, self.stage = sizes, stage
@@ -58,20 +58,20 @@ class Steps:
         self.taken = 0
 
     def ours_on(self, clips: Sequence[Example]) -> Batch:
-        """Lay out clips as the product does."""
+        """Make a batch of clips in our layout."""
         return self.collate(clips)
 
     def official_on(self, clips: Sequence[Example]) -> Batch:
-        """Lay out clips as the official code does."""
+        """Make a batch of clips in the official layout."""
         return collate(clips, frame(), with_teacher=self.stage == "semantic")
 
     def step(self, trainer: Trainer, batch: Batch) -> None:
-        """Take an optimizer step."""
+        """Run an optimizer step."""
         self.taken += 1
         trainer.step(self.taken, [batch])
 
     def useful(self, clips: Sequence[Example]) -> float:
-        """Return the FLOPs that a step on these clips cannot do without."""
+        """Return the useful FLOPs of a step on these clips."""
         costs = Costs(encoder=self.sizes.encoder, llm=self.sizes.llm, rank=RANK)
         return costs.semantic_step(clips) if self.stage == "semantic" else costs.emotion_step(clips)
 
@@ -94,7 +94,7 @@ def _objective(model: SpeechLLM, stage: Stage) -> Objective:
 
 
 def draw_batches(sizes: Sizes, stage: Stage, count: int) -> list[list[Example]]:
-    """Draw batches of clips, put together as training does it."""
+    """Draw clips and put them into batches as training does."""
     size = sizes.clips[stage]
     drawn = draw_clips(sizes, stage, count * size, seed=1)
     plan = plan_epoch([clip.num_frames for clip in drawn], size, seed=1, epoch=0)
@@ -102,7 +102,7 @@ def draw_batches(sizes: Sizes, stage: Stage, count: int) -> list[list[Example]]:
 
 
 def measure_flops(steps: Steps, batches: list[list[Example]]) -> dict[str, float]:
-    """Take a step of each layout on each batch; return the FLOPs executed over the useful ones."""
+    """Run a step of each layout on each batch; return the ratio of executed to useful FLOPs."""
     useful = sum(steps.useful(clips) for clips in batches)
     executed = {}
     for name, trainer, layout in (
@@ -116,7 +116,7 @@ def measure_flops(steps: Steps, batches: list[list[Example]]) -> dict[str, float
 
 
 class Timed:
-    """Steps of one layout on some batches."""
+    """Times the steps of one layout on some batches."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -125,7 +125,7 @@ class Timed:
         self.peaks_gib: list[float] = []
 
     def take(self, sections: Sections, steps: Steps, trainer: Trainer, batch: Batch) -> None:
-        """Take and time a step."""
+        """Run and time a step."""
         before = card.allocations()
         card.reset_peak()
         seconds, parts = sections.step(lambda: steps.step(trainer, batch))
@@ -162,10 +162,10 @@ class Timed:
 
 def main(
     out: Out,
-    stage: Annotated[Stage, typer.Option(help="Which stage's steps.")],
+    stage: Annotated[Stage, typer.Option(help="Stage of the steps.")],
     tiny: Tiny = False,
 ) -> None:
-    """Time steps of both layouts, and say where the product's spend their time."""
+    """Time steps of both layouts, and the sections of our steps."""
     sizes = tiny_sizes() if tiny else full()
     figures = Figures(out, f"steps-{stage}")
     ceiling = matrix_product_flops(256 if tiny else 8192)
@@ -194,7 +194,7 @@ def main(
 def _in_turn(
     figures: Figures, steps: Steps, sections: Sections, batches: list[list[Example]], ceiling: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Time both layouts on lengths never seen, then on half of them again; return each one's median seconds."""
+    """Time both layouts on new lengths, then on half of them again; return the median seconds of each layout."""
     medians: tuple[dict[str, float], dict[str, float]] = {}, {}
     for lengths, taken in (("new", batches), ("seen", batches[: -(-len(batches) // 2)])):
         ours, official = Timed(), Timed()
@@ -214,7 +214,7 @@ def _in_turn(
 
 
 def _profile(figures: Figures, steps: Steps, new: list[Example], seen: list[Example]) -> None:
-    """Say where the host waits for the card, and what a step on lengths seen spends on which kernel."""
+    """Find where the host waits for the GPU, and the time of each kernel in a step on known lengths."""
     waits = card.synchronisations(lambda: steps.step(steps.ours, steps.ours_on(new)))
     figures.add(synchronisations=waits and {"count": sum(waits.values()), "places": waits})
     figures.add(kernels_seen=card.kernels(lambda: steps.step(steps.ours, steps.ours_on(seen))))

@@ -1,4 +1,4 @@
-"""Part 2: `pytest -m gpu`; on a CPU, where it is to be tried, the same tests with the CPU in the card's place."""
+"""Part 2: run `pytest -m gpu`; a tiny run on a CPU runs the same tests on the CPU."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ def main(out: Out, tiny: Tiny = False) -> None:
     """Run the tests that need a GPU."""
     figures = Figures(out, "tests")
     log = out / "tests.xml"
-    # warnings of other versions than the locked ones are no failures of ours
+    # other versions than the locked ones may give warnings, which are not failures of this project
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-W", "default", "-p", "no:cacheprovider"]
     env = {**os.environ, **({"BLSP_TEST_DEVICE": "cpu"} if tiny and DEVICE.type == "cpu" else {})}
-    status = subprocess.run([*command, "tests/test_gpu.py", f"--junitxml={log}"], env=env, check=False).returncode
+    status = subprocess.run([*command, "tests/train/test_gpu.py", f"--junitxml={log}"], env=env, check=False).returncode
     if not log.exists():
         raise UserError(f"tests: pytest ended with {status} before any test, expected 0")
     counts = ElementTree.parse(log).getroot()[0].attrib

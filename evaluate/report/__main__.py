@@ -1,4 +1,4 @@
-"""Write the report: one self-contained page with what the model hears, and how sure that is."""
+"""Write the report: one self-contained page that shows the results and their uncertainty."""
 
 import base64
 from collections import Counter
@@ -32,14 +32,14 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 class ReportParams(Section):
-    """How the page presents itself."""
+    """The settings of the page."""
 
     title: str
 
 
 @dataclass(frozen=True, slots=True)
 class SplitSize:
-    """One split of one corpus, as a training stage uses it."""
+    """The size of one split of one corpus in the manifest of a training stage."""
 
     kind: str
     corpus: str
@@ -51,7 +51,10 @@ class SplitSize:
 
 @dataclass(frozen=True, slots=True)
 class Continuations:
-    """What the LLM wrote for a training stage, and what filter made of it; shares are of the kept ones."""
+    """The numbers of kept and dropped continuations of a training stage.
+
+    `echo_share` and `truncated_share` are computed over the kept continuations.
+    """
 
     kind: str
     kept: int
@@ -63,7 +66,7 @@ class Continuations:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """The scores of one kind on one corpus with their figures, and what they say."""
+    """The scores of one task on one corpus, with their verdict and their figures."""
 
     corpus: str
     verdict: Verdict
@@ -92,7 +95,7 @@ def summarise_splits(kind: str, rows: pa.Table) -> list[SplitSize]:
 
 
 def summarise_continuations(kind: str, kept: pa.Table, dropped: pa.Table) -> Continuations:
-    """Count the kept continuations and the dropped ones by reason; tell how much of the kept is echo or truncated."""
+    """Count the kept continuations, and the dropped ones by reason; compute the shares of the kept ones."""
     reasons = Counter(dropped["reason"].to_pylist()).most_common()
     return Continuations(
         kind=kind,
@@ -105,7 +108,7 @@ def summarise_continuations(kind: str, kept: pa.Table, dropped: pa.Table) -> Con
 
 
 def texts_are_neutral(rows: pa.Table) -> bool:
-    """Tell whether every sentence is spoken in every emotion, so that words cannot give the emotion away."""
+    """Return whether every sentence is spoken in every emotion, so that the words do not reveal the emotion."""
     spoken: dict[str, set[str]] = {}
     for text, emotion in zip(rows["text"].to_pylist(), rows["emotion"].to_pylist(), strict=True):
         spoken.setdefault(text, set()).add(emotion)
@@ -149,7 +152,7 @@ def hearing_protocols(metrics: Metrics, percent: str) -> list[Protocol]:
 
 
 def render(**content: object) -> str:
-    """Fill the template; everything but our own figures is escaped."""
+    """Fill the template; all content except our own figures is escaped."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -167,10 +170,12 @@ def _read_metrics(path: Path) -> Metrics:
     try:
         metrics = TypeAdapter(Metrics).validate_json(path.read_bytes())
     except ValidationError:
-        raise UserError(f"{path}: expected JSON numbers by protocol, system and metric") from None
+        levels = "test (task and corpus), then system, then metric"
+        raise UserError(f"{path}: expected nested JSON objects: {levels}, with numbers as values") from None
     for prefix in (EMOTION, CONTINUATION_KL):
         if not _of_kind(metrics, prefix):
-            raise UserError(f"{path}: found {', '.join(metrics) or 'nothing'}, expected a protocol {prefix}<corpus>")
+            found = f"the keys {', '.join(metrics)}" if metrics else "no keys"
+            raise UserError(f"{path}: found {found}, expected at least one key {prefix}<corpus>")
     return metrics
 
 
@@ -204,9 +209,9 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def main(
-    metrics: Annotated[Path, typer.Option(help="Numbers that score wrote.")],
-    confusions: Annotated[Path, typer.Option(help="Confusion counts that score wrote.")],
-    predictions: Annotated[Path, typer.Option(help="Folder that respond wrote.")],
+    metrics: Annotated[Path, typer.Option(help="Scores, written by score.")],
+    confusions: Annotated[Path, typer.Option(help="Confusion counts, written by score.")],
+    predictions: Annotated[Path, typer.Option(help="Folder of predictions, written by respond.")],
     models_folder: Annotated[Path, typer.Option("--models", help="Folder of the trained models, for their losses.")],
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests and continuations.")],
     output: Annotated[Path, typer.Option(help="HTML file to write.")],

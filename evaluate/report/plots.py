@@ -1,7 +1,7 @@
-"""Figures of the report, as SVG text that takes its ink from the page.
+"""Figures of the report, as SVG text in the text colour of the page.
 
-Text and axes are drawn in `currentColor`, so one figure serves light and dark pages. The colours are
-Okabe and Ito's, told apart by colour-blind readers as well; no figure relies on colour alone.
+Text and axes are drawn in `currentColor`, so one figure suits light and dark pages. The colours follow Okabe and Ito,
+so colour-blind readers can distinguish them. No figure relies only on colour.
 """
 
 import io
@@ -16,20 +16,20 @@ from evaluate.bootstrap import Floats
 from evaluate.predictions import GIVEN, HEAD, LOGPROB, PROMPTED, SHUFFLED, SYSTEMS, TRANSCRIPT, VOICE
 from evaluate.training_curves import TERMS, Losses
 
-_INK = "#010203"  # stands for currentColor, which matplotlib does not know
+_INK = "#010203"  # replaced by currentColor, which matplotlib does not know
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f83c4", "#d55e00", "#009e73", "#8a8f98"
 _WIDTH_IN = 4.4  # 422 CSS pixels: nearly at full size on a phone
 
-_GIVEN_NAMES = {VOICE: "voice", TRANSCRIPT: "transcript alone", SHUFFLED: "another speaker's clip"}
+_GIVEN_NAMES = {VOICE: "clip", TRANSCRIPT: "only transcript", SHUFFLED: "another speaker's clip"}
 _READ_COLORS = {HEAD: _BLUE, LOGPROB: _ORANGE, PROMPTED: _GREEN}
 _LOSS_NAMES = {"kl": "continuation KL", "ce": "continuation CE", "emotion": "emotion CE"}
 
 
 def draw_accuracies(systems: Mapping[str, Mapping[str, float]]) -> str:
-    """Draw the UA of every system with its interval, and chance as a dashed line."""
+    """Draw the unweighted accuracy of every system with its interval, and chance as a dashed line."""
 
     def paint(ax: Axes) -> None:
-        rows: list[tuple[float, str, str]] = []  # height, label, weight
+        rows: list[tuple[float, str, str]] = []  # y position, label, font weight
         y = 0.0
         for given in GIVEN:
             rows.append((y, _GIVEN_NAMES[given], "bold"))
@@ -54,17 +54,22 @@ def draw_accuracies(systems: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def draw_confusion(counts: Floats, emotions: Sequence[str]) -> str:
-    """Draw the clips by truth and prediction, (K, K + 1); the last column is unparsable answers."""
+    """Draw the numbers of clips by true and predicted emotion, (K, K + 1); the last column is unparsable answers."""
 
     def paint(ax: Axes) -> None:
         for row, total in enumerate(counts.sum(axis=1)):
             for column, count in enumerate(counts[row]):
-                # At most 0.75, so that the ink of either page stays readable on it.
+                # At most 0.75, so that the text stays readable on light and dark pages.
                 alpha = 0.75 * count / max(total, 1)
                 color = _GREY if column == len(emotions) else _BLUE
                 ax.fill_between([column, column + 1], row, row + 1, color=color, alpha=alpha, lw=0)
                 ax.text(column + 0.5, row + 0.5, f"{count:.0f}", ha="center", va="center")
-        ax.set(xlim=(0, len(emotions) + 1), ylim=(len(emotions), 0), xlabel="predicted", ylabel="truth (clips)")
+        ax.set(
+            xlim=(0, len(emotions) + 1),
+            ylim=(len(emotions), 0),
+            xlabel="predicted emotion",
+            ylabel="true emotion (clips)",
+        )
         ax.set_xticks([i + 0.5 for i in range(len(emotions) + 1)], [*emotions, "unparsable"], rotation=45, ha="right")
         ax.set_yticks([i + 0.5 for i in range(len(emotions))], emotions)
         ax.tick_params(length=0)
@@ -77,7 +82,7 @@ def draw_confusion(counts: Floats, emotions: Sequence[str]) -> str:
 
 
 def draw_divergences(systems: Mapping[str, Mapping[str, float]]) -> str:
-    """Draw the stage-1 KL before, after and with shuffled clips, with intervals, against the transcript's zero."""
+    """Draw the stage-1 KL before training, after it and with wrong clips, with intervals; the transcript is at zero."""
     bars = (
         ("before", "before training", _GREY),
         ("after", "after training", _BLUE),
@@ -98,13 +103,13 @@ def draw_divergences(systems: Mapping[str, Mapping[str, float]]) -> str:
         ax.set_yticks(range(len(bars) + 1), [*(label for _, label, _ in bars), "the transcript\nitself"])
         ax.tick_params(axis="y", length=0, pad=9)
         widest = max(systems[name]["kl_high"] for name, _, _ in bars)
-        ax.set(xlim=(0, 1.22 * widest), ylim=(len(bars) + 0.5, -0.5), xlabel="KL from the LLM (nats per token)")
+        ax.set(xlim=(0, 1.22 * widest), ylim=(len(bars) + 0.5, -0.5), xlabel="KL divergence (nats per token)")
 
     return _draw(paint, height_in=2.5)
 
 
 def draw_losses(losses: Losses) -> str:
-    """Draw the loss of a training stage by step, in its parts where it has several; dots are the dev part."""
+    """Draw the terms of a training stage's loss by step; markers are the dev split."""
     train, dev = losses.train, losses.dev
     terms = [name for name in TERMS if name in train]
 
@@ -123,7 +128,7 @@ def _draw(paint: Callable[[Axes], None], height_in: float, width_in: float = _WI
     with matplotlib.rc_context(
         {
             "svg.fonttype": "none",
-            "svg.hashsalt": "report",  # without it ids differ from run to run
+            "svg.hashsalt": "report",  # without it, ids differ from run to run
             "font.family": "DejaVu Sans",
             "font.size": 9.5,
             "xtick.labelsize": 9.0,
@@ -145,5 +150,5 @@ def _draw(paint: Callable[[Axes], None], height_in: float, width_in: float = _WI
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_date)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace("'DejaVu Sans'", "system-ui, sans-serif")
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # would apply to the whole page
-    return re.sub(r' id="\w+_\d+"', "", svg)  # matplotlib names groups alike in every figure
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
+    return re.sub(r' id="\w+_\d+"', "", svg)  # matplotlib uses the same ids in every figure

@@ -1,40 +1,45 @@
-"""What the numbers say, in plain words, with no more certainty than their intervals give."""
+"""State the results in plain words, with no more certainty than the intervals allow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 Scores = Mapping[str, Mapping[str, float]]
-"""system -> metric, of one protocol."""
+"""system -> metric -> value, of one task on one corpus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A claim, and the figures behind it."""
+    """A claim, and the scores that support it."""
 
     claim: str
     grounds: str
 
 
 def hearing_verdict(scores: Scores, percent: str) -> Verdict:
-    """Say whether the continuations depend on what is said; `percent` names the interval, as in "95 %"."""
+    """State whether the continuations depend on what is said; `percent` is the coverage of intervals, as in "95 %"."""
     before, after, hearing = scores["before"]["kl"], scores["after"]["kl"], scores["hearing"]
     if hearing["gap_low"] > 0:
-        claim, verb = "The model hears something of what is said.", "are worse"
+        claim, change = "The model hears something of what is said.", "is higher than"
     elif hearing["gap_high"] < 0:
-        claim, verb = "The model does better on the wrong clips: look for a mistake.", "are better"
+        claim, change = "The model does better on the wrong clips: look for a mistake.", "is lower than"
     else:
-        claim, verb = "This run is too small to learn words.", "are as good"
+        claim, change = "This run does not show that the model hears words.", "is not clearly different from that"
+    if after < before:
+        training = f"lowered the KL divergence from {before:.3f} to {after:.3f} nats per token"
+    else:
+        training = f"did not lower the KL divergence: it was {before:.3f} nats per token before and {after:.3f} after"
     grounds = (
-        f"With another speaker's clip its continuations {verb} (difference {signed(hearing['gap'])} nats per token, "
-        f"{percent} interval {signed(hearing['gap_low'])} to {signed(hearing['gap_high'])}). "
-        f"Training {'lowered' if after < before else 'did not lower'} their divergence from the language model's own, "
-        f"from {before:.3f} to {after:.3f}; the transcript itself gives 0."
+        "The KL divergence measures how far its continuations of speech are from the language model's continuations of "
+        f"the transcript. With another speaker's clip, the KL divergence {change} with the right clip "
+        f"(difference {signed(hearing['gap'])} nats per token, {percent} interval {signed(hearing['gap_low'])} to "
+        f"{signed(hearing['gap_high'])}). With the right clip, training {training}. With the transcript itself, the "
+        "KL divergence is 0."
     )
     return Verdict(claim, grounds)
 
 
 def emotion_verdict(scores: Scores, percent: str, *, texts_are_neutral: bool) -> Verdict:
-    """Say what the head, the answers and the transcript make of emotion, against chance."""
+    """State how well the head, the answers and the transcript recognise emotion, compared with chance."""
     chance, head, prompted = scores["chance"]["ua"], scores["head"], scores["prompted"]
     transcript, shuffled = scores["transcript_logprob"], scores["shuffled_head"]
     if head["ua_low"] > chance:
@@ -42,36 +47,40 @@ def emotion_verdict(scores: Scores, percent: str, *, texts_are_neutral: bool) ->
     elif head["ua_high"] < chance:
         claim = "The model gets emotion wrong more often than guessing would."
     else:
-        claim = "The model does not hear emotion: guessing does as well."
+        claim = "This run does not show that the model hears emotion: guessing may do as well."
     sentences = [
-        f"Its emotion head recognises {_interval(head, percent)} of the test clips, averaged over the emotions "
-        f"(chance {_percent(chance)}).",
-        f"Picking the likeliest label gives {_percent(scores['logprob']['ua'])}; asking in words gives "
-        f"{_percent(prompted['ua'])}, with {_percent(prompted['unparsable'])} of the answers naming no emotion.",
+        f"The unweighted accuracy of its emotion head on the test clips is {_interval(head, percent)}; chance is "
+        f"{_percent(chance)}.",
+        f"The accuracy of the likeliest label is {_interval(scores['logprob'], percent)}. The accuracy of the written "
+        f"answer is {_interval(prompted, percent)}; {_percent(prompted['unparsable'])} of the written answers name no "
+        "emotion.",
     ]
+    accuracy = _interval(transcript, percent)
+    only_transcript = f"With only the transcript, the accuracy of the likeliest label is {accuracy}"
     if transcript["ua_low"] <= chance <= transcript["ua_high"]:
         reason = ", since every sentence is spoken in every emotion" if texts_are_neutral else ""
-        sentences.append(f"The transcript alone gives {_percent(transcript['ua'])}, no more than chance{reason}.")
+        sentences.append(f"{only_transcript}, which is not clearly different from chance{reason}.")
     else:
-        sentences.append(f"The transcript alone gives {_interval(transcript, percent)}.")
+        sentences.append(f"{only_transcript}.")
     if shuffled["ua_low"] > chance:
         sentences.append(
-            f"With another speaker's clip of another emotion the head still finds {_interval(shuffled, percent)}, "
-            "above chance: a leak to look for."
+            "When each clip is replaced by one of another speaker and emotion, the head should score at most chance on "
+            f"the emotion of the original clip. It scores {_interval(shuffled, percent)}, above chance. This suggests "
+            "a data leak."
         )
     return Verdict(claim, " ".join(sentences))
 
 
 def describe_intervals(speakers: int) -> str:
-    """Say what the intervals of figures over `speakers` voices are worth."""
+    """State how far to trust intervals over `speakers` test speakers."""
     if speakers < 2:
-        return "With a single speaker the intervals draw clips instead of voices and are too narrow."
-    voices = f"Intervals draw the {speakers} test voices again, not the clips"
-    return f"{voices}; so few voices make them rough." if speakers < 10 else f"{voices}."
+        return "There is only a single speaker, so the bootstrap resamples clips and the intervals are too narrow."
+    unit = f"The bootstrap resamples the {speakers} test speakers, not the clips"
+    return f"{unit}; with so few speakers, the intervals are rough." if speakers < 10 else f"{unit}."
 
 
 def signed(value: float) -> str:
-    """Write a difference with three digits and a true minus sign."""
+    """Write a difference with three decimals and a true minus sign."""
     return f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
 
 

@@ -1,1 +1,1 @@
-"""Let the model and its controls answer the test part."""
+"""Let the model and the baselines answer the test split."""

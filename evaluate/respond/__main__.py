@@ -1,4 +1,7 @@
-"""Let the model and the baselines answer the test part: divergence of stage 1, emotions and answers of stage 2."""
+"""Run the model and the baselines on the test split.
+
+This computes the KL of stage 1, or the emotions and answers of stage 2.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +17,17 @@ from pipeline.tables import packed, parquet
 
 
 def main(
-    kind: Annotated[Alignment, typer.Option(help="Which test part to answer.")],
-    data: Annotated[Path, typer.Option(help="The packed folder of that kind.")],
-    model: Annotated[Path, typer.Option(help="The model folder of that kind.")],
-    output: Annotated[Path, typer.Option(help="The folder of predictions to write.")],
+    kind: Annotated[Alignment, typer.Option(help="Training stage to evaluate on its test split.")],
+    data: Annotated[Path, typer.Option(help="Folder of the packed data of this alignment.")],
+    model: Annotated[Path, typer.Option(help="Model folder of this alignment.")],
+    output: Annotated[Path, typer.Option(help="Folder of predictions to write.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Let the model and the baselines answer the test part."""
+    """Run the model and the baselines on the test split and write their predictions."""
     settings = params.load(params_file, "respond", RespondParams)
     prompts = params.load(params_file, "prompts", PromptsParams) if kind == "emotion" else None
     rows = packed.load(data, "test")
-    from train.precision import avoid_shape_plans  # torch is loaded once the parameters are known to be right
+    from train.precision import avoid_shape_plans  # torch loads only after the parameters are checked
 
     avoid_shape_plans()
     if prompts is None:

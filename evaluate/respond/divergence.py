@@ -1,8 +1,8 @@
-"""Stage 1 on held-out speech: how far the LLM on the voice is from the LLM on the words.
+"""Stage 1 on held-out speech: the KL between the LLM on the transcript and the LLM on the speech.
 
-The KL of each row is taken before training, after it, and after it with another speaker's clip of other
-words, out of the same corpus and as long as can be: what is left between the last two is what the model owes to
-hearing words.
+The KL of each row is computed for three conditions: the untrained model, the trained model, and the trained model given
+a wrong clip. The wrong clip is another speaker's clip with other words, from the same corpus if possible, and with the
+most similar length. The difference between the last two conditions is due to hearing the words.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,11 +32,11 @@ _ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
 
 
 def measure(folder: Path, rows: Any, shell: PromptShell, settings: RespondParams) -> pa.Table:
-    """Return the divergence table of the test rows that have a continuation; one model is held at a time."""
+    """Return the divergence table of the test rows that have a continuation; only one model is in memory at a time."""
     config = saved_model.load_config(folder)
     rows = rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
     if len(rows) == 0:
-        raise UserError("test part: no row has a continuation; expected at least one")
+        raise UserError("test split: no row has a continuation; expected at least one")
     examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), config.emotions)
     about = [dict(zip(_ABOUT, values, strict=True)) for values in zip(*(rows[name][:] for name in _ABOUT), strict=True)]
     other = swapped(
@@ -71,7 +71,10 @@ class _Divergence:
 def _batches(
     examples: Examples, clips: Sequence[int] | None, collate: Collator, batch_size: int
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """Yield batches with the number of response tokens of each row; `clips` swaps the voices."""
+    """Yield batches with the number of response tokens of each row.
+
+    If given, `clips[i]` is the number of the row whose clip is used in place of row i's own.
+    """
     for start in range(0, len(examples), batch_size):
         numbers = range(start, min(start + batch_size, len(examples)))
         batch = [examples[i] for i in numbers]

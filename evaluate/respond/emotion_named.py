@@ -1,14 +1,13 @@
-"""The emotion that an answer in plain words names: the first label word in it.
+"""The emotion that a written answer names: its first label word.
 
-The published rule is unknown; this is the obvious one. Negation is not understood ("not sad
-but happy" reads as sad), and an answer that lists the options reads as the first of them. Words for
-emotions outside the run's classes count as nothing said.
+The published rule is unknown; this is the obvious one. It ignores negation: "not sad but happy" counts as sad. An
+answer that lists the options counts as the first of them. Words for emotions outside the run's classes are ignored.
 """
 
 import re
 from collections.abc import Sequence
 
-# Words that stand for a unified label besides the label itself.
+# Other words that count as an emotion label, for each label.
 VARIANTS = {
     "neutral": ("neutrality",),
     "happy": ("happiness", "happily", "joy", "joyful", "cheerful"),
@@ -22,7 +21,7 @@ VARIANTS = {
 
 
 def label(answer: str, emotions: Sequence[str]) -> str | None:
-    """Return the one of `emotions` named first in `answer`, as a whole word in any case; None if none is."""
+    """Return the emotion that `answer` names first, as a whole word in any case; None if it names none."""
     words = {word: emotion for emotion in emotions for word in (emotion.lower(), *VARIANTS.get(emotion, ()))}
     match = re.search(rf"\b({'|'.join(map(re.escape, words))})\b", answer.lower())
     return words[match[1]] if match else None

@@ -6,13 +6,13 @@ from pipeline.params import Precision, Section
 
 
 class RespondParams(Section):
-    """How the test part is answered."""
+    """The settings for answering the test split."""
 
     seed: int
-    """Chooses the swapped clips and the examples."""
+    """Seed for drawing the wrong clips and the examples."""
     batch_size: PositiveInt
     max_new_tokens: PositiveInt
     examples: PositiveInt
-    """Rows answered at length, for the report."""
+    """Number of example rows, with full answers, in the report."""
     precision: Precision
-    """auto answers on a GPU as training runs there, in bfloat16 where the GPU can, and on a CPU in float32."""
+    """auto is float32 on a CPU; on a GPU it is as in training: bfloat16 if the GPU multiplies it natively."""

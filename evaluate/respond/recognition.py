@@ -1,8 +1,8 @@
-"""Stage 2 on held-out speakers: which emotion the model hears, and what it answers.
+"""Stage 2 on held-out speakers: the emotions that the model recognises, and its answers.
 
-Three ways to ask (the emotion head, the likeliest label, a written answer that is parsed), each with
-the row's own clip and with another speaker's clip of another emotion; the two that ask the LLM also
-with the transcript alone, which shows what the words give away.
+The emotion is read in three ways: from the emotion head, as the likeliest label, and from a written answer. Each way is
+tried with the row's own clip and with another speaker's clip of another emotion. The two ways that ask the LLM are also
+tried with only the transcript. This shows how much of the emotion the words reveal.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ from train.precision import answering_dtype, best_device
 
 
 class Respondent:
-    """A stage-2 model in front of the test rows."""
+    """A stage-2 model and the test rows that it answers."""
 
     def __init__(self, folder: Path, rows: Any, prompts: PromptsParams, settings: RespondParams) -> None:
         config = saved_model.load_config(folder)
@@ -62,7 +62,7 @@ class Respondent:
 
     @torch.no_grad()
     def examples(self) -> pa.Table:
-        """Return the examples table: rows of all emotions in turn, answered at length."""
+        """Return the examples table, with full answers; rows are taken from the emotions in rotation."""
         numbers = self._spread(self.settings.examples)
         clips = [self._clip(i) for i in numbers]
         prompt = self.prompts.emotion
@@ -97,7 +97,7 @@ class Respondent:
         yield self._written(f"{prefix}prompted", answers)
 
     def _by_transcript(self) -> Iterator[pa.Table]:
-        """Ask each distinct transcript once: corpora of acted speech have few."""
+        """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
         texts = sorted({row["text"] for row in self.rows})
         prompts = [self.prompter.text(self.prompts.recognition, text, options=self.emotions) for text in texts]
         scores: dict[str, list[float]] = {}
@@ -141,7 +141,7 @@ class Respondent:
         return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
 
     def _speech_for(self, text: str) -> PromptIds:
-        """Return the prompt that the voice gets, with the words in its place."""
+        """Return the prompt for speech, with the transcript in place of the speech."""
         speech = self.prompter.speech(self.prompts.emotion)
         return PromptIds(speech.before, self.prompter.content_ids(text), speech.after)
 

@@ -1,1 +1,1 @@
-"""Turn predictions into numbers."""
+"""Compute scores from predictions."""

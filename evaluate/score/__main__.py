@@ -1,4 +1,4 @@
-"""Turn predictions into numbers: results/metrics.json and the tables of `dvc plots`."""
+"""Compute scores from predictions: results/metrics.json and the tables of `dvc plots`."""
 
 import json
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def main(
-    divergence: Annotated[Path, typer.Option(help="Stage-1 KL rows that respond wrote.")],
-    recognition: Annotated[Path, typer.Option(help="Recognised emotions that respond wrote.")],
-    metrics: Annotated[Path, typer.Option(help="JSON file to write.")],
-    confusions: Annotated[Path, typer.Option(help="JSON file of the confusion counts to write.")],
+    divergence: Annotated[Path, typer.Option(help="Stage-1 KL, written by respond.")],
+    recognition: Annotated[Path, typer.Option(help="Recognised emotions, written by respond.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file of scores to write.")],
+    confusions: Annotated[Path, typer.Option(help="JSON file of confusion counts to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
-    models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses too.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Turn predictions into numbers: metrics.json and the tables of `dvc plots`."""
+    """Compute scores from predictions: metrics.json and the tables of `dvc plots`."""
     how = Resampling(**load(params_file, "score", ScoreParams).model_dump())
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
@@ -46,9 +46,9 @@ def main(
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
     write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
     write_text(json.dumps(numbers, indent=2) + "\n", metrics)
-    heads = ", ".join(f"{name} head UA {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
-    gaps = ", ".join(f"{name} gap {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
-    say(f"score: {heads}; {gaps}")
+    heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
+    gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
+    say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")
 
 
 if __name__ == "__main__":

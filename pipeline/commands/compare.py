@@ -142,7 +142,9 @@ def _draw(utterances: pa.Table, a: Run, b: Run, number: int, seed: int) -> tuple
         if None not in pair:
             first.setdefault(pair, i)
     if not first:
-        raise UserError(f"compare: no prompt for both sides in {len(utterances):,} rows; expected one or more")
+        raise UserError(
+            f"compare: none of the {len(utterances):,} selected rows has a prompt on both sides; expected at least one"
+        )
     chosen = random.Random(seed).sample(list(first.values()), min(number, len(first)))
     return utterances.take(sorted(chosen)), len(first)
 
@@ -162,7 +164,10 @@ def _answer_by_one_engine(plans: Sequence[Plan]) -> None:
 
 
 def _engine_key(run: Run) -> tuple[GenerateParams, Weights, Path]:
-    """Return what determines an engine. The seed does not: it comes with each request."""
+    """Return the values that decide whether two runs can share an engine.
+
+    The seed is not one of them, because it is sent with each request.
+    """
     return run.settings.model_copy(update={"seed": 0}), run.llm, run.model
 
 
@@ -218,8 +223,8 @@ def main(
 ) -> None:
     """Compare the answers of two prompts or two models on a random sample of rows.
 
-    A uses the parameters. B uses the parameters as the options change them. Missing answers are generated and stored,
-    each under its own prompt and model. The graph still uses the answers of A.
+    A uses the parameters. B uses the same parameters, with the changes given by the options. Missing answers are
+    generated and stored, each under its own prompt and model. The DVC pipeline still uses the answers of A.
 
     \b
     python -m pipeline compare emotion --prompt-b "Answer a {emotion} speaker: "

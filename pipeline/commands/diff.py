@@ -53,7 +53,7 @@ class Comparison:
     a: str
     b: str
     by: dict[str, dict[str, Totals]]
-    """Column: value: totals; NONE counts the rows without a value."""
+    """Totals by column, then by value; the value NONE stands for rows without a value."""
     added: Rows
     removed: Rows
     changed: Rows
@@ -194,7 +194,11 @@ def main(
     a: Annotated[str, typer.Argument(metavar="A", help="A table, or a git revision with --file.")],
     b: Annotated[
         str | None,
-        typer.Argument(metavar="B", help="As A. Without B, --file compares with the file on disk.", show_default=False),
+        typer.Argument(
+            metavar="B",
+            help="Another table or git revision. If B is left out, --file compares revision A with the file on disk.",
+            show_default=False,
+        ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="The output of the graph to compare at two git revisions.")] = None,
     number: Annotated[int, typer.Option("-n", help="Number of ids to print for each change.", min=0)] = 3,

@@ -1,6 +1,6 @@
-"""What a bug report needs: versions, hardware, free disk, and the engine that generates.
+"""Collect the facts for a bug report: versions, hardware, free disk space, and the engine for generation.
 
-The report names what is missing or broken, with the reason, and continues. Versions come from the metadata of the
+The command reports each missing or broken item with the reason, and continues. Versions come from the metadata of the
 packages and GPUs from nvidia-smi, so that a broken library does not stop the command.
 """
 
@@ -32,9 +32,9 @@ ENGINES: Mapping[str, Sequence[Sequence[str]]] = {
     "transformers": [["transformers"], ["torch"]],
     "echo": [],
 }
-"""Packages that each value of generate.engine needs: one of each group."""
+"""For each value of generate.engine, groups of packages. One package of every group must be installed."""
 
-_PATIENCE_S = 5.0  # for each call of git or nvidia-smi
+PATIENCE_S = 5.0  # for each call of git or nvidia-smi
 _GPU_FACTS = ("name", "memory.total", "driver_version")  # as nvidia-smi calls them
 
 
@@ -71,7 +71,7 @@ class Report:
     """Version of each package; None means not installed."""
     disks: dict[str, Disk] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    """Where something is missing or broken: what was found."""
+    """Problems by place, such as "git": the text says what was found."""
 
 
 def collect(params_file: Path) -> Report:
@@ -165,12 +165,12 @@ def _add_engine(report: Report, params_file: Path) -> None:
         name = next((name for name in group if version_of(name)), group[0])
         report.engine_packages[name] = version_of(name)
         if version_of(name) is None:
-            report.problems["engine"] = f"found no {' or '.join(group)}, expected one installed for {report.engine}"
+            report.problems["engine"] = f"the engine {report.engine} needs {' or '.join(group)}; found none installed"
 
 
 def _add_gpus(report: Report) -> None:
     if shutil.which("nvidia-smi") is None:
-        return  # a machine without a GPU lacks nothing
+        return  # a machine without a GPU is not a problem
     try:
         lines = _ask("nvidia-smi", f"--query-gpu={','.join(_GPU_FACTS)}", "--format=csv,noheader")
     except UserError as error:
@@ -210,12 +210,12 @@ def _ask(*command: str) -> list[str]:
     """Return the lines that a program prints; raises UserError if the program is missing, fails or hangs."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False
+            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False
         )
     except FileNotFoundError:
         raise UserError("found no such program on PATH") from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"no answer within {_PATIENCE_S:.0f} s") from None
+        raise UserError(f"no answer within {PATIENCE_S:.0f} s") from None
     if done.returncode != 0:
         said = (done.stderr + done.stdout).split("\n")[0].strip()
         raise UserError(f"exit status {done.returncode}: {said}")

@@ -1,4 +1,4 @@
-"""Count the continuations that filter dropped, and print the first of a reason with their transcripts."""
+"""Count the continuations that filter dropped; for one reason, print the first continuations with their transcripts."""
 
 from collections import Counter
 from dataclasses import dataclass

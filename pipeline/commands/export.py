@@ -1,7 +1,7 @@
 """Batch files in OpenAI's format: prompts for a service that answers them later, and the service's answers.
 
 The custom_id of a line holds the signature, the key of the answer, and the seed if it differs from the signature's. So
-import recognises answers to other prompts, of other models or with other sampling.
+import can detect and refuse answers that belong to another prompt, model or sampling.
 https://developers.openai.com/api/docs/guides/batch
 """
 
@@ -30,7 +30,7 @@ from pipeline.weights.source import PYPI
 
 NOT_JSON = "not JSON"
 NO_OUTPUT = "no batch output"
-"""JSON, but not a line of an output file, or an answer to a batch that export has not written."""
+"""The line is JSON, but it is not from an output file, or its batch was not written by export."""
 FAILED = "failed"
 """The service reports an error."""
 NO_ANSWER = "no answer"
@@ -152,7 +152,10 @@ def count_retokenized(plan: Plan) -> int:
 
 
 def chat_ids(request: Request, run: Run) -> tuple[int, ...]:
-    """Return the token ids of a prompt sent as messages: a service tokenizes it in one piece, so they may differ."""
+    """Return the token ids of a prompt sent as messages.
+
+    The service tokenizes the whole prompt at once, so these ids may differ from request.prompt_ids.
+    """
     return run.prompter.message_ids(_messages(request, run))
 
 
@@ -209,7 +212,7 @@ def main(
     write(plan, name, output, chat=chat, plain=plain)
     left_out = f", {plan.counts.left_out:,} rows left out" if plan.counts.left_out else ""
     others = count_retokenized(plan) if chat else 0
-    retokenized = f"; {others:,} have other token ids as messages" if others else ""
+    retokenized = f"; for {others:,} prompts the token ids change when they are sent as messages" if others else ""
     say(f"export {kind}: wrote {len(plan.requests):,} prompts for {name} to {output}{left_out}{retokenized}")
     if chat and not plain:
         say(command(run, name, output))

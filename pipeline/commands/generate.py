@@ -1,4 +1,4 @@
-"""Generate answers outside the graph: preview some, write the missing ones, or answer rows again.
+"""Generate answers without running the DVC pipeline: preview some, write the missing ones, or answer rows again.
 
 Answers go to the store, and choices to manifests/choices.csv. The next `dvc repro` uses both.
 """
@@ -116,9 +116,8 @@ def describe_written(done: Written, run: Run) -> str:
     """Return a line with the number of written answers."""
     line = f"generate: {done.written:,} answers written; the next dvc repro uses them"
     if done.unchanged:
-        why = (
-            " (temperature 0 draws nothing; change the prompt or the temperature)" if run.signature.seed is None else ""
-        )
+        greedy = " (at temperature 0 the LLM always gives the same answer; change the prompt or the temperature)"
+        why = greedy if run.signature.seed is None else ""
         line += f"; {done.unchanged:,} are the same as before and change nothing{why}"
     return line
 

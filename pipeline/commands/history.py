@@ -72,7 +72,7 @@ def describe(key: str, entries: list[Entry]) -> str:
         return f"{key}: the store has no answer"
     records = []
     for entry in entries:
-        use = "in use" if entry.is_used else "not in use" if entry.is_current else "of other parameters"
+        use = "in use" if entry.is_used else "not in use" if entry.is_current else "made with other parameters"
         facts = {
             "answer": entry.continuation,
             "ended": entry.finish_reason,
@@ -92,14 +92,15 @@ def choose(utterance: dict[str, str | None], run: Run, attempt: int, choices_fil
     key = run.signature.key(utterance["text"] or "", utterance["emotion"])
     found = [row["generation"] for row in run.store.history(key)]
     if attempt not in found:
-        expected = ", ".join(map(str, found)) or "none, because the store has no answer"
-        raise UserError(f"--use: found {attempt}, expected one of {expected}")
+        stored = ", ".join(map(str, found))
+        expected = f"expected one of {stored}" if stored else "but the store has no answer to this row"
+        raise UserError(f"--use: found {attempt}, {expected}")
     choices.add(choices_file, run.signature.name, {key: attempt})
 
 
 def main(
     key: Annotated[str, typer.Argument(metavar="ID", help="The row's id.", show_default=False)],
-    kind: Annotated[Alignment | None, typer.Option(help="The manifest, if both contain the row.")] = None,
+    kind: Annotated[Alignment | None, typer.Option(help="The manifest to use, if both contain the row.")] = None,
     use: Annotated[int | None, typer.Option(help="Use this attempt from now on.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
     as_json: Json = False,

@@ -1,7 +1,7 @@
 """Import the answers of batch output files into the store.
 
-Each answer must fit the signature, an utterance, the model and the prompt. The command prints the lines that do not
-fit. It adds the other answers to the store, and replaces no stored answer.
+Each answer must match the current signature, model and prompt, and an utterance of the manifest. The command prints the
+lines that do not match. It adds the other answers to the store, and replaces no stored answer.
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ class Imported:
     known: int
     """Answers that were in the store before."""
     reasons: dict[str, int]
-    """Lines that were not imported by reason, the most frequent first."""
+    """Number of lines that were not imported, for each reason; the most frequent reason is first."""
     refused: list[Refused]
 
 
@@ -136,7 +136,8 @@ class Importer:
         for each in (completion, completion.choices[0]):
             found = getattr(each, "prompt_token_ids", None)
             if found is not None and tuple(found) != request.prompt_ids:
-                raise NotTakenError(OTHER_PROMPT, f"{len(found)} token ids, expected {len(request.prompt_ids)} others")
+                difference = f"{len(found)} token ids that differ from the expected {len(request.prompt_ids)}"
+                raise NotTakenError(OTHER_PROMPT, f"the prompt has {difference}")
         if (highest := max(answer.token_ids, default=0)) >= len(self.run.prompter.tokenizer):
             raise NotTakenError(NO_ANSWER, f"token id {highest}, expected ids below {len(self.run.prompter.tokenizer)}")
         if output.key in self.taken:
@@ -217,4 +218,6 @@ def main(
     found = Importer(utterances, run, name, hardware, force).read(files, choices.FILE)
     print_found(found, describe(found, number), as_json)
     if not found.written + found.known:
-        raise UserError(f"import: found no answer to these parameters in {found.lines:,} lines; expected at least one")
+        raise UserError(
+            f"import: none of the {found.lines:,} lines is an answer made with these parameters; expected at least one"
+        )

@@ -12,7 +12,7 @@ from pipeline.stage import UserError
 from pipeline.tables import parquet, quarantine
 
 Coverage = Mapping[str, tuple[int, int]]
-"""What is counted: the number found and the number published."""
+"""Maps each counted item, such as "speakers", to the number found and the number published."""
 
 _COUNTED = pa.schema([quarantine.SCHEMA.field(name) for name in ("corpus", "reason")])
 

@@ -1,4 +1,4 @@
-"""Report what test shares with train and dev, as a table."""
+"""Print a table of the leaks: the data that test shares with train and dev."""
 
 from collections import Counter
 from pathlib import Path
@@ -40,7 +40,7 @@ def main(
     output: Output = FOLDER / "leaks.parquet",
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Report what test shares with train and dev, by corpus.
+    """Report the leaks from train and dev into test, by corpus.
 
     Writes the table of leaks too. Fails if the section leaks of the parameter file forbids a leak.
     """

@@ -1,4 +1,4 @@
-"""Count the utterances that ingest refused by reason and corpus, and print the meaning of each reason."""
+"""Count by reason and corpus the utterances that ingest refused, and print the meaning of each reason."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -40,7 +40,7 @@ class Summary:
     echo: float | None
     """Mean share of an answer that repeats the transcript."""
     repetition: float | None
-    """Mean share of an answer that repeats itself."""
+    """Mean share of the text of an answer that repeats earlier text of the same answer."""
     refusal: float | None
     """Share of the answers that refuse."""
     model_talk: float | None

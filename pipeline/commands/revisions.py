@@ -13,11 +13,12 @@ def fetch(file: Path, revision: str, folder: Path) -> Path:
     from dvc.scm import SCM
 
     try:
-        # relative to the checkout, not to the nearest DVC project: a recipe's project, under runs/, has no revisions
+        # The path is relative to the checkout. The nearest DVC project can be that of a recipe, under runs/, which is
+        # not in git.
         inside = os.path.relpath(file.absolute(), SCM(os.curdir, search_parent_directories=True).root_dir)
         content = dvc.api.read(inside, rev=revision, mode="rb")
     except PathMissingError:
-        found = "neither an output of the graph that DVC's cache still holds nor a file in git"
+        found = "not in git, and not in DVC's cache as an output of the pipeline"
         raise UserError(f"{file} at {revision}: {found}") from None
     except DvcException as error:
         raise UserError(f"{file} at {revision}: {error}") from None

@@ -24,7 +24,7 @@ from pipeline.tables import manifest, parquet
 
 INDEX_COLUMNS = ("file", "id", "corpus", "split", "speaker", "emotion", "duration_s", "text")
 
-# the columns of a manifest that are printed; columns that no manifest has are printed too
+# Of the manifest's columns, only these are printed. Columns that no manifest has are all printed.
 _TOLD = (
     "text", "emotion", "intensity", "emotion_votes", "speaker", "gender", "session", "dialogue", "turn", "split",
     "duration_s", "audio", "start_s",
@@ -167,8 +167,8 @@ def main(
         --where "emotion == 'sad' and duration_s < 3"
 
     \b
-    JSON: file; fitting (number of rows to draw from); rows: a list of all columns
-    by name, and with --to also of file (the name of the clip).
+    JSON: file; fitting (number of rows to draw from); rows: a list of objects
+    with all columns; with --to they also have the key file, the name of the clip.
     """
     drawn = draw(file, number, seed, where)
     if to is not None:

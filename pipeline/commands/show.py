@@ -153,7 +153,7 @@ def main(file: Table, as_json: Json = False) -> None:
     """Print what a manifest contains, by corpus and split.
 
     Prints hours, speakers, utterances and emotions, the coverage of the published corpus, and the utterances that
-    ingest refused. Of other tables it prints the number of rows by reason.
+    ingest refused. For other tables it prints the number of rows by reason.
 
     \b
     JSON: file; groups: a list of corpus, split (null before split), utterances,

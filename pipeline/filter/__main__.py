@@ -36,7 +36,10 @@ class FilterParams(Section):
     """Largest number of tokens in the transcript's prompt and the continuation together."""
     min_words: Annotated[int, Field(ge=1)]
     drop_truncated: bool
-    """Drop continuations cut at generate.max_new_tokens; if they are kept, they are trained without an end token."""
+    """Drop continuations cut at generate.max_new_tokens.
+
+    If they are kept, the model is trained on them without an end token.
+    """
     drop_refusals: bool
     drop_model_talk: bool
     drop_sentence_talk: bool
@@ -47,7 +50,7 @@ class FilterParams(Section):
     max_repetition: Share | None
     max_echo: Share | None
     min_agreement: Share | None
-    """Lowest probability of the requested emotion, as the LLM finds it (pipeline/generate/agreement.py).
+    """Lowest allowed probability that the LLM gives to the requested emotion (pipeline/generate/agreement.py).
 
     With k classes, chance is 1 / k.
     """
@@ -159,9 +162,9 @@ def main(
     kind: Annotated[Alignment, typer.Option(help="Which prompt and limits: semantic (stage 1) or emotion (stage 2).")],
     manifest_file: Annotated[Path, typer.Option("--manifest", help="The utterances.")],
     continuations_file: Annotated[Path, typer.Option("--continuations", help="Their continuations.")],
-    kept: Annotated[Path, typer.Option(help="Table of the usable continuations to write.")],
-    dropped: Annotated[Path, typer.Option(help="Table of the other continuations to write, with reasons and scores.")],
-    metrics: Annotated[Path, typer.Option(help="JSON file of the counts to write.")],
+    kept: Annotated[Path, typer.Option(help="Output: the table of the usable continuations.")],
+    dropped: Annotated[Path, typer.Option(help="Output: the table of the others, with reasons and scores.")],
+    metrics: Annotated[Path, typer.Option(help="Output: the JSON file of the counts.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Keep the continuations that are usable as targets, and write down why the others are not."""
@@ -172,8 +175,8 @@ def main(
     answers = parquet.read(continuations_file, continuations.SCHEMA)
     if settings.min_agreement is not None and answers["agreement"].null_count == len(answers):
         raise UserError(
-            f"filter.{kind}.min_agreement: {continuations_file} has no agreement; expected the scores of "
-            "generate.agreement on emotional speech"
+            f"filter.{kind}.min_agreement: {continuations_file} has no agreement scores; turn on generate.agreement, "
+            "which scores emotional speech, or set this limit to null"
         )
 
     rows = apply_rules(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))

@@ -13,7 +13,8 @@ from typing import Any
 
 from pipeline.tables import languages
 
-# A refusal names a service. So an apology is not a refusal, and neither is a task that a person cannot do.
+# A refusal pattern requires a verb of assistance, such as "assist" or "generate". So an apology alone does not match,
+# and neither does a sentence about something that a person cannot do.
 _SERVICE = (
     r"(?:assist|comply|fulfill?|provide\b(?! for)|generate|continue (?:the|this|that)"
     r"|help (?:you )?with (?:that|this|your))"

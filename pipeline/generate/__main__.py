@@ -28,7 +28,12 @@ def main(
     manifest_file: Annotated[Path, typer.Option("--manifest", help="The utterances to continue.")],
     output: Annotated[Path, typer.Option(help="The table of continuations to write.")],
     choices_file: Annotated[
-        Path, typer.Option("--choices", help="CSV file of attempts that replace the first ones; it may be missing.")
+        Path,
+        typer.Option(
+            "--choices",
+            help="CSV file that names, for some rows, a stored answer to use instead of the first one. "
+            "The file may be missing.",
+        ),
     ] = choices.FILE,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
@@ -55,10 +60,11 @@ def main(
 
 
 def _describe_plan(counts: Counts, num_requests: int) -> str:
-    time = "an unknown time (nothing was generated yet)" if counts.minutes is None else f"{counts.minutes:.0f} min"
+    unknown = "; the time is unknown, because nothing has been generated yet"
+    time = unknown if counts.minutes is None else f" and {counts.minutes:.0f} min"
     return (
         f"{num_requests:,} prompts to answer ({counts.stored:,} are in the store), {counts.prompt_tokens:,} prompt "
-        f"tokens, at most {counts.new_tokens:,} new tokens and {time}"
+        f"tokens, at most {counts.new_tokens:,} new tokens{time}"
     )
 
 

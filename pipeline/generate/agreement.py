@@ -41,7 +41,8 @@ def score_agreement(
     if wanted := missing(asked, store):
         pairs = make_pairs(wanted, run, prompt)
         fitting = [i for i, (ids, name) in enumerate(pairs) if len(ids) + len(name) < run.settings.max_model_len]
-        too_long = f"; {len(pairs) - len(fitting):,} are longer than max_model_len" if len(fitting) < len(pairs) else ""
+        excess = len(pairs) - len(fitting)
+        too_long = f"; {excess:,} more prompts are too long for max_model_len and get no score" if excess else ""
         say(f"generate {run.kind}: agreement: {len(fitting):,} scores to compute{too_long}")
         if fitting:
             score([wanted[i] for i in fitting], [pairs[i] for i in fitting], run, store, start())
@@ -50,7 +51,7 @@ def score_agreement(
 
 
 def open_scores(run: Run, prompt: AgreementPrompt) -> AnswerStore:
-    """Open the store of one question's scores for the run's classes."""
+    """Open the store of the scores for an agreement prompt and the run's classes."""
     text = f"{prompt.text.replace('{options}', ', '.join(sorted(run.classes)))}\n{{emotion}}"
     signature = replace(run.signature, system=prompt.system, text=text, max_new_tokens=0, temperature=0.0, seed=None)
     return AnswerStore(signature)

@@ -125,15 +125,15 @@ def stored_answer(
 def likeliest(given: Answer, num_top: int, engine: str) -> list[list[tuple[int, float]]]:
     """Return the `num_top` likeliest tokens at each position, the likeliest first.
 
-    vLLM may give one token more: the answer's own. Raises UserError if a position has too few.
+    vLLM may add the token of the answer to the likeliest ones. Raises UserError if a position has too few.
     """
     num_positions = len(given.token_ids) + (given.finish_reason == continuations.STOP) if num_top else 0
     steps = given.top[:num_positions]
     top = [sorted(step.items(), key=lambda entry: (-entry[1], entry[0]))[:num_top] for step in steps]
     if len(top) < num_positions or any(len(step) < num_top for step in top):
         raise UserError(
-            f"generate.store_logprobs: found an answer of {engine} without its {num_top} likeliest tokens at each "
-            "position, expected them for every answer; set it to 0 for an engine that does not give them"
+            f"generate.store_logprobs: {engine} did not return the {num_top} likeliest tokens at each position; "
+            "set store_logprobs to 0 for this engine"
         )
     return top
 

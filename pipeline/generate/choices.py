@@ -1,8 +1,8 @@
-"""The chosen attempts: manifests/choices.csv, kept in git, names attempts that count instead of the first one.
+"""manifests/choices.csv lists the stored attempts to use instead of the first attempt. It is kept in git.
 
-The store holds every attempt. This file says which one the graph uses. So DVC sees a choice as a change, and another
-checkout of the same commit makes the same choice. The columns are the name of the signature (`recipe`), the key of the
-answer, and the number of the attempt (`generation`).
+The store holds every attempt. This file says which attempt the DVC pipeline uses. So DVC sees a choice as a change, and
+another checkout of the same commit makes the same choice. The columns are the name of the signature (`recipe`), the key
+of the answer, and the number of the attempt (`generation`).
 """
 
 import csv
@@ -34,9 +34,9 @@ def check(path: Path, store: AnswerStore, keys: pa.Array) -> None:
     if lacking:
         first = min(lacking)
         raise UserError(
-            f"{path}: found {len(lacking):,} choices that {store.folder} lacks, such as "
-            f"{store.signature.name},{first.hex()},{chosen[first]}; expected a store that has them ($BLSP_STORE); "
-            "without these lines the first attempts count"
+            f"{path}: {len(lacking):,} attempts chosen here are not in the store {store.folder}, for example "
+            f"{store.signature.name},{first.hex()},{chosen[first]}; set $BLSP_STORE to a store that has them, "
+            "or delete these lines to use the first attempts"
         )
 
 

@@ -66,7 +66,10 @@ class GenerateParams(Section):
     ray: RayParams | None
     """Parameters of the engine ray; null for other engines."""
     generator: Weights | None
-    """The LLM that writes instead of models.llm; null as in the paper, as a model learns best from its own answers."""
+    """The LLM that writes the continuations, if it is not models.llm.
+
+    The paper uses models.llm (null), because a model learns best from its own answers.
+    """
     allow_foreign_generator: bool
     """Whether `generator` may be another model than models.llm; the report says so."""
     dtype: Literal["float32", "bfloat16", "float16"]
@@ -79,8 +82,10 @@ class GenerateParams(Section):
     top_p: Annotated[float, Field(gt=0, le=1)]
     seed: int
     store_logprobs: Annotated[int, Field(ge=0, le=20)]
-    """Number of likeliest tokens to store at each position with their log-probabilities, for fit.semantic.teacher:
-    stored. A stored answer with fewer counts as missing."""
+    """Number of likeliest tokens to store at each position with their log-probabilities.
+
+    Needed if fit.semantic.teacher is "stored". A stored answer with fewer likeliest tokens counts as missing.
+    """
     agreement: AgreementPrompt | None
     """The question about continuations of emotional speech. It is asked only if filter.emotion.min_agreement is set."""
     rows_per_part: Annotated[int, Field(ge=1)]
@@ -89,9 +94,9 @@ class GenerateParams(Section):
     @model_validator(mode="after")
     def _check_section(self) -> Self:
         if (self.engine == "server") != (self.server is not None):
-            raise ValueError("a section server for the engine server, and null for other engines")
+            raise ValueError("generate.server to be a section if the engine is server, and null otherwise")
         if (self.engine == "ray") != (self.ray is not None):
-            raise ValueError("a section ray for the engine ray, and null for other engines")
+            raise ValueError("generate.ray to be a section if the engine is ray, and null otherwise")
         if self.engine == "echo" and self.store_logprobs:
             raise ValueError("store_logprobs = 0 for the engine echo, which has no log-probabilities")
         return self

@@ -1,1 +1,1 @@
-"""Find what test shares with train and dev."""
+"""Find leaks: data of test that also occurs in train or dev."""

@@ -1,8 +1,9 @@
-"""Leaks: find what the test rows of both manifests share with train and dev, and fail if the run forbids it.
+"""Find leaks from train and dev into the test rows of both manifests; fail if a leak is forbidden.
 
 A leak is a shared speaker, dialogue, sentence (equal normalised text), recording (equal content hash) or near-identical
 recording (matching fingerprint). Acted corpora share sentences by design, and official splits often share speakers. So
-`forbid` and `allow` say which leaks a run accepts. Unknown speakers, dialogues and transcripts are never shared.
+`forbid` and `allow` say which leaks a run accepts. Unknown speakers, dialogues and transcripts never count as
+shared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -41,7 +42,7 @@ SCHEMA = pa.schema(
 FOLDER = Path("manifests")
 SemanticManifest = Annotated[Path, typer.Option(help="Manifest of speech with transcripts.")]
 EmotionManifest = Annotated[Path, typer.Option(help="Manifest of emotional speech.")]
-Output = Annotated[Path, typer.Option(help="Table of the leaks to write.")]
+Output = Annotated[Path, typer.Option(help="Output: the table of leaks.")]
 
 _COLUMNS = (
     "id", "corpus", "audio", "start_s", "duration_s", "text", "speaker", "dialogue", "split", "content_hash",
@@ -55,7 +56,7 @@ class LeaksParams(Section):
     forbid: list[LeakKind]
     """Kinds of leaks on which the stage fails."""
     allow: dict[str, list[LeakKind]]
-    """Corpus of the test rows: forbidden kinds that are allowed for it."""
+    """Exceptions to `forbid`, by corpus of the test rows."""
     near_audio_of: list[Alignment]
     """Manifests whose clips are searched for near-identical recordings."""
 
@@ -67,7 +68,7 @@ class Leaks:
     table: pa.Table
     """Rows of SCHEMA."""
     known: Mapping[str, set[LeakKind]]
-    """Corpus with test rows: the kinds that its metadata or audio allows to check."""
+    """For each corpus with test rows, the kinds of leaks that can be checked with its metadata and audio."""
 
 
 def find(table: pa.Table, kind: LeakKind) -> pa.Table:
@@ -140,7 +141,7 @@ def check(found: pa.Table, output: Path) -> None:
 
 
 def known_kinds(everything: pa.Table, compared: pa.Table) -> dict[str, set[LeakKind]]:
-    """Return, for each corpus with test rows, the kinds that its metadata or audio allows to check."""
+    """Return, for each corpus with test rows, the kinds of leaks that can be checked with its metadata and audio."""
     test = everything.filter(pc.equal(everything["split"], "test"))
     known: dict[str, set[LeakKind]] = {corpus: set() for corpus in test["corpus"].unique().to_pylist()}
     for kind in LEAK_KINDS:
@@ -151,7 +152,7 @@ def known_kinds(everything: pa.Table, compared: pa.Table) -> dict[str, set[LeakK
 
 
 def merge(manifests: Iterable[pa.Table]) -> pa.Table:
-    """Join manifests; rows of a corpus that is in both, with the same splits, are taken once."""
+    """Join manifests. If a corpus is in both, with the same splits, its rows are taken once."""
     merged = _READ.empty_table()
     for table in manifests:
         is_new = pc.invert(pc.is_in(table["id"], merged["id"].combine_chunks()))
@@ -177,7 +178,7 @@ def main(
     output: Output = FOLDER / "leaks.parquet",
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Find what test shares with train and dev. Writes a table of it, and fails if any of it is forbidden."""
+    """Find leaks from train and dev into test, write them to a table, and fail if one is forbidden."""
     found = find_all(semantic, emotion, params_file).table
     parquet.write(found, output)
     check(found, output)

@@ -1,9 +1,9 @@
 """Acoustic fingerprints: find copies of a recording with another codec, level, sample rate, trim or quiet noise.
 
-A fingerprint has a word of 32 bits for each 16 ms. Each bit compares two neighbouring bands of 33 between 300 and
-3,000 Hz: it is 1 if the difference of their energies is larger than 64 ms before (Haitsma and Kalker, "A Highly Robust
-Audio Fingerprinting System", ISMIR 2002). If two clips have a word in common, they are aligned there and compared bit
-by bit.
+A fingerprint has a word of 32 bits for each 16 ms. The range from 300 to 3,000 Hz has 33 bands. Each bit compares two
+neighbouring bands: it is 1 if the difference of their energies is larger now than it was 64 ms earlier (Haitsma and
+Kalker, "A Highly Robust Audio Fingerprinting System", ISMIR 2002). If two clips have a word in common, they are aligned
+there and compared bit by bit.
 
 Share of differing bits at the best alignment, measured on 100 clips of RAVDESS and 84 of LibriSpeech:
 
@@ -43,7 +43,8 @@ QUIET = 10**-3.5  # -35 dB of the loudest frame; bits of quieter frames are nois
 FLIPS = 4  # number of least certain bits in a word; one of them at a time may differ in a look-up
 COMMON = 1_000  # frames; a word that is in more frames than this is not looked up
 
-# least number of overlapping sounding frames: largest share of differing bits; with fewer frames there is no match
+# maps a minimum number of overlapping sounding frames to the largest allowed share of differing bits; with fewer frames
+# than the smallest key there is no match
 LIMITS = {96: 0.20, 32: 0.15, 16: 0.10}
 MIN_FRAMES = min(LIMITS)
 OVERLAP = 0.5  # least overlap, as a share of the sounding frames of the clip that has fewer

@@ -1,8 +1,8 @@
 """Pack the clips and token ids that training and evaluation read.
 
 The train split contains the rows whose continuation the filter kept. The dev and test splits contain every row of the
-manifest, so that the filter does not change on which clips emotions are tested. In dev and test, a row without a usable
-continuation has an empty one. The KL divergence is computed only for rows with a continuation.
+manifest, so that emotion recognition is always tested on the same clips, whatever the filter drops. In dev and test, a
+row without a usable continuation has an empty one. The KL divergence is computed only for rows with a continuation.
 """
 
 from collections.abc import Iterator

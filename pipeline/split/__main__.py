@@ -45,7 +45,10 @@ class SplitParams(Section):
     folds: dict[str, str]
     """Corpus: name of a fold of its reader; the fold names the test speakers."""
     lists: dict[str, str]
-    """Corpus: folder with EmoBox's lists of a fold, in place of official splits; a clip in no list is left out."""
+    """For each corpus, the folder with EmoBox's lists of one fold.
+
+    The lists replace the official splits. A clip that is in no list is left out.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ class Divided:
 def assign(table: pa.Table, corpus: str, options: SplitParams, folds: Mapping[str, Collection[str]]) -> pa.Table:
     """Assign a split to each row of a corpus; `folds` maps each of its folds to the test speakers.
 
-    A row without a split has null: it is in no list, or only other rows have official splits. Raises UserError if the
-    parameters do not fit the corpus.
+    The split of a row is null if the row is in no list, or if the corpus has official splits that do not cover the row.
+    Raises UserError if the parameters do not fit the corpus.
     """
     chosen: set[str] = set()
     if corpus in options.lists:
@@ -142,9 +145,9 @@ def check_corpora(options: SplitParams, ingested: Collection[str]) -> None:
 
 def main(
     manifests: Annotated[Path, typer.Option(help="Folder with the manifests of the corpora.")],
-    semantic: Annotated[Path, typer.Option(help="Manifest of speech with transcripts to write.")],
-    emotion: Annotated[Path, typer.Option(help="Manifest of emotional speech to write.")],
-    excluded: Annotated[Path, typer.Option(help="Table of the rows left out, with reasons, to write.")],
+    semantic: Annotated[Path, typer.Option(help="Output: the manifest of speech with transcripts.")],
+    emotion: Annotated[Path, typer.Option(help="Output: the manifest of emotional speech.")],
+    excluded: Annotated[Path, typer.Option(help="Output: the table of the rows left out, with reasons.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Join the corpora into two manifests, and assign a split to each row."""

@@ -39,7 +39,8 @@ def assign_speakers(
 ) -> pa.Table:
     """Assign splits to the rows of a corpus; the speakers in `chosen` go to test.
 
-    If some rows of the corpus have a split, rows without a split stay so. Raises UserError if train gets no speaker.
+    If some rows of the corpus have a split, the rows without a split keep null. Raises UserError if train gets no
+    speaker.
     """
     found = {split for split in table["split"].unique().to_pylist() if split}
     is_chosen = pc.is_in(table["speaker"], pa.array(sorted(chosen), pa.string()))
@@ -53,8 +54,8 @@ def assign_speakers(
     train = [speaker for group in remaining for speaker in group]
     if groups and not train:
         raise UserError(
-            f"split: {corpus}: expected speakers left for train, found {num_free}, of which test takes {len(test)} "
-            f"and dev {len(dev)}; speakers with common dialogues stay together, here {len(groups)} group(s)"
+            f"split: {corpus}: no speaker is left for train: of {num_free} speakers, test takes {len(test)} and dev "
+            f"{len(dev)}; speakers who share dialogues stay in one group, here {len(groups)} group(s)"
         )
     splits = ["test"] * len(test) + ["dev"] * len(dev) + ["train"] * len(train)
     positions = pc.index_in(table["speaker"], pa.array([*test, *dev, *train], pa.string())).combine_chunks()

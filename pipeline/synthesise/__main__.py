@@ -46,7 +46,7 @@ class SynthesiseParams(Section):
 
     layout: Literal["librispeech", "cremad"]
     root: str
-    """Folder of the corpus in the graph; the stage itself writes to --output."""
+    """Folder that dvc.yaml passes as --output; the stage itself does not read this value."""
     seed: int
     speakers: Annotated[int, Field(ge=3)]
     utterances_per_speaker: Annotated[int, Field(ge=1)]

@@ -1,4 +1,4 @@
-"""Tables of continuations: what generate writes and what filter keeps and drops.
+"""Tables of continuations: those that generate writes, and those that filter keeps or drops.
 
 The token ids of an answer do not include the end token; the finish reason says whether there was one.
 """
@@ -41,7 +41,10 @@ SIGNALS_SCHEMA = pa.schema(
         ("top_logprobs", pa.list_(pa.list_(pa.float32()))),  # their log-probabilities, in nats
     ]
 )
-"""Teacher signals: more columns if generate.store_logprobs is above 0; null if nothing was generated."""
+"""Teacher signals: additional columns, written only if generate.store_logprobs is above 0.
+
+They are null if nothing was generated.
+"""
 
 KEPT_SCHEMA = SCHEMA.append(pa.field("echo", pa.float64()))  # share of the answer that repeats the transcript
 DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("score", pa.float64()))

@@ -43,17 +43,35 @@ COLUMNS = (
     Column("language", pa.string(), "ISO 639-1 code of the spoken language; ISO 639-3 if it has none"),
     Column("speaker", pa.string(), "unique over all corpora: corpus name, a slash, the published speaker id"),
     Column("gender", pa.string(), "female or male as published; null if unknown"),
-    Column("session", pa.string(), "recording session, with the same speakers and room; null if the corpus has none"),
-    Column("dialogue", pa.string(), "dialogue or chapter; null if the corpus has none"),
-    Column("turn", pa.int32(), "position in the dialogue, from 0; null if the corpus has none"),
-    Column("emotion", pa.string(), "unified emotion of tables/emotions.py; null if the label names none or is missing"),
+    Column(
+        "session", pa.string(), "recording session, with the same speakers and room; null if the corpus has no sessions"
+    ),
+    Column("dialogue", pa.string(), "dialogue or chapter; null if the corpus has no dialogues or chapters"),
+    Column("turn", pa.int32(), "position in the dialogue, from 0; null if the corpus has no dialogues"),
+    Column(
+        "emotion",
+        pa.string(),
+        "one of the emotions in tables/emotions.py; null if the label names no single emotion or is missing",
+    ),
     Column("emotion_published", pa.string(), "emotion label exactly as published; null if none is published"),
-    Column("emotion_votes", _WEIGHTS, "soft label: share of annotators' votes by unified emotion; null without votes"),
+    Column(
+        "emotion_votes",
+        _WEIGHTS,
+        "soft label: share of the annotators' votes for each emotion of tables/emotions.py; null without votes",
+    ),
     Column("votes", _WEIGHTS, "annotators' votes by published label, from the voice only; null if not published"),
     Column("votes_face", _WEIGHTS, "annotators' votes by published label, from the face only; null if not published"),
     Column("votes_both", _WEIGHTS, "annotators' votes by published label, from voice and face; null if not published"),
-    Column("intensity", pa.string(), "intensity of the acted emotion as published, in lower case; null if none is"),
-    Column("split", pa.string(), "train, dev or test; null before the stage split if the corpus has no official one"),
+    Column(
+        "intensity",
+        pa.string(),
+        "intensity of the acted emotion as published, in lower case; null if no intensity is published",
+    ),
+    Column(
+        "split",
+        pa.string(),
+        "train, dev or test; in manifests that `ingest` wrote, null if the corpus has no official splits",
+    ),
     Column(
         "attributes",
         pa.map_(pa.string(), pa.string()),
@@ -63,7 +81,7 @@ COLUMNS = (
     Column(
         "content_hash",
         pa.string(),
-        "MD5 of the samples, the same in any lossless format; null if only the header was read and it has none",
+        "MD5 of the samples, the same in any lossless format; null if no samples were read and the header has none",
     ),
 )
 

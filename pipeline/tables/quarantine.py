@@ -26,7 +26,7 @@ REASONS = {
     "bad-name": "the file name does not have the published form",
     "bad-text": "a published value is not valid Unicode text, such as half of an emoji",
     "not-listed": "the index of the corpus does not name the file",
-    "known-fault": "the clip is known to be published broken",
+    "known-fault": "the clip is known to be broken in the published corpus",
     "double-id": "an earlier utterance has the same id",
     "double-audio": "an earlier utterance has the same samples",
 }

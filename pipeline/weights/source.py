@@ -27,7 +27,7 @@ from pipeline.stage import UserError, say
 from pipeline.weights import ctranslate2, gguf
 
 PYPI = "pypi:"
-HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]  # without the same weights in other formats
+HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]  # no copies of the weights in other formats
 NOT_WEIGHTS = {".json", ".txt", ".py", ".md"}  # other files in the packages
 _WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin")
 CONVERSION = 1  # increase it when the output of a converter changes, so that caches are filled again

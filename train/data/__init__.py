@@ -1,1 +1,1 @@
-"""From packed rows to batches."""
+"""Turn packed rows into batches."""

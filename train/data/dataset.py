@@ -1,4 +1,4 @@
-"""Rows of a packed part as examples, and examples as batches."""
+"""Turn packed rows into examples, and examples into batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from train.model.inputs import pad_features, sequences
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row ready for batching."""
+    """A decoded row, ready for batching."""
 
     features: Tensor
     num_frames: int
@@ -26,12 +26,13 @@ class Example:
     response_ids: list[int]
     emotion: int
     top_ids: list[list[int]] | None = None
-    """Teacher signals of each response token, where the row has them."""
+    """For each response position, the most likely tokens of the stored teacher; None if the row has no stored
+    teacher."""
     top_logprobs: list[list[float]] | None = None
 
 
 class Examples(Dataset[Example]):
-    """Rows of a packed part, decoded when they are asked for."""
+    """The rows of a packed split; each row is decoded when it is read."""
 
     def __init__(self, rows: Any, log_mel: LogMel, emotions: Sequence[str]) -> None:
         self.rows = rows
@@ -55,7 +56,11 @@ class Examples(Dataset[Example]):
 
 
 class Collator:
-    """Turn examples into a batch; stage 1 has `with_teacher`, the text branch, or `with_signals` in its place."""
+    """Turns examples into a batch.
+
+    Stage 1 needs a teacher. `with_teacher` adds the sequences with transcripts, for the LLM to run on. `with_signals`
+    adds the stored teacher instead.
+    """
 
     def __init__(self, shell: PromptShell, with_teacher: bool, with_signals: bool = False) -> None:
         self.shell = shell
@@ -63,7 +68,7 @@ class Collator:
         self.with_signals = with_signals
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        """Collate examples in the order given."""
+        """Make a batch of the examples, in their order."""
         responses = [example.response_ids for example in examples]
         speech = [[None] * num_speech_tokens(example.num_frames) for example in examples]
         return Batch(

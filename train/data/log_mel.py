@@ -1,4 +1,4 @@
-"""Clips to log-mel as Whisper's own feature extractor makes it."""
+"""Compute log-mel features with Whisper's own feature extractor."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ HOP_SAMPLES = SAMPLE_RATE_HZ // MEL_FRAMES_PER_S
 
 
 def num_mel_frames(num_samples: int) -> int:
-    """Return how many mel frames a clip has; what lies beyond 30 s is cut off, as Whisper does."""
+    """Return the number of mel frames of a clip, at most 3,000 because Whisper truncates clips to 30 s."""
     return min(num_samples // HOP_SAMPLES, MAX_DURATION_S * MEL_FRAMES_PER_S)
 
 
 class LogMel:
-    """Whisper's log-mel, of a clip's true length or padded with silence to 30 s."""
+    """Computes Whisper's log-mel of a clip, at its true length or padded with silence to 30 s."""
 
     def __init__(self, encoder_folder: Path, pad_to_30s: bool) -> None:
         self.extractor = WhisperFeatureExtractor.from_pretrained(encoder_folder)

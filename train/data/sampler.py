@@ -1,19 +1,20 @@
-"""Which rows make a batch.
+"""Plan the rows of each batch.
 
-The plan of all batches is a pure function of (lengths, batch size, seed, epoch): to resume at step n
-is to take the plan from its nth batch on, with nothing read twice. Rows of like length stand together,
-so that little is padded, yet rows and batches come in random order.
+The plan is a pure function of (lengths, batch size, seed, epoch). A resumed training skips the batches that it has
+already used, without reading them. Rows of similar length share a batch, so there is little padding. Rows and batches
+are otherwise in random order.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-BATCHES_PER_BUCKET = 8  # sort by length within this many batches: enough to save padding, few enough to mix
+# Rows are sorted by length within groups of this many batches. This saves padding and keeps the order random enough.
+BATCHES_PER_BUCKET = 8
 
 
 def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Return the batches of an epoch as row numbers; the last rows that fill no batch wait for another epoch."""
+    """Return the batches of an epoch as row numbers; the epoch leaves out the last rows if they do not fill a batch."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     batch_size = min(batch_size, len(lengths))
     order = generator.permutation(len(lengths))[: len(lengths) // batch_size * batch_size]
@@ -26,7 +27,7 @@ def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -
 
 
 def plan(lengths: Sequence[int], batch_size: int, seed: int, num_batches: int) -> list[list[int]]:
-    """Return the first `num_batches` batches of as many epochs as that takes."""
+    """Return the first `num_batches` batches, over as many epochs as necessary."""
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < num_batches:

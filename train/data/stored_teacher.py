@@ -1,4 +1,4 @@
-"""What a stored teacher asks of the packed rows: likeliest tokens at each position of a response, as many at each."""
+"""Check that packed rows have a stored teacher: every response position has the same number of stored tokens."""
 
 from pathlib import Path
 
@@ -13,9 +13,12 @@ _HOW = "generate with store_logprobs above 0 and pack again, or set fit.semantic
 
 
 def check(rows: datasets.Dataset, folder: Path) -> int:
-    """Return how many tokens are stored at each position; raises UserError naming the first row that lacks some."""
+    """Return the number of tokens stored at each position.
+
+    Raises UserError that names the first row with missing tokens.
+    """
     if "top_ids" not in rows.column_names:
-        raise UserError(f"{folder}: packed without teacher signals; {_HOW}")
+        raise UserError(f"{folder}: the packed data has no stored teacher; {_HOW}")
     num_top: int | None = None
     columns = rows.select_columns(["id", "response_ids", "top_ids"]).with_format("arrow")
     for batch in columns.iter(_ROWS_AT_ONCE):
@@ -35,6 +38,6 @@ def _check_positions(rows: pa.Table, folder: Path) -> None:
     positions = pc.list_value_length(rows["response_ids"])
     stored = pc.list_value_length(rows["top_ids"])
     for i in pc.indices_nonzero(pc.fill_null(pc.not_equal(positions, stored), True))[:1].to_pylist():
-        found = f"of {stored[i]}" if stored[i].is_valid else "none"
-        expected = f"expected teacher signals of {positions[i]} tokens, found {found}"
+        found = stored[i] if stored[i].is_valid else "none"
+        expected = f"expected stored teacher tokens at all {positions[i]} response positions, found them at {found}"
         raise UserError(f"{folder}: {rows['id'][i]}: {expected}; {_HOW}")

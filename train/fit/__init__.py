@@ -1,1 +1,1 @@
-"""Train a stage: parameters, the loop, what it minimises, checkpoints."""
+"""Train one stage: parameters, training loop, objectives, checkpoints."""

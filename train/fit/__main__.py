@@ -1,4 +1,4 @@
-"""Train a stage: semantic alignment from the base weights, or emotion alignment from stage 1."""
+"""Train one stage: semantic alignment from the base weights, or emotion alignment from a stage-1 model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,24 +14,24 @@ from train.fit.params import EmotionFitParams, SemanticFitParams
 
 
 def main(
-    kind: Annotated[Alignment, typer.Option(help="Which alignment to train.")],
-    data: Annotated[Path, typer.Option(help="The packed folder of that kind.")],
-    output: Annotated[Path, typer.Option(help="The model folder to write.")],
-    init: Annotated[Path | None, typer.Option(help="The stage-1 model that emotion alignment starts from.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from this run's checkpoint, if it has one.")] = False,
-    checkpoints: Annotated[Path, typer.Option(help="Where checkpoints are kept while training.")] = Path("checkpoints"),
-    logs: Annotated[Path, typer.Option(help="Where JSONL and TensorBoard logs go.")] = Path("logs"),
+    kind: Annotated[Alignment, typer.Option(help="Alignment to train.")],
+    data: Annotated[Path, typer.Option(help="Folder of the packed data of this alignment.")],
+    output: Annotated[Path, typer.Option(help="Model folder to write.")],
+    init: Annotated[Path | None, typer.Option(help="Folder of the stage-1 model, for emotion alignment.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from this run's checkpoint, if any.")] = False,
+    checkpoints: Annotated[Path, typer.Option(help="Folder of checkpoints during training.")] = Path("checkpoints"),
+    logs: Annotated[Path, typer.Option(help="Folder of the JSONL and TensorBoard logs.")] = Path("logs"),
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Train a stage: semantic alignment from the base weights, or emotion alignment from stage 1."""
+    """Train one stage: semantic alignment from the base weights, or emotion alignment from a stage-1 model."""
     settings = params.load(params_file, f"fit.{kind}", SemanticFitParams if kind == "semantic" else EmotionFitParams)
     models = params.load(params_file, "models", ModelsParams)
     emotions = read_classes(params_file)
     if kind == "emotion" and init is None:
         raise UserError("--init: expected the stage-1 model folder, found nothing")
     if kind == "semantic" and init is not None:
-        raise UserError(f"--init: stage 1 starts from the base weights, found {init}")
-    from train.fit.run import RunFolders, fit  # torch is loaded once the parameters are known to be right
+        raise UserError(f"--init: not allowed for semantic alignment, which starts from the base weights; found {init}")
+    from train.fit.run import RunFolders, fit  # torch loads only after the parameters are checked
 
     folders = RunFolders(data=data, init=init, output=output, checkpoints=checkpoints, logs=logs)
     fit(settings, models, emotions, folders, resume)

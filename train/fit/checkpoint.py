@@ -1,9 +1,9 @@
-"""The state from which an interrupted training continues exactly.
+"""Checkpoints, from which an interrupted training continues exactly.
 
-A checkpoint holds the trained tensors, the optimizer and the step; the order of the data and every
-random draw follow from the step (train/data/sampler.py, train/fit/loop.py). Its folder is named after a
-fingerprint of all that shapes the run, so that changed parameters start anew instead of continuing
-something else. Folders lie outside the outputs of the DVC stage, since DVC deletes those before a run.
+A checkpoint holds the trained tensors, the optimizer's state, the step and the logged records. The order of the data
+and every random draw follow from the seed and the step (train/data/sampler.py, train/fit/loop.py). The folder is named
+by a hash of all inputs that affect the result of the run. So a run with changed parameters starts anew and does not
+continue another run. The folders are outside the outputs of the DVC stage, because DVC deletes outputs before a run.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ STATE_FILE = "state.pt"
 
 
 def fingerprint(*values: Any) -> str:
-    """Return a short name for everything that shapes a run, from values that JSON can hold."""
+    """Return a short hash of the JSON of `values`, which are the inputs that affect a run."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -37,7 +37,7 @@ def file_digest(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved after `step` optimizer steps."""
+    """The state of a training after `step` optimizer steps."""
 
     step: int
     model: dict[str, torch.Tensor]
@@ -46,22 +46,22 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole, replacing the one before; call on the main process."""
+    """Write a complete checkpoint in place of the earlier one; only the main process calls this."""
     state = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     with parquet.whole(folder / STATE_FILE) as partial, partial.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch's own, about the end of a file that a full disk has cut
+        except RuntimeError as error:  # torch raises it in place of the OSError of a full disk
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """Read the checkpoint in `folder`, if there is one."""
+    """Read the checkpoint in `folder`; return None if there is none."""
     if not (folder / STATE_FILE).is_file():
         return None
     return Checkpoint(**torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True))
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint whose training has ended."""
+    """Remove the checkpoint of a training that has ended."""
     shutil.rmtree(folder, ignore_errors=True)

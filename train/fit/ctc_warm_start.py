@@ -1,10 +1,11 @@
-"""Give the adapter a start before stage 1: let its embeddings spell the transcript.
+"""The warm start: a CTC loss trains the adapter to spell the transcript before stage 1.
 
-The KL has to find out through the whole LLM which embedding stands for which word, and on few hours it
-never does. CTC (Graves et al., 2006) says it outright: each embedding is compared with the LLM's token
-embeddings by their cosine, and the transcript's tokens must appear in order, blanks between them. That
-needs no more than the transcripts, and the LLM itself is not run, so a step costs a tenth of one of
-stage 1. It is not in the paper; `warm_start: null` leaves it out.
+With the KL loss, the only training signal is the gradient through the whole LLM. From it the adapter must learn which
+embedding stands for which word. With few hours of speech it never learns this. CTC (Graves et al., 2006) teaches this
+directly. The logits of a speech embedding are its scaled cosine similarities to the LLM's token embeddings, and one
+logit for the blank. The loss asks for the transcript's tokens in order, with blanks between them. The warm start needs
+only transcripts. It does not run the LLM, so a step costs a tenth of a step of stage 1. It is not in the paper;
+`warm_start: null` turns it off.
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ from train.fit.params import FitParams, WarmStartParams
 from train.model import SpeechLLM
 from train.model.inputs import pad_features
 
-SCALE = 20.0  # of the cosines at the start: peaked, yet not certain
+SCALE = 20.0  # initial factor of the cosines; it gives a peaked distribution, but not one close to one-hot
 
 
 class CTCHead(nn.Module):
-    """Turns embeddings into log-probabilities of tokens, the last one of them the blank."""
+    """Turns speech embeddings into log-probabilities of tokens; the last token is the blank."""
 
     directions: Tensor
 
@@ -40,7 +41,7 @@ class CTCHead(nn.Module):
         self.blank = nn.Linear(table.shape[1], 1)
 
     def forward(self, embeddings: Float[Tensor, "b s d"]) -> Float[Tensor, "b s u"]:
-        """Return log-probabilities; u is one more than v."""
+        """Return log-probabilities; u = v + 1."""
         cosines = functional.normalize(embeddings, dim=-1) @ self.directions.T
         logits = torch.cat([cosines * self.log_scale.exp(), self.blank(embeddings)], dim=-1)
         return functional.log_softmax(logits, dim=-1)
@@ -48,7 +49,7 @@ class CTCHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class TranscribedClips:
-    """Clips and their transcripts, as numbers in the vocabulary of the training transcripts."""
+    """Clips and their transcripts; tokens are given as indices into a `Vocabulary`, not as token ids of the LLM."""
 
     features: Float[Tensor, "b m f"]
     num_frames: Int[Tensor, " b"]
@@ -56,7 +57,7 @@ class TranscribedClips:
 
 
 class Vocabulary:
-    """The tokens that occur in some transcripts: those alone are told apart."""
+    """Numbers the tokens that occur in the transcripts; CTC uses only these tokens."""
 
     def __init__(self, transcripts: Sequence[Sequence[int]]) -> None:
         self.ids = sorted({token for transcript in transcripts for token in transcript})
@@ -80,7 +81,10 @@ def warm_start(
     settings: WarmStartParams,
     is_main_process: bool = True,
 ) -> None:
-    """Train the adapter in place; every process does the same, since it is short, and the main one reports."""
+    """Train the adapter in place.
+
+    The warm start is short, so every process does the same work; only the main process reports.
+    """
     vocabulary = Vocabulary(train.rows["text_ids"][:])
     device = model.token_embeddings.weight.device
     ctc_head = CTCHead(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
@@ -117,7 +121,7 @@ def warm_start(
 
 
 def ctc_loss(model: SpeechLLM, ctc_head: CTCHead, batch: TranscribedClips) -> Float[Tensor, ""]:
-    """Return the CTC loss in nats per token; a clip too short for its transcript counts nothing."""
+    """Return the CTC loss in nats per token; the loss of a clip too short for its transcript is 0."""
     device = ctc_head.blank.weight.device
     speech = model.encode_speech(batch.features.to(device), batch.num_frames.to(device))
     log_p = ctc_head(speech.embeddings).transpose(0, 1)

@@ -1,9 +1,9 @@
 """The training loop of both stages, on accelerate.
 
-An optimizer step takes `accumulation` batches on each process. Each term of the loss is a sum over its
-units divided by their number in the whole step, so how a step is cut into batches and processes does
-not change it. Every random draw of a step follows from (seed, step, process), and so does the order of
-the data: a run continued from a checkpoint is the run that was not interrupted.
+An optimizer step uses `accumulation` batches on each process. Each term of the loss is a sum over its units (response
+tokens or labelled clips), divided by the number of units in the whole step. So the loss does not depend on the division
+of a step into batches and processes. The random draws of a step and the order of the data follow from (seed, step,
+process). So a run that continues from a checkpoint equals a run without interruption.
 """
 
 import math
@@ -28,7 +28,7 @@ from train.model import Batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long to train, and at which rates."""
+    """The number of steps, the batches of a step, and the learning rates."""
 
     seed: int
     num_steps: int
@@ -38,9 +38,9 @@ class Schedule:
     max_grad_norm: float
 
     def rate(self, step: int) -> float:
-        """Return the share of the peak learning rate at `step`, counted from 0.
+        """Return the learning rate of `step`, counted from 0, as a share of the peak rate.
 
-        Logarithmic warm-up, then linear decay to zero: DeepSpeed's WarmupDecayLR, as published.
+        The rate has a logarithmic warm-up, then a linear decay to zero: DeepSpeed's WarmupDecayLR, as published.
         """
         if step < self.warmup_steps:
             return math.log(step + 2) / math.log(self.warmup_steps + 1)
@@ -49,7 +49,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """The train part and, where there is one, the dev part."""
+    """The train split, and the dev split if there is one."""
 
     train: Examples
     train_lengths: Sequence[int]
@@ -59,11 +59,11 @@ class Data:
     workers: int
 
     def batches(self, rows: list[list[int]]) -> Iterator[Batch]:
-        """Read the train rows of each batch."""
+        """Return an iterator over the batches with these train rows."""
         return iter(DataLoader(self.train, batch_sampler=rows, collate_fn=self.collate, num_workers=self.workers))
 
     def dev_batches(self, batch_size: int, process: int, num_processes: int) -> Iterator[Batch]:
-        """Read this process's share of the dev part."""
+        """Return an iterator over this process's share of the dev split."""
         assert self.dev is not None
         rows = list(range(len(self.dev)))[process::num_processes]
         batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
@@ -71,7 +71,7 @@ class Data:
 
 
 class Trainer:
-    """Trains whatever parameters of `model` require a gradient."""
+    """Trains the parameters of `model` that require a gradient."""
 
     def __init__(
         self,
@@ -93,14 +93,14 @@ class Trainer:
         }
 
     def plan(self, lengths: Sequence[int], first_step: int) -> list[list[int]]:
-        """Return the batches that this process takes from `first_step` on."""
+        """Return the batches of this process from `first_step` on, as row numbers."""
         schedule, num_processes = self.schedule, self.accelerator.num_processes
         per_step = schedule.accumulation * num_processes
         batches = plan(lengths, schedule.batch_size, schedule.seed, schedule.num_steps * per_step)
         return batches[first_step * per_step + self.accelerator.process_index :: num_processes]
 
     def step(self, step: int, batches: Sequence[Batch]) -> dict[str, float]:
-        """Take optimizer step `step`; return the mean of each term over its units."""
+        """Run optimizer step `step`; return the mean of each term over its units."""
         torch.manual_seed(hash((self.schedule.seed, step, self.accelerator.process_index)))
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * self.schedule.rate(step)
@@ -121,7 +121,8 @@ class Trainer:
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Return the mean of each term over the given batches of all processes, without training."""
-        # Processes have different numbers of batches: the wrapper that talks to the others at each one stays out of it.
+        # DistributedDataParallel waits for all processes at each batch, but processes may have different numbers of
+        # batches, so evaluation uses the model without it.
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         zeros: Mapping[str, float] = dict.fromkeys(self.objective.weights, 0.0)
@@ -141,7 +142,7 @@ class Trainer:
         return Checkpoint(step, tensors, self.optimizer.state_dict(), records)
 
     def restore(self, state: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Set model and optimizer to the state of a checkpoint."""
         with torch.no_grad():
             for name, tensor in state.model.items():
                 self.state[name].copy_(tensor)
@@ -150,7 +151,7 @@ class Trainer:
     def _backward(self, batch: Batch, counts: Mapping[str, float]) -> dict[str, float]:
         sums = self.objective.sums(self.model(batch), batch)
         means = {name: total / max(1.0, counts[name]) for name, total in sums.items()}
-        # Processes average their gradients where the sum is wanted.
+        # accelerate averages the gradients over processes; the factor num_processes turns the average into a sum.
         loss = sum(self.objective.weights[name] * mean for name, mean in means.items())
         self.accelerator.backward(loss * self.accelerator.num_processes)
         return {name: float(mean.detach()) for name, mean in means.items()}
@@ -170,7 +171,7 @@ def _added(terms: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervals:
-    """How often, in steps, to report, to evaluate on the dev part, and to save a checkpoint."""
+    """The numbers of steps between two log lines, two evaluations on the dev split, and two checkpoints."""
 
     log: int
     evaluate: int
@@ -178,7 +179,7 @@ class Intervals:
 
 
 def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals, folder: Path) -> None:
-    """Run all steps from the progress's first on; checkpoints go to `folder`."""
+    """Run all steps from `progress.first_step` on; write checkpoints to `folder`."""
     schedule = trainer.schedule
     batches = data.batches(trainer.plan(data.train_lengths, progress.first_step))
     if progress.first_step == 0:

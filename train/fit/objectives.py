@@ -1,7 +1,7 @@
-"""What each stage minimises, as sums over countable units.
+"""The training objective of each stage, as sums over response tokens or labelled clips ("units").
 
-An objective says how many units a batch holds before the model runs, so that a step made of several
-batches and processes can divide by the units of all of them.
+An objective counts the units of a batch before the model runs. So a step can divide each sum by the number of units in
+all its batches, on all processes.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,10 @@ from train.model.speech_llm import Outputs
 
 
 class Objective(Protocol):
-    """Named terms of a loss: weight x sum / count, added up."""
+    """The named terms of a loss.
+
+    Each term is its sum divided by its count; the loss is the weighted sum of the terms.
+    """
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -25,7 +28,7 @@ class Objective(Protocol):
         ...
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
-        """Return the units of each term in a batch."""
+        """Return the number of units of each term in a batch."""
         ...
 
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
@@ -35,9 +38,9 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SemanticAlignment:
-    """Stage 1: the KL between the LLM on the transcript and on the speech (paper Eq. 1).
+    """Stage 1: the KL between the LLM's predictions given the transcript and those given the speech (paper Eq. 1).
 
-    A batch with teacher signals in place of the transcript gives its lower bound, at temperature 1.
+    With a stored teacher in place of the transcript, the term is a lower bound of the KL, at temperature 1.
     """
 
     output_embeddings: Tensor
@@ -45,7 +48,7 @@ class SemanticAlignment:
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """There is nothing to weigh."""
+        """The only term has weight 1."""
         return {"kl": 1.0}
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
@@ -66,14 +69,14 @@ class SemanticAlignment:
 
 @dataclass(frozen=True, slots=True)
 class EmotionAlignment:
-    """Stage 2: the response's cross-entropy and the emotion head's (paper Eq. 2 and 3)."""
+    """Stage 2: the cross-entropies of the response and of the emotion head (paper Eq. 2 and 3)."""
 
     output_embeddings: Tensor
     emotion_weight: float
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The response counts once, the head by `emotion_weight`."""
+        """The response has weight 1, the emotion head `emotion_weight`."""
         return {"ce": 1.0, "emotion": self.emotion_weight}
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
@@ -81,7 +84,7 @@ class EmotionAlignment:
         return {"ce": len(batch.response_ids), "emotion": int((batch.emotion >= 0).sum())}
 
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
-        """Return both cross-entropies summed, in nats."""
+        """Return the sums of both cross-entropies, in nats."""
         return {
             "ce": response_ce(outputs.student, batch.response_ids, self.output_embeddings).sum(),
             "emotion": functional.cross_entropy(

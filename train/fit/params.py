@@ -8,32 +8,32 @@ from pipeline.params import Precision, Section
 
 
 class FitParams(Section):
-    """How a stage is trained; both stages have these."""
+    """The parameters that both stages share."""
 
     seed: int
     epochs: Annotated[float, Field(gt=0)]
     max_steps: PositiveInt | None
-    """Stop after so many optimizer steps, if the epochs are not over before."""
+    """Stop after this number of optimizer steps, if the epochs do not end earlier."""
     batch_size: PositiveInt
     """Clips in a batch on one device."""
     accumulation: PositiveInt
-    """Batches of one device in an optimizer step."""
+    """Batches on one device in an optimizer step."""
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     precision: Precision
-    """In bfloat16 the frozen LLM is held and run in it, what is trained is held in float32; auto takes it where
-    the GPU or the processor multiplies it by itself, which is two to three times as fast."""
+    """bfloat16 applies to the frozen LLM; the trained weights are always float32. auto chooses bfloat16 if the GPU or
+    the processor multiplies it natively, which is two to three times as fast."""
     workers: Annotated[int, Field(ge=0)]
-    """Processes that decode clips on each device's host; 0 decodes between the steps."""
+    """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
     log_every: PositiveInt
     evaluate_every: PositiveInt
     save_every: PositiveInt
 
 
 class WarmStartParams(Section):
-    """Letting the adapter spell the transcripts before stage 1 (train/fit/ctc_warm_start.py)."""
+    """The warm start of the adapter before stage 1 (train/fit/ctc_warm_start.py)."""
 
     epochs: PositiveInt
     learning_rate: Annotated[float, Field(gt=0)]
@@ -43,25 +43,28 @@ class SemanticFitParams(FitParams):
     """Stage 1."""
 
     warm_start: WarmStartParams | None
-    """null: none, as published."""
+    """null: no warm start, as published."""
 
     pad_to_30s: bool
-    """Pad every clip to 30 s of log-mel as the published models do; stage 2 inherits it."""
+    """Pad every clip to 30 s of log-mel, as published; stage 2 uses the value of its stage-1 model."""
     teacher: Literal["exact", "stored"]
-    """exact runs the LLM on the transcript in every step; stored takes what generate.store_logprobs has kept of it.
-    The dev KL is exact either way."""
+    """exact runs the LLM on the transcript in every step; stored reads the likeliest tokens that
+    generate.store_logprobs has kept. The dev KL is exact in both cases."""
     temperature: Annotated[float, Field(gt=0)]
 
     @field_validator("temperature")
     @classmethod
     def _check_temperature(cls, temperature: float, known: ValidationInfo) -> float:
         if known.data.get("teacher") == "stored" and temperature != 1:
-            raise ValueError("1 with a stored teacher, whose mass beyond the kept tokens is known at no other")
+            raise ValueError(
+                "1 with a stored teacher, because at any other temperature the probability of the tokens that were not "
+                "stored is unknown"
+            )
         return temperature
 
 
 class PloraParams(Section):
-    """Size and place of P-LoRA."""
+    """The size of P-LoRA and its layers."""
 
     rank: PositiveInt
     alpha: PositiveInt

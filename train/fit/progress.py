@@ -1,4 +1,4 @@
-"""What training tells: a step line, a bar on a terminal, JSONL and TensorBoard files."""
+"""Report the progress of training: log lines, a bar on a terminal, JSONL and TensorBoard files."""
 
 import json
 import os
@@ -14,10 +14,10 @@ from pipeline.stage import say
 
 
 class Progress:
-    """Report the steps of one training run; of several processes, the main one alone does.
+    """Reports the steps of one training run; only the main process reports.
 
-    A record is one dictionary of numbers a logged step. `records` holds them all, those from before a
-    resume too, without anything that depends on the machine's speed.
+    A record is a dictionary of the numbers of one logged step. `records` holds all records, including those from before
+    a resume. Records contain no speed or time, because these differ from run to run.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Progress:
         self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=hidden)
 
     def step(self, num_tokens: int) -> None:
-        """Count a finished optimizer step and the sequence positions that it took."""
+        """Count a finished optimizer step and its `num_tokens` sequence positions."""
         self.tokens += num_tokens
         self.bar.update()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Report the values of a step with the speed since the last report and the time left."""
+        """Report the values of a step, the speed since the last report, and the time left."""
         now = time.monotonic()
         tokens_per_s = self.tokens / (now - self.last)
         left_s = (now - self.started) / (step - self.first_step) * (self.num_steps - step)
@@ -59,7 +59,7 @@ class Progress:
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {tokens_per_s:,.0f} tok/s  ETA {_clock(left_s)}")
 
     def log_dev(self, step: int, values: dict[str, float], seconds: float) -> None:
-        """Report losses on the dev part; the `seconds` that they took count for no speed."""
+        """Report the losses on the dev split; the speed excludes the `seconds` of this evaluation."""
         self.last += seconds
         self._record({"step": step, **values}, {})
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())

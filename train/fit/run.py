@@ -1,4 +1,4 @@
-"""A training run: the model of its stage, its data, its optimizer, the loop, what is saved."""
+"""A training run: build the model, open the data, train, save."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from train.precision import avoid_shape_plans, training_device, training_dtype
 from train.saved_model import ModelConfig
 
 LOSSES_FILE = "losses.jsonl"
-STANDARDISING_CLIPS = 256  # a mean and a deviation per dimension need no more
+STANDARDISING_CLIPS = 256  # enough for a mean and a deviation per dimension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class RunFolders:
 
 
 def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders: RunFolders, resume: bool) -> None:
-    """Train and save; with `resume`, from this run's checkpoint if it has one."""
+    """Train a stage and save the model; `resume` continues from this run's checkpoint if there is one."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     avoid_shape_plans()
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
@@ -58,7 +58,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if data.collate.with_signals:
         num_top = stored_teacher.check(data.train.rows, folders.data)
         if main:
-            say(f"fit: {kind}: stored teacher, {num_top} tokens a position: kl is a lower bound, dev_kl is exact")
+            teacher = f"using the stored teacher ({num_top} tokens per position)"
+            say(f"fit: {kind}: {teacher}; the logged kl is a lower bound, dev_kl is exact")
     schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
     run = f"{kind}-{run_fingerprint(settings, config, folders, accelerator.num_processes)}"
     folder = folders.checkpoints / run
@@ -70,11 +71,11 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if state is None:
         state = trainer.checkpoint(0, [])
         if main:
-            checkpoint.save(folder, state)  # a warm start is not to be done twice
+            checkpoint.save(folder, state)  # a resumed run does not repeat the warm start
     else:
         trainer.restore(state)
         if main:
-            say(f"fit: {kind}: going on after step {state.step} of {schedule.num_steps}")
+            say(f"fit: {kind}: continues after step {state.step} of {schedule.num_steps}")
     intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
     with Progress(
         kind, folders.logs / run, state.step, schedule.num_steps, state.records, is_main_process=main
@@ -89,7 +90,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
 def build_model(
     settings: FitParams, models: ModelsParams, emotions: list[str], init: Path | None
 ) -> tuple[SpeechLLM, ModelConfig]:
-    """Return the model of a stage with what the stage trains requiring a gradient."""
+    """Return the model of a stage; only the weights that the stage trains require a gradient."""
     if isinstance(settings, SemanticFitParams):
         return semantic_model(models, emotions, settings)
     assert isinstance(settings, EmotionFitParams)
@@ -100,7 +101,7 @@ def build_model(
 def semantic_model(
     models: ModelsParams, emotions: list[str], settings: SemanticFitParams
 ) -> tuple[SpeechLLM, ModelConfig]:
-    """Assemble the model of stage 1 from base weights; the adapter alone is trained."""
+    """Build the model of stage 1 from base weights; only the adapter is trained."""
     config = ModelConfig(
         models=models,
         emotions=emotions,
@@ -117,10 +118,13 @@ def semantic_model(
 def emotion_model(
     models: ModelsParams, emotions: list[str], settings: EmotionFitParams, init: Path
 ) -> tuple[SpeechLLM, ModelConfig]:
-    """Load stage 1 and add P-LoRA."""
+    """Load the stage-1 model and add P-LoRA."""
     config = saved_model.load_config(init)
     if (config.models, config.emotions) != (models, emotions):
-        raise UserError(f"{init}: trained with other models or emotions than the parameters name; train stage 1 again")
+        raise UserError(
+            f"{init}: this stage-1 model was trained with different models or emotions from those in the parameters "
+            "file; train stage 1 again"
+        )
     model = saved_model.load(init, llm_dtype(settings))
     plora = settings.plora
     torch.manual_seed(settings.seed)
@@ -131,7 +135,7 @@ def emotion_model(
 
 
 def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teacher: bool) -> Data:
-    """Open the packed train part and, where it has rows, the dev part."""
+    """Open the packed train split, and the dev split if it has rows."""
     log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
     train_rows = with_response(packed.load(folder, "train"))
     if len(train_rows) == 0:
@@ -150,13 +154,13 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
 
 
 def with_response(rows: datasets.Dataset) -> datasets.Dataset:
-    """Leave out the rows that have no continuation to learn or to be compared with."""
+    """Return the rows that have a continuation."""
     return rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
 
 
 @torch.no_grad()
 def standardise_head(model: SpeechLLM, data: Data, settings: FitParams) -> None:
-    """Let the emotion head know the mean and deviation of training clips as the model hears them now."""
+    """Set the emotion head's mean and deviation to those of training clips, as the model encodes them now."""
     batches = plan_epoch(data.train_lengths, settings.batch_size, settings.seed, epoch=0)
     batches = batches[: max(1, STANDARDISING_CLIPS // settings.batch_size)]
     on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
@@ -165,7 +169,7 @@ def standardise_head(model: SpeechLLM, data: Data, settings: FitParams) -> None:
 
 
 def make_schedule(settings: FitParams, num_rows: int, num_processes: int) -> Schedule:
-    """Return the schedule of a run of so many epochs or steps, whichever ends first."""
+    """Return the schedule of a run of `epochs` or `max_steps`, whichever ends first."""
     batch_size = min(settings.batch_size, num_rows)
     epoch_steps = num_rows / (batch_size * settings.accumulation * num_processes)
     steps = max(1, round(settings.epochs * epoch_steps))
@@ -180,7 +184,7 @@ def make_schedule(settings: FitParams, num_rows: int, num_processes: int) -> Sch
 
 
 def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
-    """Return what the stage minimises."""
+    """Return the objective of the stage."""
     if isinstance(settings, SemanticFitParams):
         return SemanticAlignment(model.output_embeddings, settings.temperature)
     assert isinstance(settings, EmotionFitParams)
@@ -188,7 +192,7 @@ def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
 
 
 def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; matrices decay, biases and norms do not."""
+    """Return AdamW over the trainable parameters, with weight decay on matrices but not on biases and norms."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -198,12 +202,15 @@ def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
 
 
 def llm_dtype(settings: FitParams) -> torch.dtype:
-    """Return the type in which the frozen LLM is held and run, on the device that accelerate chooses."""
+    """Return the type of the frozen LLM on the device that accelerate chooses."""
     return training_dtype(settings.precision, training_device())
 
 
 def run_fingerprint(settings: FitParams, config: ModelConfig, folders: RunFolders, num_processes: int) -> str:
-    """Return a name for this run: equal only where all is that shapes it, the code of training and torch included."""
+    """Return a name for this run.
+
+    It changes when any input that affects the result changes, including the training code and the torch version.
+    """
     code = sorted(Path(__file__).parents[1].rglob("*.py"))
     machine = (num_processes, str(llm_dtype(settings)), torch.__version__)
     inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
@@ -214,7 +221,10 @@ def run_fingerprint(settings: FitParams, config: ModelConfig, folders: RunFolder
 
 
 def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]], folder: Path) -> None:
-    """Write the model folder and the losses, in place only when all is written."""
+    """Write the model and its losses to a new folder.
+
+    The old folder is replaced only after the new one is complete.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     saved_model.save(model, config, partial)

@@ -1,4 +1,4 @@
-"""The modality adapter: encoder states at 50 per second to LLM embeddings at 6.25 per second."""
+"""The modality adapter: turns encoder states (50 per second) into LLM embeddings (6.25 per second)."""
 
 from itertools import pairwise
 
@@ -15,10 +15,10 @@ BOTTLENECK_WIDTH = 512
 
 
 class ConvAdapter(nn.Module):
-    """Three strided convolutions with GLU, a residual bottleneck, LayerNorm (BLSP-Emo, arXiv 2406.03872).
+    """Three strided convolutions with GLU, a residual bottleneck and LayerNorm (BLSP-Emo, arXiv 2406.03872).
 
-    Frames beyond a clip's end are zeroed before each convolution, so that its tokens do not depend on
-    the clips beside it.
+    Frames after a clip's end are set to zero before each convolution. So a clip's embeddings do not depend on the
+    other clips of its batch.
     """
 
     def __init__(self, encoder_width: int, llm_width: int) -> None:
@@ -33,13 +33,13 @@ class ConvAdapter(nn.Module):
         self.norm = nn.LayerNorm(llm_width)
 
     def start_at_norm(self, norm: float) -> None:
-        """Scale the output so that an embedding starts with the Euclidean `norm` of a token's embedding."""
+        """Scale the output so that training starts from speech embeddings with the Euclidean norm `norm`."""
         nn.init.constant_(self.norm.weight, norm / self.norm.normalized_shape[0] ** 0.5)
 
     def forward(
         self, states: Float[Tensor, "b t e"], lengths: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b s d"], Int[Tensor, " b"]]:
-        """Return the speech embeddings and how many of each row are valid."""
+        """Return the speech embeddings and the number of valid ones in each row."""
         x = states.transpose(1, 2)
         for convolution in self.convolutions:
             x = convolution(x * valid(lengths, x.shape[2])[:, None])
@@ -51,7 +51,7 @@ class ConvAdapter(nn.Module):
 
 
 def num_speech_tokens(num_frames: int) -> int:
-    """Return how many embeddings a clip of `num_frames` mel frames gives: 1,000 frames (10 s) give 63."""
+    """Return the number of speech embeddings of a clip of `num_frames` mel frames: 63 for 1,000 frames (10 s)."""
     lengths = torch.tensor([num_frames])
     for _ in range(1 + NUM_CONVOLUTIONS):
         lengths = halved(lengths)

@@ -1,4 +1,4 @@
-"""The emotion classifier, an auxiliary of stage 2 (paper Eq. 3)."""
+"""The emotion classifier, an auxiliary task of stage 2 (paper Eq. 3)."""
 
 import torch
 from jaxtyping import Float
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 class EmotionHead(nn.Module):
     """A linear classifier over the mean of a clip's embeddings.
 
-    All clips share most of that mean, so it is standardised first, by the statistics of training clips
-    before the training; without it, the little in which clips differ is learnt a hundred times slower.
+    The mean is nearly the same for all clips. So the mean is standardised first. The statistics come from training
+    clips and are computed once, before the training of stage 2 starts. Otherwise the head learns the small differences
+    between clips a hundred times slower.
     """
 
     mean: Tensor
@@ -22,11 +23,11 @@ class EmotionHead(nn.Module):
         self.register_buffer("deviation", torch.ones(width))
 
     def standardise(self, pooled: Float[Tensor, "b d"]) -> None:
-        """Take mean and deviation from these clips."""
+        """Set `mean` and `deviation` to those of these clips."""
         self.mean.copy_(pooled.mean(0))
         self.deviation.copy_(pooled.std(0))
 
     def forward(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """Return the logits of each class."""
+        """Return the logits of the emotion classes."""
         logits: Tensor = self.classify((pooled - self.mean) / self.deviation)
         return logits

@@ -1,8 +1,8 @@
-"""Whisper's encoder on clips of their true length.
+"""Whisper's encoder for clips at their true length.
 
-Hugging Face's encoder refuses anything but 30 s of log-mel and attends to the padding. This one runs
-the same weights on a padded batch in which no valid frame sees a padded one, so a clip gives the same
-states alone and beside others, and a 3 s clip costs a tenth of a 30 s one.
+Hugging Face's encoder accepts only 30 s of log-mel and attends to the padding. This encoder runs the same weights on a
+padded batch, but no valid frame attends to a padded one. So a clip has the same states alone and in a batch, and a 3 s
+clip costs a tenth of a 30 s clip.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 MEL_FRAMES_PER_S = 100  # 16 kHz / hop of 160 samples
-MAX_DURATION_S = 30  # Whisper has positions for no more
+MAX_DURATION_S = 30  # Whisper's position embeddings end here
 
 
 def halved(lengths: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
@@ -21,15 +21,15 @@ def halved(lengths: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
 
 
 def valid(lengths: Int[Tensor, " b"], size: int) -> Bool[Tensor, "b size"]:
-    """Return the mask of the first `lengths` of `size` positions."""
+    """Return a mask with `size` columns; row i is true in its first `lengths[i]` columns."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 class SpeechEncoder(nn.Module):
-    """A Whisper encoder that takes clips of any length up to 30 s.
+    """A Whisper encoder for clips of any length up to 30 s.
 
-    `pad_to_30s` keeps the published behaviour: the clips come padded to 3,000 frames of log-mel, and
-    every frame, the padding too, is attended to.
+    `pad_to_30s` keeps the published behaviour: the clips are padded to 3,000 frames of log-mel, and attention includes
+    the padding.
     """
 
     def __init__(self, whisper: WhisperEncoder, pad_to_30s: bool) -> None:
@@ -39,18 +39,18 @@ class SpeechEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Width of the states."""
+        """Width of the encoder states."""
         return int(self.whisper.config.d_model)
 
     def train_weights(self) -> None:
-        """Let all be trained but the positions, which are sinusoids."""
+        """Make all weights trainable except the position embeddings, which are sinusoids."""
         self.requires_grad_(True)
         self.whisper.embed_positions.requires_grad_(False)
 
     def forward(
         self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b t e"], Int[Tensor, " b"]]:
-        """Encode log-mel `features`, of which the first `num_frames` are the clip; return states and lengths."""
+        """Encode log-mel `features`, whose first `num_frames` frames are the clip; return states and their lengths."""
         lengths = halved(num_frames)
         frames = torch.full_like(num_frames, features.shape[2]) if self.pad_to_30s else num_frames
         x = features * valid(frames, features.shape[2])[:, None]

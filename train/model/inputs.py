@@ -1,4 +1,4 @@
-"""What the model takes: clips as log-mel, and token sequences with places for speech."""
+"""The model's inputs: log-mel of clips, and token sequences with placeholders for speech."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
-    """Token sequences, padded at the right."""
+    """Token sequences, padded on the right."""
 
     token_ids: Int[Tensor, "b l"]
-    """Token ids; 0 where speech or padding stands."""
+    """Token ids; 0 at speech and padding positions."""
     attended: Bool[Tensor, "b l"]
-    """False on padding."""
+    """False at padding positions."""
     speech: Bool[Tensor, "b l"]
-    """True where the embedding of a clip stands."""
+    """True at positions of speech embeddings."""
     predicts: Bool[Tensor, "b l"]
-    """True where the NEXT position holds a response token: these positions are trained."""
+    """True at positions whose NEXT position holds a response token: the loss is taken at these positions."""
     num_shared: int
-    """Positions at the start that are the same in all rows and hold no speech; nothing is predicted there."""
+    """Number of positions at the start that are equal in all rows; they hold no speech and predict nothing."""
 
     def to(self, device: torch.device) -> "Sequences":
         """Copy to a device."""
         return self._changed(lambda tensor: tensor.to(device), self.num_shared)
 
     def padded_left(self) -> "Sequences":
-        """Move the padding of each row to its left, as answering needs it."""
+        """Move the padding of each row to the left, as generation needs it."""
         length = self.attended.shape[1]
         columns = (torch.arange(length, device=self.attended.device) + self.attended.sum(1, keepdim=True)) % length
         return self._changed(lambda tensor: tensor.gather(1, columns), 0)
@@ -45,10 +45,10 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopKTeacher:
-    """What is stored of the teacher's distribution of each response token."""
+    """The stored teacher: for each response position, the k tokens that the teacher found most likely."""
 
     top_ids: Int[Tensor, "n k"]
-    """The likeliest tokens."""
+    """Ids of the likeliest tokens."""
     top_logprobs: Float[Tensor, "n k"]
     """Their log-probabilities in nats."""
 
@@ -59,22 +59,23 @@ class TopKTeacher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Clips, the sequences that they stand in, and what is to be learnt from them."""
+    """Clips, the sequences that contain them, and the training targets."""
 
     features: Float[Tensor, "b m f"]
-    """Log-mel of the clips, zero beyond a clip's end (unless padded to 30 s)."""
+    """Log-mel of the clips, zero after a clip's end (unless padded to 30 s)."""
     num_frames: Int[Tensor, " b"]
     """Mel frames of each clip."""
     student: Sequences
     """Prompt with the clip in place of the transcript, then the response."""
     teacher: Sequences | None
-    """The same prompt with the transcript, then the same response; None in stage 2 and where signals stand for it."""
+    """The prompt with the transcript, then the same response; None in stage 2 and if `signals` replaces it."""
     signals: TopKTeacher | None
-    """The stored teacher of stage 1, in place of the running one."""
+    """The stored teacher of stage 1, in place of `teacher`."""
     response_ids: Int[Tensor, " n"]
-    """The response tokens, row after row: the targets at `predicts`."""
+    """The response tokens of all rows, concatenated. They are the targets of the positions where `student.predicts` is
+    true."""
     emotion: Int[Tensor, " b"]
-    """Emotion class of each clip; -1 where unknown."""
+    """Emotion class of each clip; -1 if unknown."""
 
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
@@ -95,7 +96,7 @@ class Batch:
 
     @property
     def num_positions(self) -> int:
-        """Sequence positions that the LLM computes, without padding; what rows start with is computed once."""
+        """Number of sequence positions that the LLM computes, without padding; the shared start counts once."""
         sequences = (self.student,) if self.teacher is None else (self.student, self.teacher)
         return sum(int(s.attended.sum()) - (len(s.attended) - 1) * s.num_shared for s in sequences)
 
@@ -106,10 +107,10 @@ def sequences(
     after: Sequence[int],
     responses: Sequence[Sequence[int]],
 ) -> Sequences:
-    """Lay out before + content + after + response row by row, padded at the right.
+    """Lay out before + content + after + response for each row, padded on the right.
 
-    None in a content is a place for a speech embedding. The first response token is predicted at the
-    last position of `after`, and nothing is predicted after the last one.
+    None in a content is a placeholder for a speech embedding. The last position of `after` predicts the first response
+    token. The last response token predicts nothing.
     """
     rows = [[*before, *content, *after, *response] for content, response in zip(contents, responses, strict=True)]
     length = max(len(row) for row in rows)
@@ -124,6 +125,6 @@ def sequences(
 
 
 def pad_features(clips: list[Float[Tensor, "m _"]]) -> Float[Tensor, "b m f"]:
-    """Stack log-mels, zero beyond each clip's end."""
+    """Stack the log-mels of clips, with zeros after each clip's end."""
     frames = max(clip.shape[1] for clip in clips)
     return torch.stack([torch.nn.functional.pad(clip, (0, frames - clip.shape[1])) for clip in clips])

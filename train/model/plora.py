@@ -1,10 +1,10 @@
-"""Partial LoRA: LoRA that acts on speech positions only, so that on text the LLM stays itself.
+"""Partial LoRA: LoRA that acts only at speech positions, so the LLM is unchanged on text.
 
-    y_t = W x_t + m_t * (alpha / r) * B A dropout(x_t),   m_t = 1 where position t holds speech
+    y_t = W x_t + m_t * (alpha / r) * B A dropout(x_t),   m_t = 1 if position t holds speech, else 0
 
-(BLSP-Emo, arXiv 2406.03872; first in InternLM-XComposer2, arXiv 2401.16420.) The layers, their
-initialisation and the files are peft's own LoRA; a hook on each A multiplies its r outputs by the
-mask, which is the same since A and B have no bias, and cheap since r is small.
+(BLSP-Emo, arXiv 2406.03872; first in InternLM-XComposer2, arXiv 2401.16420.) The layers, their initialisation and their
+files are those of peft's LoRA. A hook on each A multiplies its r outputs by the mask. This is equivalent because A and
+B have no bias, and cheap because r is small.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,16 @@ ADAPTER_NAME = "default"
 
 @dataclass
 class SpeechMask:
-    """Which positions hold speech, while the LLM runs inside `applied`; none outside of it."""
+    """The current mask of speech positions.
+
+    It is set only inside the `applied` context. Outside it, the mask is None, and all positions count as text.
+    """
 
     mask: Bool[Tensor, "b l"] | None = None
 
     @contextmanager
     def applied(self, mask: Bool[Tensor, "b l"]) -> Iterator[None]:
-        """Let P-LoRA act where `mask` is true."""
+        """Make P-LoRA act at the positions where `mask` is true."""
         self.mask = mask
         try:
             yield
@@ -37,10 +40,10 @@ class SpeechMask:
             self.mask = None
 
     def zero_elsewhere(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Zero the output of A (b x l x r) away from speech: a forward hook.
+        """Set the output of A (b x l x r) to zero at positions without speech; a forward hook.
 
-        While answering, the LLM takes one token at a time behind a prompt of another length: those
-        are never speech.
+        During generation, the LLM processes one new token at a time, so the output is shorter than the prompt's mask.
+        New tokens are never speech, so the output is then zero.
         """
         if self.mask is None or self.mask.shape[1] != output.shape[1]:
             return torch.zeros_like(output)
@@ -53,9 +56,9 @@ def lora_config(rank: int, alpha: int, dropout: float, targets: str | list[str])
 
 
 def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> None:
-    """Put LoRA layers into `llm` in place, limited to `speech_mask`; B starts at zero.
+    """Add LoRA layers to `llm` in place, limited to the positions of `speech_mask`; B starts at zero.
 
-    They are held in float32 whatever the LLM is held in: in bfloat16, small updates would be rounded away.
+    The LoRA weights are float32, whatever the dtype of the LLM: bfloat16 would round small updates to zero.
     """
     requires_grad = {name: parameter.requires_grad for name, parameter in llm.named_parameters()}
     inject_adapter_in_model(config, llm, ADAPTER_NAME)

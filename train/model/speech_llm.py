@@ -1,4 +1,4 @@
-"""The speech LLM: encoder, adapter, frozen LLM with optional P-LoRA, emotion head."""
+"""The speech LLM: encoder, adapter, frozen LLM with optional P-LoRA, and emotion head."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ from train.model.plora import SpeechMask, add_plora
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
-    """Clips as the LLM takes them in."""
+    """The speech embeddings of clips, the LLM's input."""
 
     embeddings: Float[Tensor, "b s d"]
     valid: Bool[Tensor, "b s"]
 
     def pooled(self) -> Float[Tensor, "b d"]:
-        """Mean over the valid embeddings of each clip."""
+        """Return the mean of the valid embeddings of each clip."""
         weights = self.valid[..., None].to(self.embeddings.dtype)
         return (self.embeddings * weights).sum(1) / weights.sum(1)
 
@@ -38,7 +38,7 @@ class Outputs:
 
 
 class SpeechLLM(nn.Module):
-    """An LLM that takes speech in the place of words (BLSP-Emo, arXiv 2406.03872)."""
+    """An LLM that accepts speech in place of words (BLSP-Emo, arXiv 2406.03872)."""
 
     def __init__(self, encoder: SpeechEncoder, llm: PreTrainedModel, num_emotions: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class SpeechLLM(nn.Module):
         self.plora: LoraConfig | None = None
 
     def add_plora(self, config: LoraConfig) -> None:
-        """Add P-LoRA to the LLM (stage 2); until B is trained, no output changes."""
+        """Add P-LoRA to the LLM (stage 2); it changes no output until B is trained."""
         add_plora(self.llm, config, self.speech_mask)
         self.plora = config
 
@@ -74,7 +74,7 @@ class SpeechLLM(nn.Module):
         return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
 
     def embed(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "b l d"]:
-        """Look up the tokens and put the speech into its places."""
+        """Return the token embeddings, with the speech embeddings at the speech positions."""
         embeddings: Tensor = self.token_embeddings(sequences.token_ids)
         if speech is None:
             return embeddings
@@ -83,10 +83,10 @@ class SpeechLLM(nn.Module):
         )
 
     def response_states(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
-        """Return the final hidden states that predict response tokens; P-LoRA acts where there is speech.
+        """Return the final hidden states that predict response tokens; P-LoRA acts at the speech positions.
 
-        What all rows start with is computed once: no speech stands there, so nothing that is trained
-        acts on it, and its keys and values serve the whole batch.
+        The shared start of the rows is computed once. It holds no speech, so no trained weight acts on it, and its keys
+        and values are used for the whole batch.
         """
         shared = sequences.num_shared
         embeddings = self.embed(sequences, speech)
@@ -103,13 +103,13 @@ class SpeechLLM(nn.Module):
 
     @torch.no_grad()
     def _start(self, embeddings: Float[Tensor, "1 l d"], batch_size: int) -> Cache:
-        """Return the keys and values of what all rows start with, for each row."""
+        """Return the keys and values of the shared start, repeated for each row."""
         cache = self.llm.base_model(inputs_embeds=embeddings, use_cache=True).past_key_values
         cache.batch_repeat_interleave(batch_size)
         return cache  # type: ignore[no-any-return]
 
     def forward(self, batch: Batch) -> Outputs:
-        """Run the student and, where the batch has one, the teacher."""
+        """Run the student, and the teacher if the batch has one."""
         speech = self.encode_speech(batch.features, batch.num_frames)
         teacher = None
         if batch.teacher is not None:

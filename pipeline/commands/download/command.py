@@ -68,7 +68,7 @@ def fetch(named: NamedArchive, to: Path, keep: bool = False) -> None:
         return
     folder = root / named.archive.into
     path = marker.with_name(f"{named.name}.part")
-    copies = 2 if unpack.is_named_archive(named.file_name) else 1  # the unpacked files are hardly smaller
+    copies = 2 if unpack.is_named_archive(named.file_name) else 1  # unpacked files need about as much space
     arrived = transfer.fetch(named.title, named.archive.url, named.archive.md5, path, copies)
     num_files = 1
     if unpack.is_archive(path, named.file_name):

@@ -1,4 +1,4 @@
-"""A file that is partly downloaded: its first bytes, and beside them in `.json` the version of the file."""
+"""A partly downloaded file. Its first bytes are in one file; the version is in a .json file beside it."""
 
 import hashlib
 import json

@@ -18,9 +18,9 @@ from pipeline.stage import UserError, say
 TIMEOUT_S = 30.0
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Pauses before further tries; they start again whenever _PROGRESS more bytes have arrived."""
+"""Pauses before further tries; they start again whenever PROGRESS more bytes have arrived."""
 
-_PROGRESS = 1 << 20  # bytes
+PROGRESS = 1 << 20  # bytes
 _LONGEST_PAUSE_S = 120.0  # even if the server asks for more; Zenodo asks for up to 60 s
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
@@ -50,7 +50,7 @@ def fetch(name: str, url: str, md5: str | None, path: Path, copies: int = 1) -> 
             try:
                 _load(client, arrived, name, copies)
             except (httpx.RequestError, _PassingError) as error:
-                if arrived.num_bytes - furthest >= _PROGRESS:
+                if arrived.num_bytes - furthest >= PROGRESS:
                     failures, furthest = 0, arrived.num_bytes
                 _pause(name, arrived, error, failures)
                 failures += 1
@@ -148,7 +148,7 @@ def _describe(error: httpx.RequestError | _PassingError) -> str:
 
 
 def _is_unknown_host(error: BaseException | None) -> bool:
-    """Return whether the network knows that the host does not exist, and not only fails to look it up."""
+    """Return whether the host is known not to exist; false if the lookup itself failed."""
     while error is not None and not isinstance(error, socket.gaierror):
         error = error.__cause__ or error.__context__
     return error is not None and error.errno == socket.EAI_NONAME

@@ -1,8 +1,8 @@
 """Unpack a zip or tar archive below one folder, and nowhere else.
 
-The content is first written to a new folder beside the archive, all links after all files. So nothing is ever written
-through a link, which is how archives got past tarfile's own filter (CVE-2025-4517). Then the content moves to its
-folder, which may already contain other archives of the corpus.
+The content is first written to a new folder beside the archive, all links after all files. So nothing is written
+through a link. Writing through a link is how archives got past tarfile's own filter (CVE-2025-4517). Then the content
+moves to its folder, which may already contain other archives of the corpus.
 """
 
 import os
@@ -142,7 +142,7 @@ def _write(file: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 
 def _link(archive: Path, stage: Path, links: dict[Path, str]) -> None:
     """Create the symbolic links; raises UserError if one does not lead to a file or folder below `stage`."""
-    for path in links:  # before any link exists that could lead a folder outside
+    for path in links:  # create the folders first: once a link exists, mkdir could follow it out of `stage`
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, target in links.items():
         if path.exists():

@@ -31,7 +31,10 @@ def release(params: GenerateParams) -> None:
 
 
 def start(params: GenerateParams, llm: Weights, model: Path, prompter: Prompter) -> Engine:
-    """Start the engine that `params` name on `llm`, whose folder is `model` and whose tokenizer is in `prompter`."""
+    """Start the engine named in `params` with the LLM `llm`.
+
+    `model` is the folder of the LLM; `prompter` holds its tokenizer.
+    """
     if params.engine == "echo":
         from pipeline.generate.engines.echo_engine import EchoEngine
 

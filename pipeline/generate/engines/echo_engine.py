@@ -17,7 +17,7 @@ class EchoEngine:
         self._tokenize, self._max_new_tokens = tokenize, max_new_tokens
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer requests as Engine says."""
+        """See Engine.generate."""
         for position, request in enumerate(requests):
             ids = tuple(self._tokenize(request.transcript))
             reason = STOP if len(ids) < self._max_new_tokens else LENGTH

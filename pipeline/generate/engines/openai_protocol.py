@@ -28,7 +28,8 @@ def sampling(params: GenerateParams, seed: int | None) -> dict[str, Any]:
 def vllm_fields(end_ids: Sequence[int]) -> dict[str, Any]:
     """Return the fields that only vLLM knows: answers as token ids, and the tokens that end an answer.
 
-    They also turn off sampling that the parameters do not name: a server would read it from generation_config.json.
+    They also switch off sampling options that are not in the parameters, because a server would take them from
+    generation_config.json.
     """
     return {
         "top_k": 0,

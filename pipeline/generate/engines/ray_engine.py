@@ -27,9 +27,10 @@ from pipeline.stage import UserError, say
 from pipeline.weights.source import Weights, hub_commit, name_weights
 
 WORTH_MOVING = 32  # a worker with fewer prompts gives none away
-MAX_LOSSES = 3  # losses per worker without an answer in between; at least 8 losses in all
-MAX_PAUSE_S = 8.0  # pause before a lost worker is replaced: at once, Ray would choose the lost machine again
-NO_ROOM_S = 60.0  # the run ends if no machine has room for a worker for this time
+MAX_LOSSES = 3  # the run stops after this many losses per worker (8 or more in all) if no answer arrives in between
+# longest pause before a lost worker is replaced; without a pause, Ray would choose the lost machine again
+MAX_PAUSE_S = 8.0
+NO_ROOM_S = 60.0  # the run ends if for this long no machine has had room for a worker
 
 Prompt = tuple[Sequence[int], Sequence[int], int | None]
 """Token ids of a prompt, ids of the answer to score (empty for none), and the seed."""
@@ -65,7 +66,7 @@ class RayEngine:
         """Start the workers, and wait until the first one is ready."""
         _connect(ray)
         self._params = ray
-        self._load = (params, _pin(llm, model), name_weights(llm, model), list(end_ids))
+        self._load = (params, pin(llm, model), name_weights(llm, model), list(end_ids))
         self._numbers = itertools.count()
         self._returned: list[Numbered] = []
         self._loaded: list[Loaded] = []
@@ -89,11 +90,11 @@ class RayEngine:
         return sum(slot.host is not None for slot in self._slots)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer requests as Engine says."""
+        """See Engine.generate."""
         return self._run((request.prompt_ids, (), request.seed) for request in requests)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
-        """Score answers as Engine says."""
+        """See Engine.score."""
         return self._run((prompt, answer, None) for prompt, answer in pairs)
 
     def _run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Any]]:
@@ -202,8 +203,9 @@ class RayEngine:
         self._returned += slot.held.values()
         pause_s = min(self._num_losses, MAX_PAUSE_S)
         self._slots[self._slots.index(slot)] = Slot(start_at=time.monotonic() + pause_s)
+        lost = f"worker on {slot.host} lost" if slot.host else "lost a worker before it was ready"
         left = f"{self._num_ready} of {self._params.workers} left; {len(slot.held):,} prompts go to others"
-        say(f"generate: worker {f'on {slot.host}' if slot.host else 'that was not ready yet'} lost, {left}")
+        say(f"generate: {lost}, {left}")
 
     def _start_worker(self, slot: Slot) -> None:
         import ray
@@ -272,7 +274,7 @@ def _check_reachable(address: str) -> None:
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
 
 
-def _pin(llm: Weights, model: Path) -> Weights:
+def pin(llm: Weights, model: Path) -> Weights:
     """Return the source for the workers: the hub commit of the LLM, or the absolute path of its folder."""
     if commit := hub_commit(model):
         return llm.model_copy(update={"revision": commit})

@@ -56,7 +56,10 @@ class Worker:
         return Loaded(self._llm.name, self._llm.hardware, host)
 
     def exchange(self, prompts: Sequence[Numbered], dropped: Sequence[int]) -> list[tuple[int, Answer | float]]:
-        """Take new prompts and drop others; return the answers of the next second with the numbers of their prompts."""
+        """Add the new prompts and drop others, then generate for about one second.
+
+        Returns the answers that finished, with the numbers of their prompts.
+        """
         if dropped:
             self._drop(set(dropped))
         for prompt in prompts:

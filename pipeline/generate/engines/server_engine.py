@@ -1,8 +1,9 @@
 """A server that speaks OpenAI's protocol, such as `vllm serve`, on this machine or another.
 
-Prompts are sent as token ids. `generate.server.concurrency` requests run at a time. A request is repeated with growing
-pauses after a failure that may pass: no connection, status 408, 409, 429 or 5xx, an unfinished answer. So a server may
-be restarted during a run. A request that fails after all repetitions stops the run. Earlier answers are in the store.
+Prompts are sent as token ids. `generate.server.concurrency` requests run at a time. After a temporary failure (no
+connection, status 408, 409, 429 or 5xx, or an unfinished answer), the request is repeated, with growing pauses. So a
+server may be restarted during a run. A request that fails after all repetitions stops the run. Earlier answers are in
+the store.
 """
 
 import itertools
@@ -56,11 +57,11 @@ class ServerEngine:
         self.hardware = server.url
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer requests as Engine says."""
+        """See Engine.generate."""
         return self._ask(self._answer, requests)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
-        """Score answers as Engine says."""
+        """See Engine.score."""
         return self._ask(self._score, pairs)
 
     def _ask(self, ask: Callable[[Question], Reply], questions: Iterable[Question]) -> Iterator[tuple[int, Reply]]:
@@ -104,7 +105,7 @@ class ServerEngine:
         return self._reader.completion(choice)
 
     def _complete(self, **request: Any) -> "CompletionChoice":
-        """Ask for a completion; a reply without a whole answer counts as a failure that may pass."""
+        """Ask for a completion; a reply without a whole answer counts as a temporary failure."""
         for number in range(self._server.retries + 1):
             if number:
                 time.sleep(min(_FIRST_PAUSE_S * 2 ** (number - 1), _MAX_PAUSE_S))
@@ -158,7 +159,7 @@ class ServerEngine:
         said = body.get("message") if isinstance(body, dict) else body
         found = f"status {status}" + (f" ({' '.join(str(said).split())[:_MAX_SAID]})" if said else "")
         if status in (401, 403):
-            return f"{found}; $OPENAI_API_KEY is the key"
+            return f"{found}; set the key in $OPENAI_API_KEY"
         return found + (retried if status in (408, 409, 429) or status >= 500 else "")
 
     def _error(self, found: str, more: str) -> UserError:

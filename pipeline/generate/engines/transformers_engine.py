@@ -46,13 +46,13 @@ class TransformersEngine:
         )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer requests as Engine says; the requests of a batch have one seed."""
+        """See Engine.generate; the requests of a batch have one seed."""
         for numbered in _batches(requests, length=lambda each: len(each.prompt_ids), group=lambda each: each.seed or 0):
             answers = self._generate_batch([request.prompt_ids for _, request in numbered], numbered[0][1].seed)
             yield from zip((position for position, _ in numbered), answers, strict=True)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
-        """Score answers as Engine says."""
+        """See Engine.score."""
         for numbered in _batches(pairs, length=lambda pair: len(pair[0]) + len(pair[1])):
             scores = self._score_batch([pair for _, pair in numbered])
             yield from zip((position for position, _ in numbered), scores, strict=True)

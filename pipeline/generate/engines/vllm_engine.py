@@ -62,11 +62,11 @@ class VllmEngine:
             raise UserError(f"generate: vllm: {error}") from None
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answer requests as Engine says."""
+        """See Engine.generate."""
         return self._run((request.prompt_ids, (), request.seed) for request in requests)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
-        """Score answers as Engine says."""
+        """See Engine.score."""
         return self._run((prompt, answer, None) for prompt, answer in pairs)
 
     def _run(self, prompts: Iterable[tuple[Sequence[int], Sequence[int], int | None]]) -> Iterator[tuple[int, Any]]:
@@ -84,7 +84,10 @@ class VllmEngine:
             self.drop(running)
 
     def add(self, prompt: Sequence[int], answer: Sequence[int], seed: int | None) -> str:
-        """Take a prompt, with the answer to score if there is one; return the number that `step` gives it."""
+        """Add a prompt, with the answer to score if there is one.
+
+        Returns the number under which `step` will return the result.
+        """
         from vllm import TokensPrompt
 
         number = str(next(self._numbers))

@@ -1,0 +1,78 @@
+"""From prediction tables to metrics.json and the tables of dvc plots."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluate.score import __main__ as score
+from pipeline.stage import UserError
+from pipeline.tables import parquet
+from tests.builders import divergence_table, recognition_table
+
+PARAMS = """
+emotions: [neutral, sad, angry, happy]
+score: {seed: 1, resamples: 1000, confidence: 0.95}
+"""
+
+
+def prepare(folder: Path) -> dict[str, Path]:
+    parquet.write(divergence_table(gap=0.05), folder / "divergence.parquet")
+    parquet.write(recognition_table(), folder / "recognition.parquet")
+    (folder / "params.yaml").write_text(PARAMS)
+    for kind, terms in (("semantic", {"kl": 1.0}), ("emotion", {"ce": 1.0, "emotion": 0.5})):
+        lines = [{"step": 5, "lr": 0.1, "loss": 1.5, **terms}, {"step": 5, **{f"dev_{k}": v for k, v in terms.items()}}]
+        (folder / "models" / kind).mkdir(parents=True)
+        (folder / "models" / kind / "losses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {
+        "divergence": folder / "divergence.parquet",
+        "recognition": folder / "recognition.parquet",
+        "metrics": folder / "metrics.json",
+        "confusions": folder / "confusions.json",
+        "plots": folder / "plots",
+        "models": folder / "models",
+        "params_file": folder / "params.yaml",
+    }
+
+
+def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score.main(**prepare(tmp_path))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics) == ["continuation_kl_libri", "emotion_acted"]
+    numbers = [value for systems in metrics.values() for scores in systems.values() for value in scores.values()]
+    assert len(numbers) > 50
+    assert all(isinstance(value, int | float) and value == round(value, 6) for value in numbers)
+    confusion = (tmp_path / "plots" / "confusion_prompted.csv").read_text().splitlines()
+    assert confusion[0] == "corpus,actual,predicted"
+    assert len(confusion) == 81
+    assert any(line.endswith(",unparsable") for line in confusion)
+    assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
+    assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
+
+
+def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    score.main(**paths)
+    names = ("metrics", "confusions")
+    first = [paths[name].read_bytes() for name in names]
+    score.main(**paths)
+    assert [paths[name].read_bytes() for name in names] == first
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "losses.jsonl: no such file; train.fit --kind semantic has not run"),
+        ("step 1", "losses.jsonl: expected one JSON object of numbers per line"),
+        ('{"step": 1, "dev_kl": 2}', "losses.jsonl: no step with a loss; expected at least one"),
+        ('{"step": 1, "loss": 2, "kl": 2}', "losses.jsonl: a step lacks 'lr'; expected step, lr, loss, kl"),
+    ],
+)
+def test_unusable_losses_are_refused(content: str | None, message: str, tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    losses = tmp_path / "models" / "semantic" / "losses.jsonl"
+    losses.unlink() if content is None else losses.write_text(content)
+    with pytest.raises(UserError, match=message):
+        score.main(**paths)

@@ -1,0 +1,85 @@
+"""Reading prediction tables: what is checked before any number is made of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from evaluate.predictions import (
+    CONDITIONS,
+    DIVERGENCE_SCHEMA,
+    RECOGNITION_SCHEMA,
+    SYSTEMS,
+    read_divergence,
+    read_examples,
+    read_recognition,
+)
+from pipeline.stage import UserError
+from tests.builders import write_table
+
+CLASSES = ["neutral", "sad"]
+
+
+def divergence_rows() -> list[dict[str, Any]]:
+    row = {"corpus": "libri", "speaker": "libri/1", "kl": 1.5, "num_tokens": 8}
+    return [{"id": id_, "condition": condition, **row} for id_ in ("libri/a", "libri/b") for condition in CONDITIONS]
+
+
+def recognition_rows() -> list[dict[str, Any]]:
+    row = {"corpus": "acted", "speaker": "acted/1", "emotion": "sad", "answer": None, "predicted": "neutral"}
+    return [
+        {"id": id_, "system": system.name, "scores": [0.5, 0.5], **row}
+        for id_ in ("acted/a", "acted/b")
+        for system in SYSTEMS
+    ]
+
+
+def written(rows: list[dict[str, Any]], schema: pa.Schema, folder: Path) -> Path:
+    return write_table(folder / "table.parquet", rows, schema)
+
+
+def test_whole_tables_are_read(tmp_path: Path) -> None:
+    assert read_divergence(written(divergence_rows(), DIVERGENCE_SCHEMA, tmp_path)).num_rows == 6
+    assert read_recognition(written(recognition_rows(), RECOGNITION_SCHEMA, tmp_path), CLASSES).num_rows == 16
+
+
+def test_a_missing_and_an_empty_table_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.parquet: no such file"):
+        read_examples(tmp_path / "none.parquet")
+    with pytest.raises(UserError, match="no rows; expected at least one"):
+        read_divergence(written([], DIVERGENCE_SCHEMA, tmp_path))
+
+
+def test_an_id_that_lacks_a_condition_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="libri/b: found no condition shuffled, expected every condition for every id"):
+        read_divergence(written(divergence_rows()[:-1], DIVERGENCE_SCHEMA, tmp_path))
+
+
+def test_an_id_that_comes_twice_is_named(tmp_path: Path) -> None:
+    rows = recognition_rows()
+    with pytest.raises(UserError, match="acted/a: system head found twice, expected once"):
+        read_recognition(written([*rows, rows[0]], RECOGNITION_SCHEMA, tmp_path), CLASSES)
+
+
+def test_an_unknown_system_is_named_with_those_expected(tmp_path: Path) -> None:
+    rows = recognition_rows()
+    rows[0]["system"] = "oracle"
+    with pytest.raises(UserError, match="acted/a: system: found oracle, expected one of head, logprob"):
+        read_recognition(written(rows, RECOGNITION_SCHEMA, tmp_path), CLASSES)
+
+
+@pytest.mark.parametrize(("kl", "num_tokens"), [(float("nan"), 8), (float("inf"), 8), (None, 8), (1.0, 0)])
+def test_a_kl_without_a_number_or_a_token_is_named(kl: float | None, num_tokens: int, tmp_path: Path) -> None:
+    rows = divergence_rows()
+    rows[1] |= {"kl": kl, "num_tokens": num_tokens}
+    with pytest.raises(UserError, match=r"libri/a \(after\): found kl .* tokens, expected a finite number"):
+        read_divergence(written(rows, DIVERGENCE_SCHEMA, tmp_path))
+
+
+@pytest.mark.parametrize(("column", "label"), [("emotion", "calm"), ("emotion", None), ("predicted", "calm")])
+def test_a_label_outside_the_classes_is_named(column: str, label: str | None, tmp_path: Path) -> None:
+    rows = recognition_rows()
+    rows[8][column] = label
+    with pytest.raises(UserError, match=f"acted/b: {column}: found {label}, expected one of neutral, sad"):
+        read_recognition(written(rows, RECOGNITION_SCHEMA, tmp_path), CLASSES)

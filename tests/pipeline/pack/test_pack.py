@@ -1,0 +1,149 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+import yaml
+
+from pipeline.audio import mono_16k
+from pipeline.pack import __main__ as pack
+from pipeline.prompts import Prompter
+from pipeline.stage import UserError
+from pipeline.tables import continuations, manifest, packed, parquet
+from pipeline.weights.source import ModelsParams, fetch
+from tests.builders import utterance, write_table
+
+PROMPTS = {
+    "semantic": {"system": "s", "text": "say: ", "speech": "hear: "},
+    "emotion": {"system": "s", "text": "a '{emotion}' one: ", "speech": "hear: "},
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the stage reads: a manifest of five clips, continuations of four, parameters."""
+
+    folder: Path
+
+    def run(self, kind: str = "semantic") -> Path:
+        output = self.folder / "packed"
+        pack.main(
+            kind="semantic" if kind == "semantic" else "emotion",
+            manifest_file=self.folder / "manifest.parquet",
+            continuations_file=self.folder / "kept.parquet",
+            output=output,
+            params_file=self.folder / "params.yaml",
+        )
+        return output
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
+    rows: list[dict[str, Any]] = []
+    for i, split in enumerate(("train", "train", "dev", "test", "test")):
+        soundfile.write(tmp_path / f"{i}.wav", np.full((4_800 + 100 * i, 2), 0.25), 48_000)
+        known = {"corpus": "c", "audio": f"{i}.wav", "text": f"word {i}", "split": split}
+        times = {"start_s": 0.0, "duration_s": (4_800 + 100 * i) / 48_000}
+        rows.append(utterance(f"c/{i}", speaker=f"c/{i}", emotion="sad") | known | times)
+    write_table(tmp_path / "manifest.parquet", rows)
+    answers = [
+        {"id": f"c/{i}", "continuation": "x", "token_ids": [30, 31], "finish_reason": reason, "engine": "test"}
+        for i, reason in ((0, "stop"), (2, "stop"), (3, "length"))
+    ]
+    write_table(tmp_path / "kept.parquet", answers, continuations.SCHEMA)
+    values = {
+        "models": tiny_models.model_dump(),
+        "prompts": PROMPTS,
+        "ingest": {"c": {"reader": "cremad", "root": str(tmp_path), "check": "samples"}},
+        "pack": {"rows_per_shard": 2},
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    return Inputs(tmp_path)
+
+
+def test_train_rows_need_a_kept_continuation_and_others_do_not(inputs: Inputs) -> None:
+    output = inputs.run()
+    ids = {split: packed.load(output, split)["id"][:] for split in manifest.SPLITS}
+    assert ids == {"train": ["c/0"], "dev": ["c/2"], "test": ["c/3", "c/4"]}
+    assert packed.load(output, "test")[1]["response_ids"] == []
+
+
+def test_the_end_token_follows_only_an_answer_that_ended_by_itself(inputs: Inputs, tiny_models: ModelsParams) -> None:
+    end_id = Prompter.load(fetch(tiny_models.llm)).end_id
+    output = inputs.run()
+    assert packed.load(output, "train")[0]["response_ids"] == [30, 31, end_id]
+    assert packed.load(output, "test")[0]["response_ids"] == [30, 31]
+
+
+def test_a_clip_is_stored_as_16_khz_mono_flac(inputs: Inputs) -> None:
+    row = packed.load(inputs.run(), "train")[0]
+    samples = mono_16k.decode(row["audio"]["bytes"])
+    assert row["audio"]["bytes"][:4] == b"fLaC"
+    assert samples.shape == (1_600,)
+    assert row["num_samples"] == 1_600
+    assert abs(samples[800] - 0.25) < 1e-2
+
+
+def test_a_clip_without_transcript_is_packed_to_be_tested_on(inputs: Inputs) -> None:
+    table = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
+    table[4]["text"] = None
+    write_table(inputs.folder / "manifest.parquet", table)
+    row = packed.load(inputs.run(), "test")[1]
+    assert (row["id"], row["text"], row["text_ids"]) == ("c/4", "", [])
+
+
+def test_the_prompt_shell_and_a_rows_ids_make_the_prompt_that_the_llm_continued(
+    inputs: Inputs, tiny_models: ModelsParams
+) -> None:
+    prompter = Prompter.load(fetch(tiny_models.llm))
+    output = inputs.run()
+    shell, row = packed.load_shell(output), packed.load(output, "train")[0]
+    assert shell.before_text is not None
+    prompt = prompter.tokenizer.decode([*shell.before_text, *row["text_ids"], *shell.after])
+    assert prompt == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nsay: word 0<|im_end|>\n<|im_start|>assistant\n"
+    assert prompter.decode(shell.before_speech).endswith("user\nhear:")
+
+
+def test_the_emotion_prompt_keeps_the_label_out_of_the_prompt_shell(inputs: Inputs, tiny_models: ModelsParams) -> None:
+    shell = packed.load_shell(inputs.run("emotion"))
+    assert shell.before_text is None
+    assert "sad" not in Prompter.load(fetch(tiny_models.llm)).tokenizer.decode(shell.before_speech)
+
+
+def test_a_clip_that_went_missing_after_ingest_is_named(inputs: Inputs) -> None:
+    (inputs.folder / "2.wav").unlink()
+    with pytest.raises(UserError, match=r"2\.wav: .*ingest c again"):
+        inputs.run()
+    assert not (inputs.folder / "packed").exists()
+
+
+def test_a_corpus_without_a_root_is_named(inputs: Inputs) -> None:
+    file = inputs.folder / "params.yaml"
+    file.write_text(file.read_text().replace("ingest:\n  c:", "ingest:\n  d:"))
+    with pytest.raises(UserError, match="corpus c is not listed under ingest"):
+        inputs.run()
+
+
+def test_no_kept_train_row_is_an_error(inputs: Inputs) -> None:
+    kept = parquet.read(inputs.folder / "kept.parquet", continuations.SCHEMA)
+    parquet.write(kept.slice(1), inputs.folder / "kept.parquet")
+    with pytest.raises(UserError, match="no continuation of a train row"):
+        inputs.run()
+
+
+def test_teacher_signals_are_packed_with_their_response_where_there_are_any(inputs: Inputs) -> None:
+    assert packed.load(inputs.run(), "train").column_names == packed.SCHEMA.names
+    rows = parquet.read(inputs.folder / "kept.parquet", continuations.SCHEMA).to_pylist()
+    top = {"c/0": [[1, 2], [3, 4], [5, 6]], "c/2": None, "c/3": [[7, 8], [9, 10]]}
+    signals = [{"top_ids": top[row["id"]], "top_logprobs": top[row["id"]]} for row in rows]
+    schema = pa.schema([*continuations.SCHEMA, *continuations.SIGNALS_SCHEMA])
+    both = [row | more for row, more in zip(rows, signals, strict=True)]
+    write_table(inputs.folder / "kept.parquet", both, schema)
+    output = inputs.run()
+    found = {row["id"]: row for split in manifest.SPLITS for row in packed.load(output, split)}
+    assert {key: row["top_ids"] for key, row in found.items()} == {**top, "c/4": None}
+    assert len(found["c/0"]["top_logprobs"]) == len(found["c/0"]["response_ids"])
+    assert "top_ids" not in packed.load(inputs.run("emotion"), "train").column_names
