@@ -9,7 +9,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def read(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
     if kind == "csv":
         yield from _csv_records(path, encoding)
     elif kind == "jsonl":
-        yield from _jsonl(path, encoding)
+        yield from _jsonl(path, encoding, _json_object)
     else:
         yield from _parquet_records(path)
 
@@ -149,12 +149,12 @@ def _csv_records(path: Path, encoding: str) -> Iterator[Record]:
         yield Record(dict(zip(header, cells, strict=True)), str(path), f"line {line}")
 
 
-def _jsonl(path: Path, encoding: str) -> Iterator[Record]:
+def _jsonl(path: Path, encoding: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Iterator[Record]:
     for number, line in enumerate(lines(path, encoding), start=1):
         if not line.strip():
             continue
         try:
-            cells = json.loads(line, object_pairs_hook=_json_object)
+            cells = json.loads(line, object_pairs_hook=hook)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: line {number}: expected JSON, found {error.msg} at {error.colno}") from None
         except RecursionError:

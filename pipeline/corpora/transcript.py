@@ -32,7 +32,7 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]+\d*);", re.IGNORECASE)
 # Python's spelling of bytes, as in CMU-MOSEI
 _BYTES = re.compile(r"b(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")", re.DOTALL)
 _BYTES_START = ("b'", 'b"')
-_SIGNS = re.compile(r"[<\[{(*&+\x80-\U0010ffff]")  # a text without any of them has no other markup than bytes
+_WIDE_SIGNS = re.compile(r"[<\[{(*&\uff1c\uff3b\uff5b\uff08\uff0a\uff06]|\+\+|\uff0b\uff0b")  # also full-width ones
 _DEPTH = 3  # tags within tags, and entities that were escaped again
 
 
@@ -42,7 +42,7 @@ def spoken(text: str, tags: Sequence[str] = ()) -> str:
     >>> spoken("[LAUGHTER] you &amp; me <SIL> xxx", tags=["xxx"]).split()
     ['you', '&', 'me']
     """
-    if not tags and _SIGNS.search(text) is None and not text.startswith(_BYTES_START):
+    if not tags and _is_plain(text):
         return text
     if tags:
         text = _named(tuple(tags)).sub(" ", text)
@@ -68,6 +68,15 @@ def normalise(text: str) -> str:
 def has_words(text: str) -> bool:
     """Return whether `text` has words, so that normalising it leaves some text."""
     return any(map(str.isalnum, _composed(text)))
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text has no sign of markup, as most texts; for ASCII, `in` is faster than a pattern."""
+    if text.startswith(_BYTES_START):
+        return False
+    if not text.isascii():
+        return _WIDE_SIGNS.search(text) is None
+    return not ("<" in text or "[" in text or "{" in text or "(" in text or "*" in text or "&" in text or "++" in text)
 
 
 def _composed(text: str) -> str:

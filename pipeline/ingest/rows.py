@@ -15,7 +15,7 @@ from functools import partial
 from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.corpora.corpus import Clip, Corpus
 from pipeline.corpora.params import Check
@@ -198,26 +198,32 @@ def _by_file(clips: Sequence[Clip]) -> list[list[Clip]]:
     return list(files.values())
 
 
+class _Converted(NamedTuple):
+    suffix: str
+    found: list[AudioFacts | Fault]
+
+
 def _inspect_file(
     inspect: Callable[..., list[AudioFacts | Fault]], path: str, segments: list[Segment]
-) -> tuple[str | None, list[AudioFacts | Fault]]:
-    """Inspect a file, or else a converted one with its name; return the suffix of the latter and the facts."""
+) -> list[AudioFacts | Fault] | _Converted:
+    """Inspect a file, or else a converted one with its name."""
     found = inspect(path, segments)
     if isinstance(found[0], Fault) and found[0].reason == "no-file":
         for other in filter(os.path.exists, missing_files.converted(path)):
-            return os.path.splitext(other)[1], inspect(other, segments)
-    return None, found
+            return _Converted(os.path.splitext(other)[1], inspect(other, segments))
+    return found
 
 
 def _by_clip(
-    files: list[list[Clip]], results: Iterable[tuple[str | None, list[AudioFacts | Fault]]]
+    files: list[list[Clip]], results: Iterable[list[AudioFacts | Fault] | _Converted]
 ) -> Iterator[tuple[int, AudioFacts | Fault]]:
     """Yield each clip's Python id() and its facts or fault; a clip from a converted file gets its name."""
-    for clips, (suffix, found) in zip(files, results, strict=True):
-        for clip, facts in zip(clips, found, strict=True):
-            if suffix is not None:
-                clip.audio = os.path.splitext(clip.audio)[0] + suffix
-            yield id(clip), facts
+    for clips, result in zip(files, results, strict=True):
+        if isinstance(result, _Converted):
+            for clip in clips:
+                clip.audio = os.path.splitext(clip.audio)[0] + result.suffix
+            result = result.found
+        yield from zip(map(id, clips), result, strict=True)
 
 
 @contextmanager

@@ -13,10 +13,9 @@ _ALWAYS_FITS = _MAX_NAME_BYTES // 4  # characters
 
 def refuse_unwritable(clip: Clip, root: str) -> Clip:
     """Return the clip, with a fault if it cannot be written; names that are not UTF-8 are escaped."""
-    texts = (clip.text, clip.speaker, clip.session, clip.dialogue, clip.emotion, clip.intensity)
-    values = "".join(filter(None, (clip.utterance, clip.audio, *texts, *(clip.attributes or {}).values())))
-    if "\0" not in clip.audio and len(clip.audio) <= _ALWAYS_FITS and (values.isascii() or _is_valid(values)):
+    if len(clip.audio) <= _ALWAYS_FITS and "\0" not in clip.audio and _is_ascii(clip):
         return clip
+    texts = (clip.text, clip.speaker, clip.session, clip.dialogue, clip.emotion, clip.intensity)
     if any(not _is_valid(name) for name in (clip.utterance, clip.audio)):
         fault = Fault("bad-name", "expected a name in UTF-8")
         return replace(clip, utterance=escaped(clip.utterance), audio=escaped(clip.audio), fault=fault)
@@ -29,6 +28,21 @@ def refuse_unwritable(clip: Clip, root: str) -> Clip:
         (value for value in (*texts, *(clip.attributes or {}).values()) if value and not _is_valid(value)), ""
     )
     return replace(clip, fault=Fault("bad-text", f"found {escaped(invalid)}")) if invalid else clip
+
+
+def _is_ascii(clip: Clip) -> bool:
+    """Return whether all values are ASCII, as most are; written out, because it is called for every clip."""
+    return (
+        clip.utterance.isascii()
+        and clip.audio.isascii()
+        and clip.speaker.isascii()
+        and (clip.text is None or clip.text.isascii())
+        and (clip.session is None or clip.session.isascii())
+        and (clip.dialogue is None or clip.dialogue.isascii())
+        and (clip.emotion is None or clip.emotion.isascii())
+        and (clip.intensity is None or clip.intensity.isascii())
+        and (clip.attributes is None or all(map(str.isascii, clip.attributes.values())))
+    )
 
 
 def _is_valid(text: str) -> bool:
