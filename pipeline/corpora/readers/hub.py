@@ -5,10 +5,14 @@ manifest can name files. Rows are streamed. The mapping (pipeline/corpora/mappin
 class labels are read as their names. If a data set has several splits, they are the official splits.
 """
 
+import gc
+import io
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+import time
+import traceback
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,6 +31,7 @@ FOLDER = "audio"
 
 _SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}  # by the first bytes; any other file counts as MP3
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}")  # a file name of the publisher may contain anything after a dot
+_PATIENCE_S = 30.0
 _SPLIT = "(split)"  # column that holds the name of the split
 
 
@@ -49,11 +54,10 @@ def open_dataset(dataset: str | None, root: Path, mapping: Path) -> Corpus:
     }
 
     def read(root: Path) -> Iterator[Clip]:
-        found = False
+        found, before = False, _closed_files()
         for name, rows in published.items():
             audio = fields[name].columns["audio"]
-            # threads of a stream that is left open abort the process at its end
-            with closing(_rows(f"{source}: {name}", rows, audio)) as stream:
+            with closing(_rows(f"{source}: {name}", rows, audio, before)) as stream:
                 for number, row in enumerate(stream):
                     found = True
                     record = Record({_SPLIT: official[name], **row}, source, f"{name} row {number}")
@@ -129,7 +133,7 @@ def _check_files(folder: Path, data_files: Mapping[str, Sequence[str]]) -> None:
             )
 
 
-def _rows(place: str, rows: Any, audio: str) -> Generator[dict[str, Any]]:
+def _rows(place: str, rows: Any, audio: str, before: Set[int]) -> Generator[dict[str, Any]]:
     """Yield the rows of a split, their audio as it is stored and their class labels as names."""
     import datasets
     import httpx
@@ -137,11 +141,12 @@ def _rows(place: str, rows: Any, audio: str) -> Generator[dict[str, Any]]:
     if isinstance(rows.features[audio], datasets.Audio):
         rows = rows.cast_column(audio, datasets.Audio(decode=False))
     names = {column: kind.names for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
-    stream, number = iter(rows), 0
+    number = 0
     try:
-        for row in stream:
-            yield row | {column: _label(row[column], known) for column, known in names.items()}
-            number += 1
+        with _stream(rows, before) as stream:
+            for row in stream:
+                yield row | {column: _label(row[column], known) for column, known in names.items()}
+                number += 1
     except ImportError:
         raise UserError(
             f"{place}: found audio files in place of rows with audio; expected Parquet or a saved data set "
@@ -151,9 +156,31 @@ def _rows(place: str, rows: Any, audio: str) -> Generator[dict[str, Any]]:
         found = str(error).strip().partition("\n")[0]
         if not (number == 0 and found.startswith("BatchSize")):  # what datasets makes of a file without rows
             raise UserError(f"{place} row {number}: not readable ({found})") from None
-    finally:
+
+
+@contextmanager
+def _stream(rows: Any, before: Set[int]) -> Iterator[Iterator[dict[str, Any]]]:
+    """Open the rows of a split; if they are left before their end, wait for the threads of pyarrow that still read.
+
+    A thread that lets go of a Python file while the interpreter shuts down aborts the process. Such files are closed
+    already, and only the threads hold them; `before` are the closed files that others held before.
+    """
+    stream = iter(rows)
+    try:
+        yield stream
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the files, too
         if isinstance(stream, Generator):
             stream.close()
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline and not _closed_files() <= before:
+            time.sleep(0.01)
+        raise
+
+
+def _closed_files() -> Set[int]:
+    """Return Python's id() of each closed file that something holds."""
+    return {id(file) for file in gc.get_objects() if issubclass(type(file), io.IOBase) and file.closed}
 
 
 def _label(number: int | None, names: Sequence[str]) -> str | None:

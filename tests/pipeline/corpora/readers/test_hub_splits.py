@@ -1,5 +1,7 @@
 """Splits of Hugging Face data sets by their names, and rows of damaged ones."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,3 +146,28 @@ def test_a_stream_is_closed_after_a_mistake(tmp_path: Path, monkeypatch: pytest.
         ingest(corpus, tmp_path / "root", "x", "samples", tmp_path / "x.parquet")
     assert stream.closed, "and not only when the error and its frames are gone"
     assert raised.value
+
+
+def test_the_end_of_a_stream_waits_for_threads_that_still_hold_its_file(tmp_path: Path) -> None:
+    held = []
+
+    def rows() -> Iterator[int]:
+        with (tmp_path / "data").open("wb") as file:
+            held.append(file)
+            yield from range(9)
+
+    def let_go() -> None:
+        time.sleep(0.3)
+        held.clear()
+
+    def leave() -> None:
+        with hub._stream(rows(), hub._closed_files()) as stream:
+            next(stream)
+            thread.start()
+            raise UserError("row 0")
+
+    thread = threading.Thread(target=let_go)
+    with pytest.raises(UserError, match="row 0"):
+        leave()
+    assert held == []
+    thread.join()
