@@ -5,6 +5,7 @@ a default in the code has changed.
 """
 
 import difflib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -76,13 +77,34 @@ def check(place: str, name: str, value: Any, model: type[T]) -> T:
         raise UserError(f"{place}: {_describe(name, error, model)}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path, loader: type[Any]) -> Any:
+    """Load a YAML file; raises UserError if it is not valid YAML, or if a key is given twice in one place.
+
+    PyYAML itself uses the last one of equal keys. A FileNotFoundError is left to the caller.
+    """
+
+    class UniqueKeys(loader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for value, count in Counter(key.value for key in keys).items():
+                if count > 1:
+                    last = [key.start_mark.line + 1 for key in keys if key.value == value][-1]
+                    raise UserError(f"{path}: line {last}: {value}: found this key {count} times, expected it once")
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such parameter file") from None
+        return yaml.load(path.read_bytes(), UniqueKeys)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: too many brackets within another") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = load_yaml(path, yaml.SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such parameter file") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections, found {type(content).__name__}")
     for section in content:

@@ -9,6 +9,8 @@ from typing import Self, TypeVar
 
 from tqdm import tqdm
 
+from pipeline.stage import printable
+
 FIRST_LINE_S = 30.0
 LINE_EVERY_S = 60.0
 
@@ -84,7 +86,7 @@ def heartbeat(name: str, state: Callable[[], str] = lambda: "") -> Iterator[None
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

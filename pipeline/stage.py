@@ -6,17 +6,22 @@ with exit status 2. A traceback means a mistake in our code.
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partialmethod
 
 import typer
 
-# a full or read-only disk, no permission, a file instead of a folder, or a folder instead of a file
+# a full, read-only or broken disk, no permission, a file instead of a folder, a folder instead of a file, a name that
+# is too long, or links in a circle
 _USERS_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE,
 )  # fmt: skip
+
+# control characters but tabs and line feeds, signs that reverse the text, line separators, and halves of pairs
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -45,7 +50,12 @@ def run_app(app: Callable[[], object]) -> None:
 
 def say(line: str) -> None:
     """Print a line and flush it, so that a pipe gets it at once."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey or could not show, as JSON does: published values may contain anything."""
+    return _UNPRINTABLE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
 def _hide_bars_in_logs() -> None:
@@ -59,5 +69,5 @@ def _hide_bars_in_logs() -> None:
 
 
 def _stop(line: str) -> None:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)
     raise SystemExit(1)

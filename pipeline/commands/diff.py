@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import typer
 from numpy.typing import NDArray
 
@@ -109,7 +108,7 @@ def _ids(path: Path) -> pd.DataFrame:
 
 
 def _read(path: Path, name: str, rows: "pd.Series[Any]") -> pa.ChunkedArray:
-    return pq.read_table(path, columns=[name])[name].take(pa.array(rows, pa.int64()))
+    return parquet.read_columns(path, [name])[name].take(pa.array(rows, pa.int64()))
 
 
 def _differs(a: pa.ChunkedArray, b: pa.ChunkedArray) -> NDArray[np.bool_]:
@@ -146,7 +145,7 @@ def _position(value: str) -> tuple[bool, int, str]:
 
 def _count(path: Path, column: str, timed: bool) -> dict[str, tuple[int, float]]:
     """Return the rows and seconds of each value."""
-    table = pq.read_table(path, columns=[column, "duration_s"] if timed else [column])
+    table = parquet.read_columns(path, [column, "duration_s"] if timed else [column])
     sums = [("duration_s", "sum")] if timed else []
     counts = table.group_by(column).aggregate([([], "count_all"), *sums]).to_pylist()
     return {row[column] or NONE: (row["count_all"], row.get("duration_s_sum") or 0.0) for row in counts}

@@ -56,7 +56,8 @@ def draw(path: Path, number: int, seed: int, where: str | None) -> Sample:
     """
     positions = fitting(path, where)
     chosen = sorted(random.Random(seed).sample(positions, min(number, len(positions))))
-    rows = pyarrow.dataset.dataset(path, format="parquet").take(chosen).to_pylist(maps_as_pydicts="strict")
+    with parquet.readable(path):
+        rows = pyarrow.dataset.dataset(path, format="parquet").take(chosen).to_pylist(maps_as_pydicts="strict")
     return Sample(str(path), len(positions), rows)
 
 
@@ -73,7 +74,7 @@ def fitting(path: Path, where: str | None) -> Sequence[int]:
             raise UserError(f"{path}: no rows")
         return range(number)
     named = [name for name in names if name == names[0] or re.search(rf"\b{re.escape(name)}\b", where)]
-    frame = pq.read_table(path, columns=named).to_pandas(maps_as_pydicts="strict")
+    frame = parquet.read_columns(path, named).to_pandas(maps_as_pydicts="strict")
     try:
         holds = frame.eval(where, engine="python")
     except _MISTAKES as error:

@@ -1,15 +1,9 @@
 """The result of a reader in pipeline/corpora/readers: facts about a corpus, and a clip for each utterance."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from pipeline.stage import UserError
 from pipeline.tables.quarantine import Fault
-
-AUDIO_SUFFIXES = (".wav", ".flac")
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: creating a frozen one takes twice the time
@@ -28,7 +22,7 @@ class Clip:
     duration_s: float | None = None
     """None means to the end of the file."""
     language: str | None = None
-    """ISO 639-1 code; None means the language of the corpus."""
+    """ISO 639 code, also with a region; None means the language of the corpus."""
     gender: str | None = None
     """female or male."""
     session: str | None = None
@@ -96,42 +90,5 @@ class Corpus:
     """Name of a published fold: the published ids of its test speakers."""
     headers_suffice: bool = False
     """Whether reading headers in place of samples suffices, because the published audio is known to be intact."""
-
-
-def audio_files(*folders: Path) -> list[Path]:
-    """Return the WAV and FLAC files in `folders`, sorted."""
-    return sorted(path for folder in folders for path in folder.glob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-
-
-def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """Read a text file of a corpus; every line end on disk becomes a line feed."""
-    try:
-        return path.read_text(encoding=encoding)
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}: line {line}: expected {encoding.removesuffix('-sig').upper()} text, "
-            f"found byte {error.object[error.start]:#04x}"
-        ) from None
-
-
-def read_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
-    """Read a table with a header; raises UserError if it lacks one of `columns`, or a line lacks a cell."""
-    reader = csv.DictReader(io.StringIO(read_text(path)), delimiter=delimiter, restval=None)
-    try:
-        return _read_rows(path, reader, columns)
-    except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: expected CSV, found {error}") from None
-
-
-def _read_rows(path: Path, reader: "csv.DictReader[str]", columns: Sequence[str]) -> list[dict[str, str]]:
-    missing = [column for column in columns if column not in (reader.fieldnames or [])]
-    if missing:
-        found = ", ".join(reader.fieldnames or []) or "nothing"
-        raise UserError(f"{path}: line 1: lacks the column {missing[0]}; found {found}")
-    rows = []
-    for row in reader:
-        if any(row[column] is None for column in columns):
-            raise UserError(f"{path}: line {reader.line_num}: cut short; expected {len(columns)} or more cells")
-        rows.append(row)
-    return rows
+    tags: Sequence[str] = ()
+    """Tags of its transcripts that nobody speaks, beside those that pipeline/corpora/transcript.py knows."""

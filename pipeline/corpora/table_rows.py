@@ -3,12 +3,13 @@
 Rows are streamed. A broken table raises an error that names the broken line.
 """
 
-import csv
 import itertools
 import json
 import math
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpora import csv_rows
+from pipeline.corpora.files import lines
 from pipeline.stage import UserError
-
-_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,29 @@ class Record:
 
 
 def columns(path: Path, encoding: str = "utf-8") -> list[str]:
-    """Return the names of a table's columns; for JSONL, the keys of all rows."""
+    """Return the names of a table's columns; for JSONL, the keys of all rows. Raises UserError if one is doubled."""
     kind = _kind(path)
     if kind == "csv":
-        return next((cells for _, cells in _csv(path, encoding)), [])
-    if kind == "jsonl":
-        return list(dict.fromkeys(key for record in _jsonl(path, encoding) for key in record.cells))
-    return list(_parquet(path).schema_arrow.names)
+        found = next((cells for _, cells in csv_rows.rows(path, encoding)), [])
+    elif kind == "jsonl":
+        found = list(dict.fromkeys(key for record in _jsonl(path, encoding) for key in record.cells))
+    else:
+        found = list(_parquet(path).schema_arrow.names)
+    if doubled := [name for name, count in Counter(found).items() if count > 1 and name.strip()]:
+        raise UserError(f"{path}: line 1: expected each column once, found {doubled[0]} twice")
+    return found
+
+
+def find_column(name: str, found: Sequence[str], table: str) -> str | None:
+    """Return the column among `found` that is called `name`, if need be with capitals, or with spaces for _.
+
+    Raises UserError if several columns have that name.
+    """
+    same = [column for column in found if column == name]
+    same = same or [column for column in found if _plain(column) == _plain(name)]
+    if len(same) > 1:
+        raise UserError(f"{table}: expected one column with the name {name}, found {' and '.join(same)}")
+    return same[0] if same else None
 
 
 def read(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
@@ -81,20 +98,34 @@ def read(path: Path, encoding: str = "utf-8") -> Iterator[Record]:
     if kind == "csv":
         yield from _csv_records(path, encoding)
     elif kind == "jsonl":
-        yield from _jsonl(path, encoding)
+        yield from _jsonl(path, encoding, _json_object)
     else:
         yield from _parquet_records(path)
 
 
-def lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    """Yield the lines of a text file with their ends; raises UserError at a line that is not in `encoding`."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8-sig" if (number, encoding) == (1, "utf-8") else encoding)
-            except UnicodeDecodeError as error:
-                found = f"byte {line[error.start]:#04x}"
-                raise UserError(f"{path}: line {number}: expected {encoding.upper()} text, found {found}") from None
+def read_csv(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a published CSV file, each with its line, by the names that are asked for.
+
+    A file that does not exist has no rows. Raises UserError if one of `columns` is missing; one of `optional` may be.
+    """
+    if not path.is_file():
+        return
+    rows = csv_rows.rows(path)
+    _, header = next(rows, (1, []))
+    names = {}
+    for name in (*columns, *optional):
+        column = find_column(name, header, f"{path}: line 1")
+        if column is not None:
+            names[name] = header.index(column)
+        elif name in columns:
+            raise UserError(f"{path}: line 1: lacks the column {name}; found {', '.join(header) or 'nothing'}")
+    for line, cells in rows:
+        yield line, {name: cells[i] for name, i in names.items()}
+
+
+def _plain(name: str) -> str:
+    """Return the name of a column without case, and with _ for spaces and hyphens."""
+    return re.sub(r"[\s_-]+", "_", unicodedata.normalize("NFC", name).strip().casefold())
 
 
 def _kind(path: Path) -> str:
@@ -106,51 +137,62 @@ def _kind(path: Path) -> str:
     return kinds[path.suffix.lower()]
 
 
-def _csv(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the header and the rows that are not blank, each with the number of its last line."""
-    text = lines(path, encoding)
-    header = next(text, "")
-    delimiter = max(_DELIMITERS, key=header.count)
-    reader = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
-    try:
-        yield from ((reader.line_num, cells) for cells in reader if cells)
-    except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: expected CSV, found {error}") from None
-
-
 def _csv_records(path: Path, encoding: str) -> Iterator[Record]:
-    rows = _csv(path, encoding)
+    rows = csv_rows.rows(path, encoding)
     _, header = next(rows, (1, []))
-    if doubled := [name for name, count in Counter(header).items() if count > 1]:
-        raise UserError(f"{path}: line 1: expected each column once, found {doubled[0]} twice")
+    nameless = [i for i, name in enumerate(header) if not name.strip()]
     for line, cells in rows:
-        if len(cells) != len(header):
-            raise UserError(f"{path}: line {line}: expected {len(header)} cells, found {len(cells)}")
+        # pandas writes its index without a name; spreadsheets write empty columns at the right
+        if len(nameless) > 1 and (lost := next((cells[i] for i in nameless if cells[i].strip()), None)):
+            expected = f"no value in the {len(nameless)} columns without a name, or a name for each"
+            raise UserError(f"{path}: line {line}: expected {expected}, found {lost}")
         yield Record(dict(zip(header, cells, strict=True)), str(path), f"line {line}")
 
 
-def _jsonl(path: Path, encoding: str) -> Iterator[Record]:
+def _jsonl(path: Path, encoding: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Iterator[Record]:
     for number, line in enumerate(lines(path, encoding), start=1):
+        if not line.strip():
+            continue
         try:
-            cells = json.loads(line) if line.strip() else None
+            cells = json.loads(line, object_pairs_hook=hook)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: line {number}: expected JSON, found {error.msg} at {error.colno}") from None
-        if cells is None:
-            continue
+        except RecursionError:
+            raise UserError(f"{path}: line {number}: expected JSON, found too many brackets within another") from None
+        except ValueError as error:  # a key that is there twice, or a number with thousands of digits
+            raise UserError(f"{path}: line {number}: expected JSON, found {str(error).partition(';')[0]}") from None
         if not isinstance(cells, dict):
             raise UserError(f"{path}: line {number}: expected a JSON object, found {type(cells).__name__}")
         yield Record(cells, str(path), f"line {number}")
 
 
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    cells = dict(pairs)
+    if len(cells) < len(pairs):
+        doubled = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {doubled} twice")
+    return cells
+
+
 def _parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError):
         raise UserError(f"{path}: not a Parquet file, or one cut short") from None
 
 
 def _parquet_records(path: Path) -> Iterator[Record]:
+    number = 0
     with _parquet(path) as file:
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
-        for number, cells in enumerate(rows, start=1):
+        while cells := _next_row(path, rows, number):
+            number += 1
             yield Record(cells, str(path), f"row {number}")
+
+
+def _next_row(path: Path, rows: Iterator[dict[str, Any]], number: int) -> dict[str, Any] | None:
+    try:
+        return next(rows, None)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        found = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: after row {number}: not readable, the file is damaged ({found})") from None

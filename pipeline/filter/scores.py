@@ -11,6 +11,8 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
+from pipeline.tables import languages
+
 # A refusal pattern requires a verb of assistance, such as "assist" or "generate". So an apology alone does not match,
 # and neither does a sentence about something that a person cannot do.
 _SERVICE = (
@@ -92,14 +94,14 @@ def prompt_leak(continuation: str, prompt: str) -> float:
 
 
 def other_language(continuation: str, language: str) -> float:
-    """Return the probability of an answer's language if that is not `language` (ISO 639-1), else 0.
+    """Return the probability of an answer's language if that is not `language` (ISO 639), else 0.
 
-    An answer of fewer than MIN_WORDS_FOR_LANGUAGE words gets 0.
+    An answer of fewer than MIN_WORDS_FOR_LANGUAGE words gets 0. So does a language that the identifier does not know.
     """
-    if len(words(continuation)) < MIN_WORDS_FOR_LANGUAGE:
+    if len(words(continuation)) < MIN_WORDS_FOR_LANGUAGE or not _knows(language):
         return 0.0
     found, probability = _identifier().classify(continuation)
-    return float(probability) if found != language else 0.0
+    return 0.0 if languages.are_same(found, language) else float(probability)
 
 
 def _matches(patterns: Sequence[str], text: str) -> bool:
@@ -109,6 +111,11 @@ def _matches(patterns: Sequence[str], text: str) -> bool:
 
 def _longest_run(a: Sequence[str], b: Sequence[str]) -> int:
     return SequenceMatcher(None, a, b, autojunk=False).find_longest_match().size
+
+
+@cache
+def _knows(language: str) -> bool:
+    return any(languages.are_same(known, language) for known in _identifier().nb_classes)
 
 
 @cache

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.generate.signature import Signature
-from pipeline.stage import UserError
+from pipeline.stage import UserError, printable
 from pipeline.tables import parquet
 
 KEY = pa.binary(16)
@@ -101,7 +101,7 @@ def open_all() -> Iterator["AnswerStore"]:
         try:
             signature = Signature(**json.loads(note.read_bytes()))
         except (ValueError, TypeError):
-            print(f"{note}: not a signature of this version; its answers are left out", file=sys.stderr)
+            print(f"{printable(str(note))}: not a signature of this version; its answers are left out", file=sys.stderr)
         else:
             yield AnswerStore(signature)
 

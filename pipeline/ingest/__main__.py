@@ -2,8 +2,11 @@
 
 import gc
 import json
+import os
 import re
 from collections import Counter
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +15,16 @@ import xxhash
 
 from pipeline.corpora import registry
 from pipeline.corpora.corpus import Corpus
+from pipeline.corpora.files import AUDIO_SUFFIXES, names
 from pipeline.corpora.params import Check
 from pipeline.ingest.coverage import Coverage
 from pipeline.ingest.rows import CorpusRows
 from pipeline.progress import Task
-from pipeline.stage import UserError, run_stage, say
+from pipeline.stage import UserError, printable, run_stage, say
 from pipeline.tables import manifest, parquet, quarantine
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MAX_SEARCHED = 1000  # folders
 
 
 def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) -> dict[str, Any]:
@@ -27,12 +32,14 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
     coverage = Coverage(name, corpus)
     intake = CorpusRows(corpus=corpus, root=root, name=name, check=check, coverage=coverage)
     seconds, num_rows, reasons, speakers = 0.0, 0, Counter[str](), set[str]()
+    first_refused = ""
     with (
         Task(f"ingest {name}", unit="clips") as task,
         parquet.stream(output, manifest.SCHEMA) as taken,
         parquet.stream(quarantine.beside(output), quarantine.SCHEMA) as refused,
+        closing(intake.rows()) as chunks,
     ):
-        for rows in intake.rows():
+        for rows in chunks:
             usable = [row for row in rows if "reason" not in row]
             unusable = [row for row in rows if "reason" in row]
             taken.write(usable)
@@ -41,16 +48,16 @@ def ingest(corpus: Corpus, root: Path, name: str, check: Check, output: Path) ->
             num_rows += len(usable)
             speakers.update(row["speaker"] for row in usable)
             reasons.update(row["reason"] for row in unusable)
+            if unusable and not first_refused:
+                first_refused = ", ".join(filter(None, (unusable[0][key] for key in ("id", "reason", "detail"))))
             task.advance(len(rows))
         if num_rows + reasons.total() == 0:
             raise _wrong_layout(root, corpus)
         refused.commit()
         coverage.check()
         if num_rows == 0:
-            found = _counts(reasons)
-            raise UserError(
-                f"{root}: no usable clip; expected at least one, found {found} (see {quarantine.beside(output)})"
-            )
+            found = f"{_counts(reasons)}; the first one is {first_refused} (see {quarantine.beside(output)})"
+            raise UserError(f"{root}: no usable clip; expected at least one, found {found}")
         taken.commit()
     return {
         "corpus": name,
@@ -69,9 +76,22 @@ def _wrong_layout(root: Path, corpus: Corpus) -> UserError:
     expected = f"{corpus.title}'s layout ({corpus.layout})"
     if not root.is_dir():
         return UserError(f"{root}: no such folder; expected {expected}")
-    names = sorted(path.name for path in root.iterdir())
-    found = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return UserError(f"{root}: found {found or 'nothing'}; expected {expected}")
+    there = names(root)
+    found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+    return UserError(f"{root}: found {found or 'nothing'}{_describe_audio(root)}; expected {expected}")
+
+
+def _describe_audio(root: Path) -> str:
+    """Return which audio files are below a root, in whatever folders; empty if there are none."""
+    counts, example = Counter[str](), ""
+    for folder, _, files in islice(os.walk(root), _MAX_SEARCHED):
+        for file in sorted(files):
+            suffix = os.path.splitext(file)[1]
+            if suffix.lower() in AUDIO_SUFFIXES and not file.startswith("."):
+                counts[suffix] += 1
+                example = example or os.path.relpath(os.path.join(folder, file), root)
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+    return f" with {kinds} files such as {example}" if kinds else ""
 
 
 def _counts(reasons: Counter[str]) -> str:
@@ -103,7 +123,7 @@ def main(
     if not _NAME.fullmatch(name):
         raise typer.BadParameter(f"found {name!r}, expected letters, digits, - _ .", param_hint="--name")
     if output.suffix != ".parquet":
-        raise typer.BadParameter(f"found {output}, expected a .parquet file", param_hint="--output")
+        raise typer.BadParameter(f"found {printable(str(output))}, expected a .parquet file", param_hint="--output")
     how: Check = check or ("headers" if corpus.headers_suffice else "samples")
     summary = ingest(corpus, root, name, how, output)
     summary["manifest_xxh3_128"] = xxhash.xxh3_128_hexdigest(output.read_bytes())

@@ -7,22 +7,24 @@ cores, and a file with many utterances is opened once. If headers suffice, only 
 import itertools
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.corpora.corpus import Clip, Corpus
 from pipeline.corpora.params import Check
-from pipeline.corpora.transcript import has_words, normalise
-from pipeline.ingest import inspection
+from pipeline.corpora.transcript import has_words, normalise, spoken
+from pipeline.ingest import inspection, missing_files
 from pipeline.ingest.coverage import Coverage
 from pipeline.ingest.inspection import AudioFacts, Segment
-from pipeline.tables import emotions
+from pipeline.ingest.unwritable import refuse_unwritable
+from pipeline.tables import emotions, languages
 from pipeline.tables.quarantine import Fault
 
 CHUNK = 4096  # utterances
@@ -47,12 +49,17 @@ class CorpusRows:
     """Hashes of the ids so far."""
     recordings: set[int] = field(default_factory=set)
     """Hashes of the content hashes so far."""
+    nearby: missing_files.NearbyFiles = field(init=False)
+    """Describes the files with names like those of missing ones."""
 
-    def rows(self) -> Iterator[list[Row]]:
+    def __post_init__(self) -> None:
+        self.nearby = missing_files.NearbyFiles(str(self.root))
+
+    def rows(self) -> Generator[list[Row]]:
         """Yield the rows of each chunk in the reader's order; a refused row has a `reason`."""
-        with self._pool() as pool:
+        with self._pool() as pool, _closed(self.corpus.read(self.root)) as published:
             # while the rows of a chunk are made, the audio of the next chunk is inspected
-            chunks = (self._inspect(clips, pool) for clips in _chunks(self._clips()))
+            chunks = (self._inspect(clips, pool) for clips in _chunks(self._clips(published)))
             for (clips, found), _ in itertools.pairwise(itertools.chain(chunks, [([], ())])):
                 facts_by_clip = dict(found)
                 yield [self._row(clip, facts_by_clip[id(clip)]) for clip in clips]
@@ -65,9 +72,10 @@ class CorpusRows:
             os.cpu_count(), get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
         )
 
-    def _clips(self) -> Iterable[Clip]:
-        """Read the corpus. If it has emotions, check for unknown labels before any audio is inspected."""
-        clips = map(_writable, self.corpus.read(self.root))
+    def _clips(self, published: Iterable[Clip]) -> Iterable[Clip]:
+        """Check the names of clips. If the corpus has emotions, check for unknown labels before audio is inspected."""
+        root = str(self.root)
+        clips = (refuse_unwritable(clip, root) for clip in published)
         if not self.corpus.labels:
             return clips
         read = list(clips)
@@ -88,8 +96,7 @@ class CorpusRows:
         inspect = inspection.inspect_samples if self.check == "samples" else inspection.inspect_header
         # starting a process takes longer than reading a few headers
         each = map if self.check == "headers" and len(files) < CHUNK else partial(pool.map, chunksize=_FILES_PER_TASK)
-        found = itertools.chain.from_iterable(each(inspect, paths, segments))
-        inspected = zip((id(clip) for file in files for clip in file), found, strict=True)
+        inspected = _by_clip(files, each(partial(_inspect_file, inspect), paths, segments))
         refused = ((key, fault) for key, fault in faults.items() if fault is not None)
         return clips, itertools.chain(refused, inspected)
 
@@ -99,15 +106,19 @@ class CorpusRows:
             return clip.fault
         fault = self._fault_of_metadata(clip)
         # without a fault, the inspection of the audio finds a missing file, which saves a call for each file
-        return Fault("no-file") if fault is not None and not os.path.exists(self._path(clip)) else fault
+        return Fault("no-file") if fault is not None and not self._is_there(clip) else fault
+
+    def _is_there(self, clip: Clip) -> bool:
+        path = self._path(clip)
+        return os.path.exists(path) or any(map(os.path.exists, missing_files.converted(path)))
 
     def _fault_of_metadata(self, clip: Clip) -> Fault | None:
         if clip.utterance in self.corpus.faults:
             return Fault("known-fault", self.corpus.faults[clip.utterance])
         if self.corpus.labels and clip.emotion is None:
             return Fault("no-label")
-        if clip.text is not None and not has_words(clip.text):
-            return Fault("no-transcript")
+        if clip.text is not None and not has_words(spoken(clip.text, self.corpus.tags)):
+            return Fault("no-transcript", f"found only {clip.text.strip()}" if has_words(clip.text) else "")
         return None
 
     def _path(self, clip: Clip) -> str:
@@ -117,6 +128,8 @@ class CorpusRows:
     def _row(self, clip: Clip, facts: AudioFacts | Fault) -> Row:
         """Make the row of an utterance; copies of earlier utterances are found only here, in order."""
         fault = self._double_id(clip) or (facts if isinstance(facts, Fault) else self._fault_with(clip, facts))
+        if fault is not None and fault.reason == "no-file" and not fault.detail:
+            fault = Fault("no-file", self.nearby.describe(clip.audio))
         self.coverage.add(clip, fault)
         row = {"id": f"{self.name}/{clip.utterance}", "corpus": self.name, "audio": clip.audio}
         if fault is not None:
@@ -130,8 +143,9 @@ class CorpusRows:
         return Fault("double-id") if known else None
 
     def _fault_with(self, clip: Clip, facts: AudioFacts) -> Fault | None:
-        if clip.text and len(clip.text) > max(_ALWAYS_FITS, MAX_CHARACTERS_PER_S * facts.duration_s):
-            return Fault("too-much-text", f"{len(clip.text)} characters in {facts.duration_s:.2f} s")
+        most = max(_ALWAYS_FITS, MAX_CHARACTERS_PER_S * facts.duration_s)
+        if clip.text and len(clip.text) > most and (length := len(spoken(clip.text, self.corpus.tags))) > most:
+            return Fault("too-much-text", f"{length} characters in {facts.duration_s:.2f} s")
         if facts.content_hash is None:
             return None
         known = hash(facts.content_hash) in self.recordings
@@ -143,10 +157,11 @@ class CorpusRows:
     def _published(self, clip: Clip) -> Row:
         """Return the columns that come from file names and metadata."""
         labels, votes = self.corpus.labels, clip.votes or clip.votes_both
+        language = clip.language or self.corpus.language
         return {
-            "text": None if clip.text is None else normalise(clip.text),
+            "text": None if clip.text is None else normalise(spoken(clip.text, self.corpus.tags)),
             "text_published": clip.text,
-            "language": clip.language or self.corpus.language,
+            "language": languages.canonical(language) or language,
             "speaker": f"{self.name}/{clip.speaker}",
             "gender": clip.gender,
             "session": clip.session,
@@ -183,15 +198,42 @@ def _by_file(clips: Sequence[Clip]) -> list[list[Clip]]:
     return list(files.values())
 
 
-def _writable(clip: Clip) -> Clip:
-    """Refuse a clip whose file name is not UTF-8: no table can hold the name, so its invalid bytes are escaped."""
-    names = (clip.utterance, clip.audio)
-    if all(map(str.isascii, names)):
-        return clip
-    utterance, audio = (name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names)
-    if (utterance, audio) == names:
-        return clip
-    return replace(clip, utterance=utterance, audio=audio, fault=Fault("bad-name", "expected a name in UTF-8"))
+class _Converted(NamedTuple):
+    suffix: str
+    found: list[AudioFacts | Fault]
+
+
+def _inspect_file(
+    inspect: Callable[..., list[AudioFacts | Fault]], path: str, segments: list[Segment]
+) -> list[AudioFacts | Fault] | _Converted:
+    """Inspect a file, or else a converted one with its name."""
+    found = inspect(path, segments)
+    if isinstance(found[0], Fault) and found[0].reason == "no-file":
+        for other in filter(os.path.exists, missing_files.converted(path)):
+            return _Converted(os.path.splitext(other)[1], inspect(other, segments))
+    return found
+
+
+def _by_clip(
+    files: list[list[Clip]], results: Iterable[list[AudioFacts | Fault] | _Converted]
+) -> Iterator[tuple[int, AudioFacts | Fault]]:
+    """Yield each clip's Python id() and its facts or fault; a clip from a converted file gets its name."""
+    for clips, result in zip(files, results, strict=True):
+        if isinstance(result, _Converted):
+            for clip in clips:
+                clip.audio = os.path.splitext(clip.audio)[0] + result.suffix
+            result = result.found
+        yield from zip(map(id, clips), result, strict=True)
+
+
+@contextmanager
+def _closed(clips: Iterator[Clip]) -> Iterator[Iterator[Clip]]:
+    """Close a reader at the end, also after an error; a traceback would keep it and its files open."""
+    try:
+        yield clips
+    finally:
+        if isinstance(clips, Generator):
+            clips.close()
 
 
 def _chunks(clips: Iterable[Clip]) -> Iterator[list[Clip]]:

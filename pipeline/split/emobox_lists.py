@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
+from pipeline.corpora.files import find
 from pipeline.stage import UserError, say
 
 # split in the names of the lists: split in the manifest
@@ -65,7 +66,7 @@ def match(table: pa.Table, corpus: str, folder: Path) -> pa.Array:
 
 
 def _entries(folder: Path, name: str) -> Iterator[Tail]:
-    files = sorted([*folder.glob(f"*_{name}_*.jsonl"), *folder.glob(f"*_{name}_*.jsonl.gz")])
+    files = sorted([*find(folder, f"*_{name}_*.jsonl"), *find(folder, f"*_{name}_*.jsonl.gz")])
     if len(files) > 1 or (not files and name == "train"):
         found = ", ".join(file.name for file in files) or "none"
         raise UserError(f"{folder}: expected one list *_{name}_*.jsonl or .jsonl.gz, found {found}")
@@ -88,7 +89,7 @@ def _lines(file: Path) -> list[str]:
 def _audio_of(line: str, where: str) -> Tail:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the latter for thousands of brackets within another
         raise UserError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(entry, dict) or not isinstance(entry.get("wav"), str):
         raise UserError(f"{where}: expected an object with the audio's path as wav, found {line.strip()[:60]}")

@@ -37,10 +37,10 @@ COLUMNS = (
     Column(
         "text",
         pa.string(),
-        "transcript in lower case, with apostrophes as its only punctuation; null if none is published",
+        "what is spoken, in lower case, with apostrophes as its only punctuation; null if none is published",
     ),
     Column("text_published", pa.string(), "transcript exactly as published; null if none is published"),
-    Column("language", pa.string(), "ISO 639-1 code of the spoken language"),
+    Column("language", pa.string(), "ISO 639-1 code of the spoken language; ISO 639-3 if it has none"),
     Column("speaker", pa.string(), "unique over all corpora: corpus name, a slash, the published speaker id"),
     Column("gender", pa.string(), "female or male as published; null if unknown"),
     Column(

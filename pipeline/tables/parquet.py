@@ -40,6 +40,23 @@ def columns(path: Path) -> list[str]:
         raise UserError(f"{path}: not a Parquet file, or one cut short") from None
 
 
+def read_columns(path: Path, names: list[str]) -> pa.Table:
+    """Read columns as they are; raises UserError if the file is damaged."""
+    with readable(path):
+        return pq.read_table(path, columns=names)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise UserError if pyarrow cannot read `path`: a damaged page is found only when it is read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # such as no permission, which run_app reports
+            raise
+        raise UserError(f"{path}: not readable, the file is damaged ({str(error).strip()})") from None
+
+
 def from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Make a table from rows, each with exactly the columns of `schema`."""
     return pa.Table.from_pylist(list(rows), schema=schema)
@@ -96,12 +113,12 @@ def whole(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file beside `path`; when it is written completely, it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _named(path):
+    with _named(path):
+        try:
             yield partial
             os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ REASONS = {
     "no-label": "the corpus has emotion labels, but this utterance has none",
     "not-speech": "published as music, noise, silence or song",
     "bad-name": "the file name does not have the published form",
+    "bad-text": "a published value is not valid Unicode text, such as half of an emoji",
     "not-listed": "the index of the corpus does not name the file",
     "known-fault": "the clip is known to be broken in the published corpus",
     "double-id": "an earlier utterance has the same id",

@@ -8,6 +8,7 @@ moves to its folder, which may already contain other archives of the corpus.
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,8 +20,15 @@ from pipeline.stage import UserError
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _ZIP_MAGIC = b"PK\x03\x04"
+_MAGIC = (_ZIP_MAGIC, b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")  # zip, empty zip, gzip, bzip2, xz
 _ENCRYPTED = 1  # bit of a zip member's flags
-_DAMAGES = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, ValueError)
+_MS_DOS = 0  # the system of some programs that write \ for /
+_DAMAGES = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, ValueError, struct.error, IndexError,
+    KeyError, OverflowError,
+)  # fmt: skip
+# of names in an archive; a disk allows 255 bytes, and folders are removed by recursion
+_MAX_NAME_BYTES, _MAX_FOLDERS = 255, 100
 
 
 def is_archive(path: Path, file_name: str) -> bool:
@@ -66,7 +74,12 @@ def _fill(stage: Path, archive: Path) -> int:
     count = _extract(archive, stage, links)
     # MELD's splits are tar files in a tar file
     for inner in [path for path in sorted(stage.rglob("*")) if path.is_file() and is_named_archive(path.name)]:
-        count += _extract(inner, inner.parent, links) - 1
+        if not _has_magic(inner):  # such as a web page with the name of an archive: it stays as it is
+            continue
+        try:
+            count += _extract(inner, inner.parent, links) - 1
+        except _DAMAGES as error:
+            raise _damaged(archive, error, f"{inner.relative_to(stage)}: ") from None
         inner.unlink()
     _link(archive, stage, links)
     return count
@@ -81,6 +94,8 @@ def _extract_zip(archive: Path, folder: Path, links: dict[Path, str]) -> int:
     count = 0
     with zipfile.ZipFile(archive) as file:
         for member in track(file.infolist(), "unpack", len(file.infolist()), "files"):
+            if member.create_system == _MS_DOS and "/" not in member.filename:
+                member.filename = member.filename.replace("\\", "/")
             _check_name(archive, member.filename)
             if member.flag_bits & _ENCRYPTED:
                 raise UserError(f"{archive}: {member.filename!r} is encrypted; expected an archive without a password")
@@ -161,8 +176,15 @@ def _merge(source: Path, target: Path) -> None:
 
 
 def _check_name(archive: Path, name: str) -> None:
+    if not name:
+        raise UserError(f"{archive}: found an entry without a name; expected names of files and folders")
     if _leads_out(name):
         raise UserError(f"{archive}: {name!r} leads outside; expected names below the archive's own folder")
+    names = name.encode(errors="surrogateescape").split(b"/")
+    if len(names) > _MAX_FOLDERS or max(map(len, names)) > _MAX_NAME_BYTES:
+        found = f"{len(names)} folders within another, and a name of {max(map(len, names))} bytes"
+        expected = f"at most {_MAX_FOLDERS} and {_MAX_NAME_BYTES}"
+        raise UserError(f"{archive}: {name[:40]!r} ...: found {found}; expected {expected}")
 
 
 def _leads_out(name: str) -> bool:
@@ -175,6 +197,12 @@ def _is_zip(path: Path) -> bool:
         return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
 
 
-def _damaged(archive: Path, error: Exception) -> UserError:
+def _has_magic(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(512)
+    return head.startswith(_MAGIC) or head[257:262] == b"ustar"
+
+
+def _damaged(archive: Path, error: Exception, inner: str = "") -> UserError:
     reason = str(error).partition("\n")[0].rstrip(":")
-    return UserError(f"{archive}: not a whole zip or tar archive ({reason}); remove it to download it again")
+    return UserError(f"{archive}: {inner}not a whole zip or tar archive ({reason}); remove it to download it again")

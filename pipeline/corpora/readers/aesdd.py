@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Clip, Corpus, audio_files
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.files import alike, audio_files, find
 from pipeline.tables.quarantine import Fault
 
 EMOTIONS = {"a": "anger", "d": "disgust", "f": "fear", "h": "happiness", "s": "sadness"}
@@ -19,8 +20,8 @@ _NAME = re.compile(r"([adfhs])(\d\d) \(0?([1-9]\d*)[a-z]?\)[a-z]?")
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips of the emotions' folders, which are in the root or in a folder of it."""
-    folders = (*root.glob("*/"), *root.glob("*/*/"))
-    for path in audio_files(*(folder for folder in folders if folder.name in EMOTIONS.values())):
+    folders = (*find(root, "*/"), *find(root, "*/*/"))
+    for path in audio_files(*(folder for folder in folders if alike(folder.name) in EMOTIONS.values())):
         audio = path.relative_to(root).as_posix()
         match = _NAME.fullmatch(path.stem)
         if match is None:

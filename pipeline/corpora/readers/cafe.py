@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Archive, Clip, Corpus, audio_files
+from pipeline.corpora.corpus import Archive, Clip, Corpus
+from pipeline.corpora.files import audio_files, find
 from pipeline.tables.quarantine import Fault
 
 SENTENCES = {
@@ -32,7 +33,7 @@ _NAME = re.compile(rf"(0[1-9]|1[012])-([{''.join(_EMOTIONS)}])-([12])-([1-6])")
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips of all folders."""
-    for path in audio_files(*root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
+    for path in audio_files(*find(root, "*/"), *find(root, "*/*/"), *find(root, "*/*/*/")):
         audio = path.relative_to(root).as_posix()
         match = _NAME.fullmatch(path.stem)
         if match is None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.corpora.corpus import Clip, Corpus
-from pipeline.corpora.table_rows import lines
+from pipeline.corpora.files import find, lines
+from pipeline.corpora.genders import gender_at
 from pipeline.stage import UserError
+from pipeline.tables import languages
 
 SPLITS = ("train", "dev", "test")
-GENDERS = {"female": "female", "female_feminine": "female", "male": "male", "male_masculine": "male"}
 ATTRIBUTES = ("age", "accent", "accents", "up_votes", "down_votes")
 
 _COLUMNS = ("client_id", "path", "sentence")
@@ -25,16 +26,19 @@ def read(root: Path) -> Iterator[Clip]:
         inner = folder.relative_to(root).as_posix()
         clips = "clips" if folder == root else f"{inner}/clips"
         for split in SPLITS:
-            for row in _rows(folder / f"{split}.tsv"):
+            table = folder / f"{split}.tsv"
+            for line, row in _rows(table):
                 name = row["path"].removesuffix(".mp3")
                 locale = row.get("locale") or folder.resolve().name
+                if not (language := languages.canonical(locale)):
+                    raise UserError(f"{table}: line {line}: expected a language code as locale, found {locale}")
                 yield Clip(
                     utterance=name,
                     audio=f"{clips}/{name}.mp3",
                     text=row["sentence"],
                     speaker=row["client_id"],
-                    language=locale.partition("-")[0],
-                    gender=GENDERS.get(row.get("gender", "")),
+                    language=language,
+                    gender=gender_at(f"{table}: line {line}", row.get("gender", "")),
                     split=split,
                     attributes={column: row[column] for column in ATTRIBUTES if row.get(column)} or None,
                 )
@@ -42,14 +46,14 @@ def read(root: Path) -> Iterator[Clip]:
 
 def _languages(root: Path) -> list[Path]:
     for depth in ("", "*/", "*/*/"):
-        folders = {path.parent for split in SPLITS for path in root.glob(f"{depth}{split}.tsv")}
+        folders = {path.parent for split in SPLITS for path in find(root, f"{depth}{split}.tsv")}
         if folders:  # a deeper search would list the millions of files in clips/
             return sorted(folders)
     return []
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield rows of cells between tabs; quotation marks belong to the sentence, even unpaired ones."""
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield lines of cells between tabs; quotation marks belong to the sentence, even unpaired ones."""
     if not path.is_file():
         return
     table = lines(path)
@@ -60,8 +64,9 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     for number, line in enumerate(table, start=2):
         cells = line.rstrip("\r\n").split("\t")
         if len(cells) != len(columns):
-            raise UserError(f"{path}: line {number}: expected {len(columns)} cells, found {len(cells)}")
-        yield dict(zip(columns, cells, strict=True))
+            found = f"{len(cells)}, of which the first are {', '.join(cells[:2])}"
+            raise UserError(f"{path}: line {number}: expected {len(columns)} cells, found {found}")
+        yield number, dict(zip(columns, cells, strict=True))
 
 
 CORPUS = Corpus(

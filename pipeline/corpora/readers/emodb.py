@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Archive, Clip, Corpus, audio_files
+from pipeline.corpora.corpus import Archive, Clip, Corpus
+from pipeline.corpora.files import audio_files, find
 from pipeline.tables.quarantine import Fault
 
 SENTENCES = {
@@ -36,7 +37,7 @@ _NAME = re.compile(rf"({'|'.join(SPEAKERS)})({'|'.join(SENTENCES)})([A-Z])([a-z]
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips of wav/."""
-    for path in audio_files(root / "wav"):
+    for path in audio_files(*find(root, "wav/")):
         audio = path.relative_to(root).as_posix()
         match = _NAME.fullmatch(path.stem)
         if match is None:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Clip, Corpus, audio_files, read_text
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.files import audio_files, find, read_text
 from pipeline.tables.quarantine import Fault
 
 LABELS = {"Neutral": "neutral", "Angry": "angry", "Happy": "happy", "Sad": "sad", "Surprise": "surprise"}
@@ -24,9 +25,9 @@ _LINE = re.compile(rf"(\d{{4}}_\d{{6}})\s+(.*?)(?:\s+(?:{_LABEL}))?")
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips of all speaker folders, which are in the root or in a folder of it."""
-    for folder in sorted([*root.glob("00[012][0-9]/"), *root.glob("*/00[012][0-9]/")]):
+    for folder in sorted([*find(root, "00[012][0-9]/"), *find(root, "*/00[012][0-9]/")]):
         texts = _texts(folder / f"{folder.name}.txt")
-        for path in audio_files(*folder.glob("*/"), *folder.glob("*/*/")):
+        for path in audio_files(*find(folder, "*/"), *find(folder, "*/*/")):
             audio = path.relative_to(root).as_posix()
             match = _NAME.fullmatch(path.stem)
             if match is None or match[1] != folder.name:

@@ -5,6 +5,8 @@ published, so each recording counts as one speaker, and all who speak in it stay
 music, noise or silence are set aside.
 """
 
+import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import ijson
 
 from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.json_depth import Depth
 from pipeline.stage import UserError
 from pipeline.tables.quarantine import Fault
 
@@ -19,7 +22,8 @@ MARKS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPO
 NOT_SPEECH = dict.fromkeys(("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"), "")
 
 _FORM = "aid, path, source and segments with sid, begin_time, end_time, text_tts, subsets"
-_BLOCK = 65_536  # bytes that are read at once if a line is longer
+_BLOCK = 1 << 20  # bytes that are read at once
+_NUMBERS = (float, int)  # but not bool, which is an int
 
 
 def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
@@ -29,41 +33,49 @@ def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
         return
     audios = ijson.sendable_list()
     parser = ijson.items_coro(audios, "audios.item", use_float=True)
-    line = 1
+    line, depth = 1, Depth()
     try:
         with path.open("rb") as file:
-            # line by line, so that an error can name its line
-            while text := file.readline(_BLOCK):
-                parser.send(text)
-                for audio in audios:
-                    yield from _read_audio(audio, subset)
-                audios.clear()
-                line += text.endswith(b"\n")
+            while block := file.read(_BLOCK):
+                if depth.is_too_large(block):
+                    raise UserError(f"{path}: after line {line}: expected {_FORM}, found too many brackets")
+                for text in io.BytesIO(block):  # line by line, so that an error can name its line
+                    parser.send(text)
+                    for audio in audios:
+                        yield from _read_audio(audio, subset)
+                    audios.clear()
+                    line += text.endswith(b"\n")
         parser.close()
     except ijson.JSONError:
         raise UserError(f"{path}: line {line}: expected JSON, found it cut short or broken") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: line {line}: expected {_FORM} in this recording, found {error!r}") from None
 
 
 def _read_audio(audio: dict[str, Any], subset: str | None) -> Iterator[Clip]:
+    aid, path, source = audio["aid"], audio["path"], audio["source"]
+    if not all(isinstance(value, str) for value in (aid, path, source)):
+        raise TypeError(f"aid {aid}, path {path}, source {source}")
     for segment in sorted(audio["segments"], key=lambda segment: float(segment["begin_time"])):
         text = tagged = segment["text_tts" if "text_tts" in segment else "text_tn"].strip()  # one of two names
-        subsets = segment["subsets"]
+        sid, start, end, subsets = segment["sid"], segment["begin_time"], segment["end_time"], segment["subsets"]
+        are_numbers = type(start) in _NUMBERS and type(end) in _NUMBERS and math.isfinite(end - start)
+        if not (are_numbers and isinstance(sid, str) and isinstance(subsets, list)):
+            raise TypeError(f"sid {sid}, begin_time {start}, end_time {end}, subsets {subsets} in {aid}")
         if subset is not None and f"{{{subset}}}" not in subsets:
             continue
         for tag, mark in (MARKS | NOT_SPEECH).items():
             text = text.replace(f" {tag}", mark).replace(tag, mark)
         yield Clip(
-            utterance=segment["sid"],
-            audio=audio["path"],
+            utterance=sid,
+            audio=path,
             text=text,
-            speaker=audio["aid"],
-            start_s=segment["begin_time"],
-            duration_s=round(segment["end_time"] - segment["begin_time"], 6),  # 8.2 - 6.1 is 2.0999999999999996
-            session=audio["aid"],
+            speaker=aid,
+            start_s=start,
+            duration_s=round(end - start, 6),  # 8.2 - 6.1 is 2.0999999999999996
+            session=aid,
             split="dev" if "{DEV}" in subsets else "test" if "{TEST}" in subsets else "train",
-            attributes={"source": audio["source"]},
+            attributes={"source": source},
             fault=Fault("not-speech", tagged) if tagged and set(tagged.split()) <= NOT_SPEECH.keys() else None,
         )
 

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Clip, Corpus, read_text
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.files import find, read_text
 from pipeline.stage import UserError
 
 _LABELS = {
@@ -17,7 +18,7 @@ _LABELS = {
     "Neutral state": "neutral", "Happiness": "happy", "Excited": "happy", "Sadness": "sad", "Anger": "angry",
     "Surprise": "surprise", "Fear": "fear", "Disgust": "disgust", "Frustration": "frustration", "Other": "other",
 }  # fmt: skip
-_INDEX = "Session[1-5]/dialog/EmoEvaluation/Ses*.txt"  # not ._Ses01F_impro01.txt, which is there too
+_INDEX = "Session[1-5]/dialog/EmoEvaluation/Ses*.txt"
 _HEAD = re.compile(
     r"\[(?P<start>\d+\.\d+) - \d+\.\d+\]\s+"
     r"(?P<utterance>(?P<dialogue>(?P<session>Ses0[1-5])[FM]_(?P<style>impro|script)\w+)_(?P<speaker>[FM])\d{3})\s+"
@@ -30,7 +31,7 @@ _SPOKEN = re.compile(r"^ *(Ses\w+) \[.*?\]: *(.*)$", re.MULTILINE)
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the evaluated utterances; the utterances of a dialogue are in time order."""
-    for index in sorted([*root.glob(_INDEX), *root.glob(f"*/{_INDEX}")]):
+    for index in sorted([*find(root, _INDEX), *find(root, f"*/{_INDEX}")]):
         session = index.relative_to(root).parents[2].as_posix()
         spoken = index.parents[1] / "transcriptions" / index.name
         transcripts = dict(_SPOKEN.findall(read_text(spoken, "latin-1"))) if spoken.is_file() else {}

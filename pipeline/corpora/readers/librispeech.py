@@ -4,11 +4,12 @@ A subset is any folder whose name begins with train-, dev- or test-, its officia
 utterances are the turns. The reader lists folders and opens no audio, so that the whole corpus takes seconds.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Archive, Clip, Corpus, read_text
+from pipeline.corpora.corpus import Archive, Clip, Corpus
+from pipeline.corpora.files import find, names, read_text
+from pipeline.corpora.genders import gender_at
 from pipeline.tables.quarantine import Fault
 
 URL = "https://www.openslr.org/resources/12"
@@ -26,11 +27,12 @@ SUBSETS = {  # utterances, and the MD5 from URL/md5sum.txt
 
 def read(root: Path, subset: str | None = None) -> Iterator[Clip]:
     """Yield the utterances of all subsets or of one; they are in `root` or in its folder LibriSpeech."""
-    base = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-    speakers = [[field.strip() for field in line.split("|")] for line in _lines(base / "SPEAKERS.TXT")]
-    genders = {fields[0]: {"F": "female", "M": "male"}.get(fields[1]) for fields in speakers if len(fields) > 1}
+    base = next(iter(find(root, "LibriSpeech/")), root)
+    path = base / "SPEAKERS.TXT"
+    speakers = [[field.strip() for field in line.split("|")] for line in _lines(path) if line[0] != ";"]
+    genders = {row[0]: gender_at(f"{path}: speaker {row[0]}", row[1]) for row in speakers if len(row) > 1}
     for pattern in [subset] if subset else ["dev-*", "test-*", "train-*"]:
-        for chapter in sorted(base.glob(f"{pattern}/*/*/")):
+        for chapter in find(base, f"{pattern}/*/*/"):
             yield from _read_chapter(chapter, chapter.relative_to(root).as_posix(), genders)
 
 
@@ -39,7 +41,7 @@ def _read_chapter(path: Path, folder: str, genders: dict[str, str | None]) -> It
     subset, speaker, chapter = path.parts[-3:]
     dialogue = f"{speaker}-{chapter}"
     lines = [line.partition(" ") for line in _lines(path / f"{dialogue}.trans.txt")]
-    recorded = {name[:-5] for name in os.listdir(path) if name.endswith(".flac")}
+    recorded = {name.rpartition(".")[0] for name in names(path) if name.endswith((".flac", ".wav"))}
     unlisted = sorted(recorded.difference(utterance for utterance, _, _ in lines))
     for utterance, _, text in (*lines, *((utterance, "", "") for utterance in unlisted)):
         before, _, turn = utterance.rpartition("-")
@@ -52,7 +54,7 @@ def _read_chapter(path: Path, folder: str, genders: dict[str, str | None]) -> It
             gender=genders.get(speaker),
             dialogue=dialogue,
             turn=int(turn) if named else None,
-            split=subset.partition("-")[0],
+            split=subset.partition("-")[0].lower(),
             fault=None if named else Fault("bad-name", "expected SPK-CHAP-NNNN"),
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.files import audio_files, find
 from pipeline.tables.quarantine import Fault
 
 LABELS = {
@@ -23,15 +24,16 @@ LABELS = {
     "surprised": "surprise",
 }
 
-_NAME = re.compile(r"([MW])\d{3}/audio/([a-z]+)/(level_[123])/\d{3}\.m4a")
+_NAME = re.compile(r"([MW])\d{3}/audio/([a-z]+)/(level_[123])/\d{3}")
 
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips of all actors; an id consists of the folders and the number."""
-    for path in sorted(root.glob("[MW]*/audio/*/level_*/*.m4a")):
+    for path in audio_files(*find(root, "[MW]*/audio/*/level_*/")):
         audio = path.relative_to(root).as_posix()
-        utterance = audio.removesuffix(".m4a").replace("/audio/", "/").replace("/", "_")
-        match = _NAME.fullmatch(audio)
+        name = audio.removesuffix(path.suffix)
+        utterance = name.replace("/audio/", "/").replace("/", "_")
+        match = _NAME.fullmatch(name)
         if match is None:
             fault = Fault("bad-name", "expected M003/audio/angry/level_1/001.m4a")
             yield Clip(utterance=utterance, audio=audio, text=None, speaker="", fault=fault)

@@ -7,7 +7,9 @@ that the published archives add. Converted media, WAV or FLAC files, may replace
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Archive, Clip, Corpus, read_csv
+from pipeline.corpora.corpus import Archive, Clip, Corpus
+from pipeline.corpora.files import find, names
+from pipeline.corpora.table_rows import read_csv
 from pipeline.stage import UserError
 
 SPLITS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
@@ -21,14 +23,14 @@ def read(root: Path) -> Iterator[Clip]:
     """Yield the utterances of the tables, whether their media are there or not."""
     for split, folder in SPLITS.items():
         for table in _find(root, f"{split}_sent_emo.csv")[:1]:
-            media = next(iter(_find(root, folder)), table.parent / folder)
+            media = next(iter(_find(root, f"{folder}/")), table.parent / folder)
             yield from _read_split(root, split, table, media)
 
 
 def _read_split(root: Path, split: str, table: Path, media: Path) -> Iterator[Clip]:
-    # the archives contain more: other cuts named final_videos_testdia0_utt0.mp4, and files such as ._dia0_utt0.mp4
-    files = {path.name for path in media.iterdir()} if media.is_dir() else set()
-    for line, row in enumerate(read_csv(table, _COLUMNS), start=2):
+    # the archives contain more than the tables: other cuts, named final_videos_testdia0_utt0.mp4
+    files = set(names(media)) if media.is_dir() else set()
+    for line, row in read_csv(table, _COLUMNS):
         dialogue, turn = row["Dialogue_ID"], row["Utterance_ID"]
         if not (dialogue.isdecimal() and turn.isdecimal()):
             raise UserError(f"{table}: line {line}: expected numbers as ids, found {dialogue} and {turn}")
@@ -50,7 +52,7 @@ def _read_split(root: Path, split: str, table: Path, media: Path) -> Iterator[Cl
 
 def _find(root: Path, name: str) -> list[Path]:
     """Return files or folders with this name in `root` or up to two folders below; the shallowest come first."""
-    return [path for pattern in (name, f"*/{name}", f"*/*/{name}") for path in sorted(root.glob(pattern))]
+    return [path for pattern in (name, f"*/{name}", f"*/*/{name}") for path in find(root, pattern)]
 
 
 CORPUS = Corpus(

@@ -11,7 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.corpora.corpus import Archive, Clip, Corpus, read_csv, read_text
+from pipeline.corpora.corpus import Archive, Clip, Corpus
+from pipeline.corpora.files import find, read_text
+from pipeline.corpora.table_rows import read_csv
 from pipeline.stage import UserError
 from pipeline.tables.quarantine import Fault
 
@@ -34,7 +36,7 @@ def read(root: Path) -> Iterator[Clip]:
     """Yield the sentences of all transcripts; `root` is Raw, or contains Raw or CMU_MOSEI/Raw."""
     raw = next((root / name for name in ("", "Raw", "CMU_MOSEI/Raw") if (root / name / _TRANSCRIPTS).is_dir()), root)
     splits, ratings = _splits(root / FOLDS), _ratings(raw / "Labels")
-    for path in sorted((raw / _TRANSCRIPTS).glob("*.txt")):
+    for path in find(raw, f"{_TRANSCRIPTS}/*.txt"):
         lines = enumerate(read_text(path).split("\n"), start=1)
         for number, line in ((number, line) for number, line in lines if line.strip()):
             match = _LINE.fullmatch(line)
@@ -81,13 +83,14 @@ def _ratings(folder: Path) -> dict[tuple[str, str], list[list[int]]]:
     """Read the viewers' ratings by video and clip; leave out viewers who did not rate every emotion."""
     columns = [f"Answer.{emotion}" for emotion in EMOTIONS]
     ratings = defaultdict(list)
-    for path in sorted(folder.glob("*.csv")):
-        for line, row in enumerate(read_csv(path, ["Input.VIDEO_ID", "Input.CLIP", *columns]), start=2):
+    for path in find(folder, "*.csv"):
+        for line, row in read_csv(path, ["Input.VIDEO_ID", "Input.CLIP", *columns]):
             answers = [row[column] for column in columns]
+            video = row["Input.VIDEO_ID"].rpartition("/")[2]  # some are folder/id
             if not all(answer.isdecimal() for answer in answers if answer):
-                raise UserError(f"{path}: row {line}: expected ratings from 0 to 3, found {', '.join(answers)}")
+                found = f"{', '.join(answers)} (clip {video}_{row['Input.CLIP']})"
+                raise UserError(f"{path}: row {line}: expected ratings from 0 to 3, found {found}")
             if all(answers):
-                video = row["Input.VIDEO_ID"].rpartition("/")[2]  # some are folder/id
                 ratings[video, row["Input.CLIP"]].append(list(map(int, answers)))
     return ratings
 

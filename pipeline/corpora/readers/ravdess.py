@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Archive, Clip, Corpus, audio_files
+from pipeline.corpora.corpus import Archive, Clip, Corpus
+from pipeline.corpora.files import audio_files, find
 from pipeline.tables.quarantine import Fault
 
 EMOTIONS = {
@@ -25,7 +26,7 @@ _SUNG = re.compile(r"03-02(-\d\d){5}")
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips of all actor folders."""
-    for path in audio_files(*root.glob("Actor_*"), *root.glob("*/Actor_*")):
+    for path in audio_files(*find(root, "Actor_*/"), *find(root, "*/Actor_*/")):
         audio = path.relative_to(root).as_posix()
         match = _SPOKEN.fullmatch(path.stem)
         if match is None:

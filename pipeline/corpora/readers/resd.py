@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Clip, Corpus, read_csv
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.table_rows import read_csv
 from pipeline.tables.quarantine import Fault
 
 LABELS = {
@@ -30,7 +31,7 @@ def read(root: Path) -> Iterator[Clip]:
     """Yield the rows of both tables."""
     for split in ("train", "test"):
         table = root / f"{split}.csv"
-        for row in read_csv(table, ("name", "path", "emotion")) if table.is_file() else []:
+        for _, row in read_csv(table, ("name", "path", "emotion"), ("text",)):
             match = _NAME.fullmatch(row["name"])
             yield Clip(
                 utterance=row["name"],

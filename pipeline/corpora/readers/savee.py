@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Clip, Corpus, audio_files
+from pipeline.corpora.corpus import Clip, Corpus
+from pipeline.corpora.files import audio_files, find
 from pipeline.tables.quarantine import Fault
 
 SPEAKERS = ("DC", "JE", "JK", "KL")
@@ -20,7 +21,7 @@ _NAME = re.compile(rf"({'|'.join(SPEAKERS)})_([a-z]+)(\d\d)")
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips in the root and in its folders; ids contain the speaker in both layouts."""
-    for path in audio_files(root, *root.glob("*/"), *root.glob("AudioData/*/")):
+    for path in audio_files(root, *find(root, "*/"), *find(root, "AudioData/*/")):
         audio = path.relative_to(root).as_posix()
         name = f"{path.parent.name}_{path.stem}" if path.parent.name in SPEAKERS else path.stem
         match = _NAME.fullmatch(name)

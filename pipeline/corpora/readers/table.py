@@ -19,6 +19,11 @@ def open_table(root: Path, table: Path | None, mapping: Path) -> Corpus:
     fields = find_fields(options, table_rows.columns(path, options.encoding), header, mapping)
 
     def read(root: Path) -> Iterator[Clip]:
-        return (fields.clip(record) for record in table_rows.read(path, options.encoding))
+        found = False
+        for record in table_rows.read(path, options.encoding):
+            found = True
+            yield fields.clip(record)
+        if not found:
+            raise UserError(f"{path}: found no rows; expected one for each clip")
 
     return describe(path.name, fields, str(path), read)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.corpora.corpus import Archive, Clip, Corpus, audio_files
+from pipeline.corpora.corpus import Archive, Clip, Corpus
+from pipeline.corpora.files import audio_files, find
 from pipeline.tables.quarantine import Fault
 
 AGES = {"OAF": "64", "YAF": "26"}  # older and younger adult female
@@ -27,7 +28,7 @@ _NAME = re.compile(r"(OAF|YAF)_([a-z]+)_([a-z]+)")
 
 def read(root: Path) -> Iterator[Clip]:
     """Yield the clips in the root and in its folders."""
-    for path in audio_files(root, *root.glob("*/")):
+    for path in audio_files(root, *find(root, "*/")):
         audio = path.relative_to(root).as_posix()
         name = _ALIASES.get(path.stem, path.stem)
         match = _NAME.fullmatch(name)

@@ -334,7 +334,7 @@ def test_a_reader_is_small_and_its_facts_fit_together(reader: str) -> None:
 
     corpus = registry.load(reader)
     if reader != "mosei":  # whose labels have to be made of the viewers' ratings
-        assert len((registry.FOLDER / f"{reader}.py").read_text().splitlines()) <= 80
+        assert len((registry.FOLDER / f"{reader}.py").read_text().splitlines()) <= 95
     assert set(corpus.labels.values()) - {None} <= set(EMOTIONS)
     assert len(corpus.language) == 2
     assert corpus.licence

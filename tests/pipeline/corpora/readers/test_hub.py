@@ -98,7 +98,7 @@ def test_splits_are_official_where_there_is_more_than_one(tmp_path: Path, root: 
     assert [clip.split for clip in read(parquet(tmp_path / "one", train=made), root)] == [None]
     saved = datasets.DatasetDict({"train": made, "unchecked": made})
     saved.save_to_disk(tmp_path / "saved")
-    assert [clip.split for clip in read(tmp_path / "saved", root)] == [None, None]
+    assert [clip.split for clip in read(tmp_path / "saved", root)] == ["train", None]
 
 
 def test_the_mapping_names_the_data_set_where_the_command_line_does_not(tmp_path: Path, root: Path) -> None:
