@@ -49,7 +49,8 @@ SNDFILE_FORMATS = tuple(
     for form in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC")
     for subtype in soundfile.available_subtypes(form)
     # those that libsndfile cannot write, or FFmpeg cannot read
-    if not subtype.startswith(("MPEG_LAYER_I", "NMS_ADPCM", "DWVW")) or (form, subtype) == ("MP3", "MPEG_LAYER_III")
+    if not subtype.startswith(("MPEG_LAYER_I", "NMS_ADPCM", "DWVW", "ALAC_20"))
+    or (form, subtype) == ("MP3", "MPEG_LAYER_III")
 )
 
 

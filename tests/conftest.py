@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from pipeline.weights.source import ModelsParams, Weights
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[1]
+
+# make test tries the same 100 random inputs each time; make fuzz tries 2,000 new ones
+hypothesis.settings.register_profile(
+    "test", max_examples=100, derandomize=True, database=None, deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)  # fmt: skip
+hypothesis.settings.register_profile(
+    "fuzz", hypothesis.settings.get_profile("test"), max_examples=2_000, derandomize=False, print_blob=True
+)
+hypothesis.settings.load_profile("test")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"

@@ -32,6 +32,8 @@ _AVI_SHARE = 0.02  # FFmpeg itself writes AVI files whose header declares 1.2 % 
 _SEEKABLE = {"mp3", "mov", "matroska", "aac", "flac"}
 _SEEKABLE_IN_OGG = {"opus", "libopus", "vorbis"}
 
+_MOST_PLANES = 7  # that PyAV counts right: it reads the pointers up to a zero, and there are eight
+
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -135,9 +137,8 @@ class FfmpegRecording:
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         """Yield frames of one sample format; raises UnreadableAudio if the audio is damaged, or changes its rate."""
-        wanted = "s16" if self.dtype == "int16" else "fltp"
-        resampler = av.AudioResampler(wanted)
-        first = None
+        resampler = av.AudioResampler("s16" if self.dtype == "int16" else "flt")
+        first, is_resampled = None, False
         with _errors():
             for packet in self.container.demux(self.stream):
                 # the last packet is never complete if a header may say that the samples reach to the end of the file
@@ -151,11 +152,12 @@ class FfmpegRecording:
                     first = first or kind
                     if kind != first:
                         raise UnreadableAudio("unreadable", f"begins with {first} and goes on with {kind}")
-                    if kind[2] == wanted:
-                        yield frame
-                    else:
+                    is_resampled = not _is_direct(frame, self.dtype)
+                    if is_resampled:
                         yield from resampler.resample(frame)
-            if first is not None and first[2] != wanted:
+                    else:
+                        yield frame
+            if is_resampled:
                 yield from resampler.resample(None)
 
     def _decode(self, packet: "av.Packet[av.AudioStream]") -> Sequence[av.AudioFrame]:
@@ -229,6 +231,12 @@ class FfmpegRecording:
 
     def _is_plain(self) -> bool:
         return self.format in _PLAIN and self.stream.codec_context.name.startswith("pcm_")
+
+
+def _is_direct(frame: av.AudioFrame, dtype: str) -> bool:
+    """Whether the samples of a frame can be copied; PyAV reads beyond the last plane if there are more than seven."""
+    wanted = ("s16",) if dtype == "int16" else ("flt", "fltp")
+    return frame.format.name in wanted and (frame.format.is_packed or frame.layout.nb_channels <= _MOST_PLANES)
 
 
 def _append(planes: list[list[NDArray[Any]]], frame: av.AudioFrame, dtype: str) -> None:

@@ -75,12 +75,12 @@ class Stream:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.partial = path, path.with_name(f".{path.name}.partial")
         self.schema = schema
-        try:
-            with _named(path):
+        with _named(path):
+            try:
                 self.writer = pq.ParquetWriter(self.partial, schema, compression="zstd")
-        except OSError:
-            self.partial.unlink(missing_ok=True)
-            raise
+            except OSError:
+                self.partial.unlink(missing_ok=True)
+                raise
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows; a column that a row lacks is null."""

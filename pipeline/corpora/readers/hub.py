@@ -180,7 +180,9 @@ def _stream(rows: Any, before: Set[int]) -> Iterator[Iterator[dict[str, Any]]]:
 
 def _closed_files() -> Set[int]:
     """Return Python's id() of each closed file that something holds."""
-    return {id(file) for file in gc.get_objects() if issubclass(type(file), io.IOBase) and file.closed}
+    objects = gc.get_objects()
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, io.IOBase)}
+    return {id(file) for file in objects if type(file) in kinds and file.closed}
 
 
 def _label(number: int | None, names: Sequence[str]) -> str | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import av
 import pytest
+import soundfile
 
 from pipeline.audio import recordings
 from tests.audio_files import FFMPEG_FORMATS, SNDFILE_FORMATS, by_ffmpeg, by_libsndfile, decoded_s, voice
@@ -54,3 +55,12 @@ def test_a_name_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.
     path = Path("http:clip.mp3")
     path.write_bytes(by_ffmpeg(voice(1, 16_000), 16_000, "mp3", "libmp3lame"))
     assert len(recordings.read(path)) == 16_000
+
+
+@pytest.mark.parametrize("num_channels", [7, 8])
+def test_many_channels_are_all_in_the_mix(tmp_path: Path, num_channels: int) -> None:
+    samples = voice(0.5, 16_000, num_channels)
+    path = tmp_path / "clip.ogg"
+    path.write_bytes(by_libsndfile(samples, 16_000, "OGG", "VORBIS"))
+    expected = soundfile.read(path, dtype="float32")[0].mean(axis=1)
+    assert recordings.read(path) == pytest.approx(expected, abs=1e-4)

@@ -1,28 +1,29 @@
-"""Generated corpora with random damage: each row is kept, quarantined, or the corpus stops with one line.
-
-`make fuzz` tries FUZZ corpora of each kind; a number is the seed of one, as in -k 'table and 17'.
-"""
+"""Generated corpora with random damage: each row is kept, quarantined, or the corpus stops with one line."""
 
 import csv
 import io
 import json
 import os
-import random
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis.strategies import randoms
 
 from pipeline.corpora import registry
 from pipeline.ingest.__main__ import ingest
 from pipeline.stage import run_app
 from pipeline.tables import parquet, quarantine
 
-SEEDS = range(int(os.environ.get("FUZZ", "100")))
+pytestmark = pytest.mark.fuzz
+
 MAPPING = "language: en\nlicence: CC0-1.0\n"
 TEXTS = (
     "Hello there.", 'He said "no"', '"Is it dangerous?', 'he asked, shaking."', "", "[LAUGHTER]", "<SIL>", "a\tb",
@@ -32,7 +33,7 @@ HARM = (b'"', b"\n", b",", b"\t", b"\0", b"\xff", b"[", b"{", b"\\", b"}", b"\r"
 TOKEN = re.compile(rb"f\d+\.wav")
 
 
-def harm(content: bytes, generator: random.Random) -> bytes:
+def harm(content: bytes, generator: Random) -> bytes:
     """Put something else in a few places, or cut the end off."""
     for _ in range(generator.choice([0, 0, 1, 1, 2, 5])):
         place = generator.randrange(len(content) + 1)
@@ -40,7 +41,7 @@ def harm(content: bytes, generator: random.Random) -> bytes:
     return content[: generator.randrange(len(content) + 1)] if generator.random() < 0.1 else content
 
 
-def harm_sound(sound: bytes, generator: random.Random) -> bytes:
+def harm_sound(sound: bytes, generator: Random) -> bytes:
     kind = generator.randrange(8)
     cut = generator.randrange(len(sound))
     return {0: b"", 1: sound[:cut], 2: b"text", 3: b"version https://git-lfs", 4: sound[cut:]}.get(kind, sound)
@@ -50,14 +51,20 @@ Outcome = tuple[set[str], int] | None
 
 
 @pytest.fixture
+def new_folder(tmp_path: Path) -> Callable[[], Path]:
+    return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
+
+
+@pytest.fixture
 def attempt(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    new_folder: Callable[[], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Outcome]:
     """Ingest a corpus; return the audio and the number of its rows, or None after one line of error."""
     monkeypatch.setattr("pipeline.stage._hide_bars_in_logs", lambda: None)  # it would change tqdm each time
 
     def run(reader: str, root: Path, **options: Any) -> Outcome:
-        output = tmp_path / "out" / "x.parquet"
+        output = new_folder() / "out" / "x.parquet"
+        capsys.readouterr()
 
         def app() -> None:
             ingest(registry.open_corpus(reader, root, **options), root, "x", "samples", output)
@@ -82,7 +89,7 @@ def attempt(
     return run
 
 
-def write_table(path: Path, rows: Sequence[dict[str, str]], generator: random.Random) -> None:
+def write_table(path: Path, rows: Sequence[dict[str, str]], generator: Random) -> None:
     names = list(rows[0])
     if path.suffix == ".parquet":
         valid = [{key: value.encode(errors="replace").decode() for key, value in row.items()} for row in rows]
@@ -107,13 +114,11 @@ def write_table(path: Path, rows: Sequence[dict[str, str]], generator: random.Ra
     path.write_bytes(harm(text.encode(errors="replace"), generator))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@given(generator=randoms(use_true_random=False))
 def test_a_table_loses_no_row(
-    seed: int, tmp_path: Path, sound: Callable[..., bytes], attempt: Callable[..., Outcome]
+    generator: Random, new_folder: Callable[[], Path], sound: Callable[..., bytes], attempt: Callable[..., Outcome]
 ) -> None:
-    generator = random.Random(f"table {seed}")
-    root = tmp_path / "c"
-    root.mkdir()
+    root = new_folder()
     more = generator.sample([("gender", "f"), ("split", "train"), ("turn", "0"), ("language", "en"), ("", "")], 2)
     rows = []
     for i in range(generator.randint(1, 6)):
@@ -129,6 +134,9 @@ def test_a_table_loses_no_row(
     outcome = attempt("table", root, table=path)
     if outcome is not None:
         audio, count = outcome
+        if path.suffix == ".jsonl":
+            assert count == sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))
+            return
         named = {f"f{i}.wav" for i in range(len(rows))}
         if path.suffix != ".parquet":
             named = {token.decode() for token in TOKEN.findall(path.read_bytes())}
@@ -136,14 +144,11 @@ def test_a_table_loses_no_row(
         assert count >= len(named)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@given(generator=randoms(use_true_random=False))
 def test_a_data_set_of_hugging_face_loses_no_row(
-    seed: int, tmp_path: Path, sound: Callable[..., bytes], attempt: Callable[..., Outcome]
+    generator: Random, new_folder: Callable[[], Path], sound: Callable[..., bytes], attempt: Callable[..., Outcome]
 ) -> None:
-    generator = random.Random(f"hub {seed}")
-    folder, root = tmp_path / "data", tmp_path / "root"
-    folder.mkdir()
-    root.mkdir()
+    folder, root = new_folder(), new_folder()
     (root / "mapping.yaml").write_text(MAPPING)
     count, files = 0, ""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -185,13 +190,12 @@ TREES = {
 ODD_NAMES = ("outtake", "._x", "a\nb", 'it\'s "x"', "caf\udce9", "\x1b[31m", "x" * 200, "Ünï", ".hidden", "-")
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@given(generator=randoms(use_true_random=False))
 def test_a_tree_of_files_loses_no_file(
-    seed: int, tmp_path: Path, sound: Callable[..., bytes], attempt: Callable[..., Outcome]
+    generator: Random, new_folder: Callable[[], Path], sound: Callable[..., bytes], attempt: Callable[..., Outcome]
 ) -> None:
-    generator = random.Random(f"tree {seed}")
     reader, layout = generator.choice(sorted(TREES.items()))
-    root = tmp_path / "c"
+    root = new_folder()
     sure: set[Path] = set()
     for i in range(1, generator.randint(2, 6)):
         name = layout.format(i, i)

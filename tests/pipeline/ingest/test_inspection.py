@@ -78,6 +78,7 @@ def test_the_mix_that_training_uses_is_inspected(tmp_path: Path) -> None:
         "float constant": (np.full((8000, 1), -0.5, np.float32), Fault("silent", "constant at -0.500 of full scale")),
         "both clipped": (np.repeat(half, 2, axis=1), Fault("clipped", "5.0 % of the samples")),
         "one not finite": (np.array([[0.1, np.inf]] * 8000, np.float32), Fault("not-finite")),
+        "infinities that cancel": (np.array([[-np.inf, np.inf]] * 8000, np.float32), Fault("not-finite")),
     }
     for name, (samples, fault) in clips.items():
         subtype = "FLOAT" if samples.dtype == np.float32 else "PCM_16"
