@@ -13,6 +13,7 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   ingest            10 s    writes a manifest of each corpus, a row for each utterance
   split             10 s    assigns the speakers to train, dev and test
   leaks             10 s    looks for speakers, sentences and recordings that test shares with train
+  check             10 s    checks that the LLM can be trained: a small copy of it takes a few steps
   generate          2.5 min lets the LLM continue the transcripts
   filter            30 s    drops continuations that are not usable as targets
   pack              30 s    writes token ids and audio for training

@@ -86,7 +86,7 @@ def imported_files(stage: Stage) -> set[Path]:
 
     A stage with --reader imports that reader and no other.
     """
-    found, todo = set[Path](), [stage.source]
+    found, todo = set[Path](), [stage.source, *own_files(stage.module)]
     while todo:
         file = todo.pop()
         if file in found:

@@ -5,7 +5,10 @@ import typer
 from pipeline.commands.overview import overview
 from pipeline.stage import run_app
 
-STAGES = {"fit": "train one stage: semantic alignment, or emotion alignment of a stage-1 model"}
+STAGES = {
+    "check": "check that the LLM can be trained, before it generates anything",
+    "fit": "train one stage: semantic alignment, or emotion alignment of a stage-1 model",
+}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

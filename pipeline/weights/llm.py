@@ -8,7 +8,7 @@ from pipeline.weights.source import loading
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def load_llm(folder: Path, dtype: "torch.dtype") -> "PreTrainedModel":
@@ -19,8 +19,10 @@ def load_llm(folder: Path, dtype: "torch.dtype") -> "PreTrainedModel":
     """
     import transformers
 
+    with loading(folder):
+        attention = attention_of(transformers.AutoConfig.from_pretrained(folder))
     llm: PreTrainedModel = load_pretrained(
-        transformers.AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=_attention(folder)
+        transformers.AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention
     )
     llm.generation_config = transformers.GenerationConfig()
     return llm
@@ -34,13 +36,9 @@ def outline_llm(folder: Path) -> "PreTrainedModel":
     return llm
 
 
-def _attention(folder: Path) -> str | None:
+def attention_of(config: "PreTrainedConfig") -> str | None:
     """Return the attention of an LLM that bounds its attention scores (Gemma 2): PyTorch's SDPA ignores the bound.
 
     None is the default of transformers.
     """
-    import transformers
-
-    with loading(folder):
-        config = transformers.AutoConfig.from_pretrained(folder).get_text_config()
-    return None if getattr(config, "attn_logit_softcapping", None) is None else "eager"
+    return None if getattr(config.get_text_config(), "attn_logit_softcapping", None) is None else "eager"

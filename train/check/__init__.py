@@ -1,0 +1,1 @@
+"""Check the LLM of a run, before it generates anything."""
