@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # make test tries the same 100 random inputs each time; make fuzz tries 2,000 new ones
 hypothesis.settings.register_profile(
     "test", max_examples=100, derandomize=True, database=None, deadline=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
+    suppress_health_check=list(hypothesis.HealthCheck), print_blob=True,
 )  # fmt: skip
 hypothesis.settings.register_profile(
     "fuzz", hypothesis.settings.get_profile("test"), max_examples=2_000, derandomize=False, print_blob=True

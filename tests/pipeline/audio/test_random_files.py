@@ -16,7 +16,7 @@ from tests.audio_files import FFMPEG_FORMATS, SNDFILE_FORMATS, by_ffmpeg, by_lib
 pytestmark = pytest.mark.fuzz
 
 DELAY_S = 0.05  # a codec's delay: 1,105 samples of MP3 at 22 kHz
-PADDING_S = 0.25  # a codec's delay before the samples, and an incomplete frame after them, at 8 kHz
+PADDING_S = 0.3  # a codec's delay before the samples, and an incomplete frame after them, at 8 kHz
 SIZES = (0, 0xFFFFFFFF, 0x7FFFF000, 0x00F0FF7F, 0x00000080)  # 4 bytes, big-endian
 
 
