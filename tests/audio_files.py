@@ -48,7 +48,7 @@ SNDFILE_FORMATS = tuple(
     (form, subtype)
     for form in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC")
     for subtype in soundfile.available_subtypes(form)
-    # without those that libsndfile cannot write, or FFmpeg cannot read; AIFF's GSM may end with a byte that is no packet
+    # without those that libsndfile cannot write, or FFmpeg cannot read; AIFF's GSM may end in the middle of a packet
     if (form, subtype) != ("AIFF", "GSM610")
     if not subtype.startswith(("MPEG_LAYER_I", "NMS_ADPCM", "DWVW", "ALAC_20"))
     or (form, subtype) == ("MP3", "MPEG_LAYER_III")
