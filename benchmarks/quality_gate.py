@@ -83,7 +83,8 @@ def show_drops(
     found = {}
     for size, limits in LIMITS.items():
         rules = filter.make_rules(FilterParams.model_validate(limits))
-        rows = filter.apply_rules(utterances, answers, opened.prompt, opened.prompter, rules)
+        both = utterances.sort_by("id").to_pylist(), iter(answers.to_pylist())
+        rows = list(filter.apply_rules(*both, opened.prompt, rules))
         counts = Counter(row["reason"] or "kept" for row in rows)
         print(f"{kind}, limits of a {size} LLM: " + ", ".join(f"{n} {reason}" for reason, n in counts.most_common()))
         found[size] = dict(counts.most_common())

@@ -1,15 +1,6 @@
-"""The command line `python -m pipeline`: an overview of the stages, and the commands of pipeline/commands.
+"""The command line `python -m pipeline`: an overview of the stages, and the commands of pipeline/commands."""
 
-The module of a command is imported only when the command is called, so that --help prints at once.
-"""
-
-import importlib
-from typing import Any
-
-import typer
-from typer.core import TyperGroup
-
-from pipeline.commands.overview import overview
+from pipeline.commands.overview import command_line
 from pipeline.stage import run_app
 
 STAGES = {
@@ -22,7 +13,7 @@ STAGES = {
     "pack": "write token ids and audio to Arrow",
 }
 COMMANDS = {
-    "show": "Print what a manifest contains, by corpus and split.",
+    "show": "Print what a manifest or a packed folder contains.",
     "sample": "Print rows drawn at random, or write clips to listen to.",
     "diff": "Compare two tables, or a table at two git revisions.",
     "quarantine": "Count the utterances that ingest refused, by reason.",
@@ -43,28 +34,9 @@ ELSEWHERE = {
 """Commands whose module has another name than pipeline.commands.NAME."""
 
 
-class Commands(TyperGroup):
-    """Lists each command with one line, and imports only the command that is called."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command's name, the command, and the rest of the arguments."""
-        name, _, rest = super().resolve_command(ctx, args)
-        module = importlib.import_module(ELSEWHERE.get(name or "", f"pipeline.commands.{name}"))
-        called = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        called.command(name)(module.main)
-        return name, typer.main.get_command(called), rest
-
-
-app = typer.Typer(
-    cls=Commands,
-    help=overview("pipeline", "Prepare data: from corpora on disk to packed training data.", STAGES),
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = command_line(
+    "pipeline", "Prepare data: from corpora on disk to packed training data.", STAGES, COMMANDS, ELSEWHERE
 )
-for _name, _does in COMMANDS.items():
-    app.command(_name, help=_does)(lambda: None)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from evaluate.predictions import CONDITIONS, DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
 from pipeline.audio import mono_16k
 from pipeline.audio.mono_16k import Samples
+from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
 from pipeline.generate import __main__ as generate
 from pipeline.generate.engines.interface import Answer, Engine, Request
 from pipeline.generate.params import GenerateParams
@@ -305,6 +306,7 @@ def write_packed(folder: Path) -> Path:
 
     def row(split: str, i: int) -> dict[str, Any]:
         samples = (0.1 * generator.standard_normal(8_000 + 1_000 * i)).astype(np.float32)
+        response_ids = [40 + i, 41, 0] if i != 3 or split == "train" else []
         return {
             "id": f"corpus/{split}-{i}",
             "corpus": "corpus",
@@ -313,12 +315,15 @@ def write_packed(folder: Path) -> Path:
             "text": f"text {i}",
             "audio": {"bytes": mono_16k.encode_flac(samples), "path": None},
             "num_samples": len(samples),
+            "num_speech_tokens": num_speech_tokens(num_mel_frames(len(samples))),
+            "num_text_tokens": 2,
+            "num_response_tokens": len(response_ids),
             "text_ids": [20 + i, 21 + i],
-            "response_ids": [40 + i, 41, 0] if i != 3 or split == "train" else [],
+            "response_ids": response_ids,
         }
 
     shell = packed.PromptShell(before_speech=[5, 6], before_text=[5, 6], after=[7])
-    with packed.Writer(folder, shell, rows_per_shard=5) as writer:
+    with packed.Writer(folder, shell, shard_bytes=1) as writer:
         for split, count in (("train", 12), ("dev", 4), ("test", 8)):
             writer.write(split, (row(split, i) for i in range(count)))
     return folder

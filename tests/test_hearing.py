@@ -16,6 +16,7 @@ from pipeline.ingest import __main__ as ingest
 from pipeline.pack import __main__ as pack
 from pipeline.synthesise import __main__ as synthesise
 from pipeline.tables import manifest, packed
+from pipeline.tables.continuations import DROPPED_SCHEMA
 from tests.builders import write_table
 from train.fit import __main__ as fit
 
@@ -71,7 +72,8 @@ def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
     pack.main(
         kind="semantic",
         manifest_file=folder / "manifest.parquet",
-        continuations_file=folder / "continuations.parquet",
+        kept_file=folder / "continuations.parquet",
+        dropped_file=write_table(folder / "dropped.parquet", [], DROPPED_SCHEMA),
         output=folder / "packed",
         params_file=params_file,
     )

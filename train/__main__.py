@@ -1,20 +1,15 @@
-"""List the stages of training: `python -m train`."""
+"""The command line `python -m train`: an overview of the stages, and the commands of train/commands."""
 
-import typer
-
-from pipeline.commands.overview import overview
+from pipeline.commands.overview import command_line
 from pipeline.stage import run_app
 
 STAGES = {
     "check": "check that the LLM can be trained, before it generates anything",
     "fit": "train one stage: semantic alignment, or emotion alignment of a stage-1 model",
 }
+COMMANDS = {"show": "Print a packed row as the model gets it."}
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-@app.command(help=overview("train", "Train: from packed data to a model.", STAGES), no_args_is_help=True)
-def _list_stages() -> None: ...
+app = command_line("train", "Train: from packed data to a model.", STAGES, COMMANDS)
 
 
 if __name__ == "__main__":

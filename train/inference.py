@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.prompts import Prompter, PromptIds
 from train.model import Speech, SpeechLLM
-from train.model.adapter import num_speech_tokens
 from train.model.inputs import pad_features, sequences
 from train.precision import autocast
 

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, WhisperConfig
 
 from benchmarks.gpu.sizes import INSTRUCTION_TOKENS, TURN_TOKENS
+from pipeline.audio.speech_tokens import num_speech_tokens
 from train.data.dataset import Example
-from train.model.adapter import BOTTLENECK_WIDTH, KERNEL_SIZE, NUM_CONVOLUTIONS, num_speech_tokens
+from train.model.adapter import BOTTLENECK_WIDTH, KERNEL_SIZE, NUM_CONVOLUTIONS
 
 
 def counting_flops() -> FlopCounterMode:

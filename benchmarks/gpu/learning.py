@@ -63,7 +63,11 @@ def largest_id(rows: Path) -> int:
     for kind in KINDS:
         frame, part = packed.load_shell(rows / kind), packed.load(rows / kind, "train")
         ids |= {*frame.before_speech, *(frame.before_text or []), *frame.after}
-        ids |= {token for name in ("text_ids", "response_ids") for row in part[name] for token in row}
+        ids |= {
+            token
+            for name in ("text_ids", "response_ids")
+            for token in part.column(name).combine_chunks().flatten().to_pylist()
+        }
     return max(ids)
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.audio.speech_tokens import MAX_DURATION_S, MEL_FRAMES_PER_S, num_speech_tokens
 from pipeline.tables.packed import PromptShell
 from train.data.dataset import Example
 from train.model import Batch, Sequences, Speech, SpeechLLM
-from train.model.adapter import num_speech_tokens
-from train.model.encoder import MAX_DURATION_S, MEL_FRAMES_PER_S, SpeechEncoder
+from train.model.encoder import SpeechEncoder
 from train.model.inputs import pad_features
 
 

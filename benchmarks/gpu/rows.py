@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from pipeline.stage import run_stage, say
@@ -15,7 +16,7 @@ from pipeline.tables import packed
 MOST_BYTES = 3_600_000  # of audio, for each stage; token ids and the rest of a row need little
 
 
-def first_rows(rows: Any) -> Iterator[dict[str, Any]]:
+def first_rows(rows: packed.Rows) -> Iterator[dict[str, Any]]:
     """Yield rows that have a continuation, up to MOST_BYTES of audio."""
     size = 0
     for row in rows:
@@ -32,12 +33,13 @@ def main(
 ) -> None:
     """Copy some rows of packed folders."""
     for kind in ("semantic", "emotion"):
-        with packed.Writer(out / kind, packed.load_shell(folder / kind), 1_000, packed.SCHEMA) as writer:
+        with packed.Writer(out / kind, packed.load_shell(folder / kind), 100_000_000, packed.SCHEMA) as writer:
             # shuffled, because the rows of the split are in the order of speakers
-            rows = packed.load(folder / kind, "train").select_columns(packed.SCHEMA.names).shuffle(seed=1)
-            count = writer.write("train", first_rows(rows))
+            rows = packed.load(folder / kind, "train")
+            rows = rows.select(np.random.default_rng(1).permutation(len(rows)))
+            writer.write("train", first_rows(rows))
             writer.write("dev", [])
-        say(f"rows: {kind}: {count:,} of {len(rows):,} train rows in {out / kind}")
+        say(f"rows: {kind}: {writer.counts['train']:,} of {len(rows):,} train rows in {out / kind}")
 
 
 if __name__ == "__main__":

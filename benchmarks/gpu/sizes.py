@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks.gpu.card import DEVICE
+from pipeline.audio.speech_tokens import MEL_FRAMES_PER_S
 from pipeline.tables.packed import PromptShell
 from train.data.dataset import Example
 from train.model import SpeechLLM
-from train.model.encoder import MEL_FRAMES_PER_S, SpeechEncoder
+from train.model.encoder import SpeechEncoder
 
 Stage = Literal["semantic", "emotion"]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -20,7 +21,7 @@ from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wron
 from pipeline.progress import track
 from pipeline.stage import UserError
 from pipeline.tables import parquet
-from pipeline.tables.packed import PromptShell
+from pipeline.tables.packed import PromptShell, Rows
 from pipeline.weights.source import fetch
 from train import saved_model
 from train.data.dataset import Collator, Example, Examples
@@ -32,14 +33,14 @@ from train.precision import answering_dtype, autocast, best_device
 _ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
 
 
-def measure(folder: Path, rows: Any, shell: PromptShell, settings: RespondParams) -> pa.Table:
+def measure(folder: Path, rows: Rows, shell: PromptShell, settings: RespondParams) -> pa.Table:
     """Return the divergence table of the test rows that have a continuation; only one model is in memory at a time."""
     config = saved_model.load_config(folder)
-    rows = rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
+    rows = rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
     if len(rows) == 0:
         raise UserError("test split: no row has a continuation; expected at least one")
     examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), config.emotions)
-    about = [dict(zip(_ABOUT, values, strict=True)) for values in zip(*(rows[name][:] for name in _ABOUT), strict=True)]
+    about = pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()
     own, wrong = own_clips(about), wrong_clips(about, ("speaker", "text"), settings.seed, similar="num_samples")
     tell_missing("semantic", about, wrong, "another speaker with other words in the test split")
     collate = Collator(shell, with_teacher=True)

@@ -18,14 +18,15 @@ from evaluate.predictions import EXAMPLES_SCHEMA, RECOGNITION_SCHEMA
 from evaluate.respond.emotion_named import label
 from evaluate.respond.params import RespondParams
 from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
-from pipeline.audio import mono_16k
+from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.progress import Task, track
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
 from pipeline.stage import UserError
-from pipeline.tables import parquet
+from pipeline.tables import packed, parquet
 from pipeline.weights.source import fetch
 from train import saved_model
-from train.data.log_mel import LogMel, num_mel_frames
+from train.data.dataset import decode
+from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
 from train.precision import answering_dtype, best_device
 
@@ -42,9 +43,10 @@ def check_finite(where: str, scores: Sequence[Sequence[float]], ids: Sequence[st
 class Respondent:
     """A stage-2 model and the test rows that it answers."""
 
-    def __init__(self, folder: Path, rows: Any, prompts: PromptsParams, settings: RespondParams) -> None:
+    def __init__(self, folder: Path, rows: packed.Rows, prompts: PromptsParams, settings: RespondParams) -> None:
         config = saved_model.load_config(folder)
-        self.rows: list[Row] = rows.remove_columns("audio").to_list()
+        columns = [name for name in rows.names if name != "audio"]
+        self.rows: list[Row] = pa.table({name: rows.column(name) for name in columns}).to_pylist()
         self.audio = rows
         self.emotions = config.emotions
         self.prompts = prompts
@@ -140,7 +142,7 @@ class Respondent:
         return _table(system, rows, answers, [label(a, self.emotions) for a in answers], [None] * len(answers))
 
     def _clip(self, number: int) -> Clip:
-        samples = mono_16k.decode(self.audio[number]["audio"]["bytes"])
+        samples = decode(self.audio, self.audio[number], number)
         return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
 
     def _speech_for(self, text: str) -> PromptIds:

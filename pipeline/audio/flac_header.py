@@ -24,6 +24,7 @@ class Header:
     num_samples: int
     sample_rate_hz: int
     channels: int
+    bits: int
     md5: str | None
 
 
@@ -58,7 +59,8 @@ def parse_header(file: int, size: int) -> Header | Fault | None:
     if not _has_last_frame(tail, block, num_samples):
         return Fault("truncated", "the last FLAC frame is missing")
     md5 = head[26:42]
-    return Header(num_samples, packed >> 44, (packed >> 41 & 7) + 1, None if md5 == _UNKNOWN_MD5 else md5.hex())
+    channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
+    return Header(num_samples, packed >> 44, channels, bits, None if md5 == _UNKNOWN_MD5 else md5.hex())
 
 
 def _has_last_frame(tail: bytes, block: int, num_samples: int) -> bool:

@@ -17,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipeline.audio import flac_header, wav_header, whole_file
-from pipeline.audio.mono_16k import Samples, to_mono_16k
+from pipeline.audio.mono_16k import SAMPLE_RATE_HZ, Samples, encode_flac, to_mono_16k
 from pipeline.audio.unreadable import ROUNDED_S
 from pipeline.audio.unreadable import UnreadableAudio as UnreadableAudio
 
@@ -69,6 +69,26 @@ def read(path: Path, start_s: float = 0.0, duration_s: float | None = None) -> S
     """Read a file, or a segment of it, as mono at 16 kHz; raises UnreadableAudio if that fails."""
     with opened(path) as file:
         return to_mono_16k(read_segment(file, start_s, duration_s, "float32"), file.samplerate)
+
+
+def read_flac(path: Path, start_s: float, duration_s: float) -> tuple[bytes, int]:
+    """Read a segment as the bytes of a FLAC file, mono at 16 kHz, and its number of samples.
+
+    A whole file that has this form already is returned as it is. Raises UnreadableAudio if reading fails.
+    """
+    header = flac_header.read_header(path)
+    if (
+        start_s == 0
+        and isinstance(header, flac_header.Header)
+        and (header.sample_rate_hz, header.channels) == (SAMPLE_RATE_HZ, 1)
+        and header.bits <= 16
+        and header.num_samples == round(duration_s * SAMPLE_RATE_HZ)
+    ):
+        content = path.read_bytes()
+        if not whole_file.holds_second_flac(content):
+            return content, header.num_samples
+    samples = read(path, start_s, duration_s)
+    return encode_flac(samples), len(samples)
 
 
 def _open(path: Path) -> "_SndfileRecording | FfmpegRecording":

@@ -42,8 +42,12 @@ _HAS_NUM_FRAMES = 1
 
 def has_second_flac(path: Path) -> bool:
     """Return whether a FLAC file holds another one; to search backwards takes half as long as other searches."""
-    with path.open("rb", buffering=0) as file:
-        return file.read().rfind(b"fLaC\x00\x00\x00\x22") > 0
+    return holds_second_flac(path.read_bytes())
+
+
+def holds_second_flac(content: bytes) -> bool:
+    """Return whether the content of a FLAC file holds another FLAC file."""
+    return content.rfind(b"fLaC\x00\x00\x00\x22") > 0
 
 
 def has_second_file(path: Path, form: str) -> bool:

@@ -1,4 +1,4 @@
-"""Summarise a manifest by corpus and split, or another table of the pipeline by reason."""
+"""Summarise a manifest or a packed folder by corpus and split, or another table of the pipeline by reason."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.commands import ingest_summary
+from pipeline.commands import ingest_summary, packed_summary
 from pipeline.commands.options import Json, Table, print_found
+from pipeline.commands.packed_summary import PackedSplit
 from pipeline.commands.text_tables import lay_out
 from pipeline.tables import manifest, parquet
 from pipeline.tables.emotions import EMOTIONS
@@ -47,10 +48,15 @@ class Contents:
     reason_column: str | None = None
     reasons: dict[str, int] = field(default_factory=dict)
     """Rows by value of `reason_column`, the most frequent first."""
+    packed: list[PackedSplit] = field(default_factory=list)
+    """The splits of a packed folder."""
 
 
 def summarise(path: Path) -> Contents:
     """Count the rows of a table; raises UserError if it is not a manifest and has no column of reasons."""
+    if path.is_dir():
+        splits, rows = packed_summary.summarise(path)
+        return Contents(str(path), _groups(rows), packed=splits)
     names = parquet.columns(path)
     column = next((name for name in _REASONS if name in names), None)
     reasons = {} if column is None else _count_reasons(path, column)
@@ -70,6 +76,8 @@ def describe(contents: Contents) -> str:
     blocks = []
     if contents.groups:
         blocks = [_describe_sizes(contents.groups), _describe_emotions(contents.groups)]
+    if contents.packed:
+        blocks.append(packed_summary.describe(contents.packed))
     if contents.coverage:
         blocks.append(ingest_summary.describe_coverage(contents.coverage))
     if contents.quarantined:
@@ -150,7 +158,7 @@ def _describe_emotions(groups: list[Group]) -> str:
 
 
 def main(file: Table, as_json: Json = False) -> None:
-    """Print what a manifest contains, by corpus and split.
+    """Print what a manifest or a packed folder contains, by corpus and split.
 
     Prints hours, speakers, utterances and emotions, the coverage of the published corpus, and the utterances that
     ingest refused. For other tables it prints the number of rows by reason.
@@ -159,7 +167,8 @@ def main(file: Table, as_json: Json = False) -> None:
     JSON: file; groups: a list of corpus, split (null before split), utterances,
     hours, speakers, emotions {label: utterances}; coverage {corpus: {what:
     [found, published]}}; quarantined {corpus: {reason: utterances}};
-    reason_column; reasons {reason: rows}.
+    reason_column; reasons {reason: rows}; packed: a list of split, rows,
+    continuations, speech_tokens, text_tokens, response_tokens, files, megabytes.
     """
     found = summarise(file)
     print_found(found, describe(found), as_json)

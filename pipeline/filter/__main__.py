@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -15,17 +15,18 @@ from pipeline import params
 from pipeline.filter import scores
 from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.progress import track
-from pipeline.prompts import Prompt, Prompter
+from pipeline.prompts import Prompt
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, parquet
 from pipeline.tables.continuations import LENGTH
 from pipeline.weights.chat_template import has_thoughts
-from pipeline.weights.source import Weights, fetch
 
 Row = Mapping[str, Any]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-_READ = ["id", "corpus", "text", "language", "emotion", "duration_s"]
+_READ = pa.schema(
+    [manifest.SCHEMA.field(name) for name in ("id", "corpus", "text", "language", "emotion", "duration_s")]
+)
 
 
 class FilterParams(Section):
@@ -129,35 +130,43 @@ def first_broken_rule(row: Row, rules: Sequence[Rule]) -> dict[str, Any]:
 
 
 def apply_rules(
-    utterances: pa.Table, answers: pa.Table, prompt: Prompt, prompter: Prompter, rules: Sequence[Rule]
-) -> list[dict[str, Any]]:
-    """Return the rows of `answers` in the order of `utterances`, each with `echo`, `reason` and `score`.
+    utterances: Iterable[Row], answers: Iterator[Row], prompt: Prompt, rules: Sequence[Rule]
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of `answers` for each utterance, with `echo`, `reason` and `score`; both are in the order of ids.
 
     Raises UserError if an utterance has no answer.
     """
-    by_id = {row["id"]: row for row in answers.to_pylist()}
-    rows = []
-    for utterance in track(utterances.select(_READ).to_pylist(), "filter", len(utterances)):
-        if utterance["id"] not in by_id:
+    for utterance, (answer,) in parquet.joined(utterances, answers):
+        if answer is None:
             raise UserError(f"{utterance['id']}: found no continuation, expected one; run generate on this manifest")
-        row = utterance | by_id[utterance["id"]]
+        row = {**utterance, **answer}
         row["echo"] = scores.echo(row["continuation"], row["text"] or "")
         row["prompt"] = f"{prompt.system}\n{prompt.text.replace('{emotion}', row['emotion'] or '')}"
-        prompt_ids = prompter.text(prompt, row["text"] or "", emotion=row["emotion"] or "").ids
-        row["num_tokens"] = len(prompt_ids) + len(row["token_ids"])
-        rows.append(row | first_broken_rule(row, rules))
-    return rows
+        row["num_tokens"] = (row["num_prompt_tokens"] or 0) + len(row["token_ids"])
+        yield row | first_broken_rule(row, rules)
 
 
-def count(rows: Sequence[Row]) -> dict[str, Any]:
-    """Count the rows before and after the filter, by corpus and emotion; count the dropped rows by reason."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for row in rows:
-        cell = counts.setdefault(row["corpus"], {}).setdefault(row["emotion"] or "none", {"before": 0, "after": 0})
+class Counts:
+    """The rows before and after the filter, by corpus and emotion, and the dropped rows by reason."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, dict[str, int]]] = {}
+        self.reasons: Counter[str] = Counter()
+        self.before = 0
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        cell = self.rows.setdefault(row["corpus"], {}).setdefault(row["emotion"] or "none", {"before": 0, "after": 0})
         cell["before"] += 1
         cell["after"] += row["reason"] is None
-    reasons = Counter(row["reason"] for row in rows if row["reason"])
-    return {"rows": counts, "dropped": dict(sorted(reasons.items()))}
+        self.before += 1
+        if row["reason"] is not None:
+            self.reasons[row["reason"]] += 1
+
+    @property
+    def after(self) -> int:
+        """Number of rows that were kept."""
+        return self.before - self.reasons.total()
 
 
 def main(
@@ -172,32 +181,38 @@ def main(
     """Keep the continuations that are usable as targets, and write down why the others are not."""
     settings = params.load(params_file, f"filter.{kind}", FilterParams)
     prompt = params.load(params_file, f"prompts.{kind}", Prompt)
-    llm = params.load(params_file, "models.llm", Weights)
-    utterances = manifest.read(manifest_file)
-    answers = parquet.read(continuations_file, continuations.SCHEMA)
-    if settings.min_agreement is not None and answers["agreement"].null_count == len(answers):
+    total = parquet.num_rows(manifest_file)
+    if settings.min_agreement is not None and parquet.is_null(continuations_file, "agreement"):
         raise UserError(
             f"filter.{kind}.min_agreement: {continuations_file} has no agreement scores; turn on generate.agreement, "
             "which scores emotional speech, or set this limit to null"
         )
-
-    rows = apply_rules(utterances, answers, prompt, Prompter.load(fetch(llm)), make_rules(settings))
-    usable = [row for row in rows if row["reason"] is None]
-    unusable = [row for row in rows if row["reason"] is not None]
-    reasons = Counter(row["reason"] for row in unusable).most_common()
-    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
-    if not usable:
-        raise UserError(f"{continuations_file}: no usable row of {len(rows):,} ({counts}); expected at least one")
-    usable_rows = _table(usable, continuations.KEPT_SCHEMA)
-    parquet.write(continuations.with_signals(usable_rows, continuations_file), kept)
-    parquet.write(_table(unusable, continuations.DROPPED_SCHEMA), dropped)
+    utterances = parquet.rows_by_id(manifest_file, _READ)
+    answers = parquet.rows_by_id(continuations_file, continuations.SCHEMA, optional=continuations.SIGNALS_SCHEMA)
+    signals = [field for field in continuations.SIGNALS_SCHEMA if field.name in parquet.columns(continuations_file)]
+    counts = Counts()
+    with (
+        parquet.stream(kept, pa.schema([*continuations.KEPT_SCHEMA, *signals])) as usable,
+        parquet.stream(dropped, continuations.DROPPED_SCHEMA) as unusable,
+    ):
+        rows = apply_rules(utterances, answers, prompt, make_rules(settings))
+        for chunk in parquet.chunked(track(rows, f"filter {kind}", total)):
+            for row in chunk:
+                counts.add(row)
+            usable.write(row for row in chunk if row["reason"] is None)
+            unusable.write(row for row in chunk if row["reason"] is not None)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.reasons.most_common())
+        if not counts.after:
+            raise UserError(
+                f"{continuations_file}: no usable row of {counts.before:,} ({reasons}); expected at least one"
+            )
+        usable.commit()
+        unusable.commit()
     with parquet.whole(metrics) as partial:
-        partial.write_text(json.dumps(count(rows), indent=2, sort_keys=True) + "\n")
-    say(f"filter {kind}: kept {len(usable):,} of {len(rows):,} rows" + (f" ({counts})" if counts else ""))
-
-
-def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
-    return parquet.from_rows([{name: row[name] for name in schema.names} for row in rows], schema)
+        content = {"rows": counts.rows, "dropped": dict(sorted(counts.reasons.items()))}
+        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    line = f"filter {kind}: kept {counts.after:,} of {counts.before:,} rows"
+    say(f"{line} ({reasons})" if reasons else line)
 
 
 if __name__ == "__main__":

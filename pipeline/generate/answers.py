@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,8 @@ from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations
 
-_STORED = [name for name in continuations.SCHEMA.names if name not in ("id", "agreement")]
+_NOT_STORED = ("id", "key", "text_ids", "num_prompt_tokens", "agreement")
+_STORED = [name for name in continuations.SCHEMA.names if name not in _NOT_STORED]
 
 
 @dataclass(slots=True)
@@ -152,7 +152,10 @@ def carry_out(plan: Plan, start: StartEngine) -> Counter[str]:
 
 
 def read_continuations(utterances: pa.Table, keys: pa.Array, run: Run, chosen: dict[bytes, int]) -> pa.Table:
-    """Return each utterance's continuation from the store; the finish reason says why there is none."""
+    """Return each utterance's continuation from the store; the finish reason says why there is none.
+
+    Columns of the prompt are null (`add_prompts`), and so is the agreement.
+    """
     num_top = run.settings.store_logprobs
     signals = continuations.SIGNALS_SCHEMA if num_top else pa.schema([])
     found = run.store.read(keys, chosen, [*_STORED, *signals.names])
@@ -163,11 +166,27 @@ def read_continuations(utterances: pa.Table, keys: pa.Array, run: Run, chosen: d
     defaults = {"continuation": "", "token_ids": no_ids, "finish_reason": reason, "engine": ""}
     columns = {name: pc.coalesce(found[name], defaults[name]) if name in defaults else found[name] for name in _STORED}
     if run.backbone is not None:
-        columns["token_ids"] = _retokenized(columns["continuation"], run.backbone)
+        columns["token_ids"] = _retokenized(columns["continuation"], run.trained_prompter)
         columns["end_id"] = pa.nulls(len(keys), pa.int32())  # the trained LLM has other tokens
-    columns["agreement"] = pa.nulls(len(keys), pa.float64())
     columns |= {name: _first(found[name], num_top) for name in signals.names}
-    return pa.table({"id": utterances["id"], **columns}).cast(pa.schema([*continuations.SCHEMA, *signals]))
+    schema = pa.schema([*continuations.SCHEMA, *signals])
+    columns = {name: pa.nulls(len(keys), schema.field(name).type) for name in _NOT_STORED} | columns
+    columns["id"] = utterances["id"]
+    columns["key"] = pa.array([key and key.hex() for key in keys.to_pylist()], pa.string())
+    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def add_prompts(answers: pa.Table, utterances: pa.Table, text_ids: pa.Array, run: Run) -> pa.Table:
+    """Fill the token ids of the transcripts and the lengths of the prompts, those of the LLM that is trained."""
+    shells = {}
+    for emotion in set(utterances["emotion"].to_pylist()) if run.signature.names_emotion else {None}:
+        shells[emotion] = len(run.trained_prompter.around(run.prompt, (), emotion=emotion or "").ids)
+    emotions = utterances["emotion"].to_pylist() if run.signature.names_emotion else [None] * len(utterances)
+    around = pa.array([shells[emotion] for emotion in emotions], pa.int32())
+    lengths = pc.if_else(pc.is_valid(answers["key"]), pc.add(around, pc.list_value_length(text_ids)), None)
+    for name, column in (("text_ids", text_ids), ("num_prompt_tokens", lengths)):
+        answers = answers.set_column(answers.schema.get_field_index(name), answers.schema.field(name), column)
+    return answers
 
 
 def _first(column: pa.ChunkedArray, num_top: int) -> pa.Array:
@@ -178,7 +197,6 @@ def _first(column: pa.ChunkedArray, num_top: int) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pc.list_slice(rows.flatten(), 0, num_top), mask=pc.is_null(rows))
 
 
-def _retokenized(texts: pa.ChunkedArray, backbone: Path) -> pa.Array:
+def _retokenized(texts: pa.ChunkedArray, prompter: Prompter) -> pa.Array:
     """Return another LLM's answers as token ids of the LLM that is trained."""
-    prompter = Prompter.load(backbone)
     return pa.array([prompter.answer_ids(text) for text in texts.to_pylist()], pa.list_(pa.int32()))

@@ -70,9 +70,14 @@ class Run:
 
     @cached_property
     def prompter(self) -> Prompter:
-        """The LLM's tokenizer; it is loaded at the first use."""
+        """The tokenizer of the LLM that writes; it is loaded at the first use."""
         choose.prepare(self.settings)
         return Prompter.load(self.model)
+
+    @cached_property
+    def trained_prompter(self) -> Prompter:
+        """The tokenizer of the LLM that is trained; it is loaded at the first use."""
+        return self.prompter if self.backbone is None else Prompter.load(self.backbone)
 
     def check_models(self) -> None:
         """Raise UserError if training could not use the models: its targets would be generated in vain."""
@@ -156,10 +161,21 @@ def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, run: R
     return [make_request(key, row, run) for key, row in zip(wanted.to_pylist(), rows, strict=True)]
 
 
+def tokenised(texts: pa.ChunkedArray, prompter: Prompter) -> pa.Array:
+    """Return the token ids of transcripts; none for a null."""
+    return pa.concat_arrays(
+        [
+            pa.array(prompter.all_content_ids([text or "" for text in chunk]), pa.list_(pa.int32()))
+            for chunk in parquet.chunked(texts.to_pylist())
+        ]
+    )
+
+
 def make_request(key: bytes, utterance: Mapping[str, Any], run: Run) -> Request:
     """Make the request for an utterance's key."""
     text, emotion = utterance["text"], utterance["emotion"] if run.signature.names_emotion else None
-    ids = run.prompter.text(run.prompt, text, emotion=emotion).ids
+    content = utterance.get("text_ids") or run.prompter.content_ids(text)
+    ids = run.prompter.around(run.prompt, content, emotion=emotion).ids
     return Request(key, text, emotion, ids, run.signature.seed)
 
 

@@ -3,9 +3,16 @@
 The train split contains the rows whose continuation the filter kept. The dev and test splits contain every row of the
 manifest, so that emotion recognition is always tested on the same clips, whatever the filter drops. In dev and test, a
 row without a usable continuation has an empty one. The KL divergence is computed only for rows with a continuation.
+
+All tables are in the order of their ids, and are read in step. Threads read the clips a little ahead.
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +21,8 @@ import typer
 from pydantic import Field
 
 from pipeline import params
-from pipeline.audio import mono_16k, recordings
+from pipeline.audio import recordings
+from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
 from pipeline.corpora.params import read_roots
 from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.progress import track
@@ -23,58 +31,86 @@ from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, manifest, packed, parquet
 from pipeline.weights.source import Weights, fetch
 
+Row = Mapping[str, Any]
+
+_CLIPS_AHEAD = 16  # for each thread
+_DROPPED_SCHEMA = pa.schema([continuations.SCHEMA.field(name) for name in ("id", "key", "text_ids")])
+
 
 class PackParams(Section):
     """The section `pack`."""
 
-    rows_per_shard: Annotated[int, Field(ge=1)]
-    """A shard is one file; 10,000 clips of 10 s are about 2 GB."""
+    shard_mb: Annotated[int, Field(ge=1)]
+    """Size of a shard, which is one file."""
 
 
-def rows(
-    utterances: pa.Table,
-    kept: pa.Table,
-    signals: pa.Table | None,
-    split: str,
-    corpora: dict[str, Path],
-    prompter: Prompter,
-) -> Iterator[dict[str, Any]]:
-    """Yield the packed rows of a split, and read their clips one by one; `signals` belong to the rows of `kept`."""
-    responses = {row["id"]: (row, number) for number, row in enumerate(kept.to_pylist())}
-    for row in utterances.to_pylist():
-        response, number = responses.get(row["id"], (None, 0))
-        if row["split"] != split or (response is None and split == "train"):
-            continue
-        samples = _samples(row, corpora)
-        yield {
-            "id": row["id"],
-            "corpus": row["corpus"],
-            "speaker": row["speaker"],
-            "emotion": row["emotion"],
-            "text": row["text"] or "",
-            "audio": {"bytes": mono_16k.encode_flac(samples), "path": None},
-            "num_samples": len(samples),
-            "text_ids": list(prompter.content_ids(row["text"] or "")),
-            "response_ids": [] if response is None else _response_ids(response, prompter.end_id),
-            **({} if signals is None or response is None else signals.slice(number, 1).to_pylist()[0]),
-        }
+def choose_rows(utterances: Iterable[Row], kept: Iterator[Row], dropped: Iterator[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield each row of the manifest that is packed, with its kept or dropped continuation.
 
-
-def _response_ids(response: dict[str, Any], end_id: int) -> list[int]:
-    """Return the continuation's ids, with the end token only if the LLM ended the continuation itself.
-
-    `end_id` is used if the token that ended the continuation is not known.
+    Raises UserError if an utterance has neither.
     """
-    if response["finish_reason"] != continuations.STOP:
-        return list(response["token_ids"])
-    known = response.get("end_id")
-    return [*response["token_ids"], end_id if known is None else known]
+    for row, (usable, unusable) in parquet.joined(utterances, kept, dropped):
+        answer = usable or unusable
+        if answer is None:
+            raise UserError(f"{row['id']}: found no continuation, kept or dropped; run filter on this manifest")
+        if row["split"] in (manifest.SPLITS if usable else manifest.SPLITS[1:]):
+            yield row, answer
 
 
-def _samples(row: dict[str, Any], corpora: dict[str, Path]) -> Any:
+def pack_row(row: Row, answer: Row, audio: tuple[bytes, int], end_id: int) -> dict[str, Any]:
+    """Return the packed row of an utterance; `end_id` ends an answer whose end token is not known."""
+    flac_bytes, num_samples = audio
+    response_ids = _response_ids(answer, end_id) if "token_ids" in answer else []
+    votes = row["emotion_votes"]
+    return {
+        **{name: row[name] for name in ("id", "corpus", "speaker", "language", "licence", "emotion")},
+        "emotion_votes": None if votes is None else [{"emotion": name, "share": share} for name, share in votes],
+        "text": row["text"] or "",
+        "audio": {"bytes": flac_bytes, "path": None},
+        "num_samples": num_samples,
+        "num_speech_tokens": num_speech_tokens(num_mel_frames(num_samples)),
+        "num_text_tokens": len(answer["text_ids"]),
+        "num_response_tokens": len(response_ids),
+        "text_ids": answer["text_ids"],
+        "response_ids": response_ids,
+        "continuation_key": answer["key"],
+        "row_hash": _hash(row),
+        **{name: answer[name] for name in continuations.SIGNALS_SCHEMA.names if name in answer},
+    }
+
+
+def _response_ids(answer: Row, end_id: int) -> list[int]:
+    """Return the continuation's ids, with the end token only if the LLM ended the continuation itself."""
+    if answer["finish_reason"] != continuations.STOP:
+        return list(answer["token_ids"])
+    return [*answer["token_ids"], end_id if answer["end_id"] is None else answer["end_id"]]
+
+
+def _hash(row: Row) -> str:
+    return hashlib.md5(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+def with_audio(rows: Iterable[tuple[Row, Row]], corpora: Mapping[str, Path]) -> Iterator[tuple[Row, Row, Any]]:
+    """Yield the rows, each with its clip as FLAC and the number of samples; threads read the clips ahead."""
+    num_threads = len(os.sched_getaffinity(0))
+    waiting: deque[tuple[Row, Row, Future[tuple[bytes, int]]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for row, answer in rows:
+                waiting.append((row, answer, pool.submit(_read_clip, row, corpora)))
+                if len(waiting) > num_threads * _CLIPS_AHEAD:
+                    row, answer, clip = waiting.popleft()
+                    yield row, answer, clip.result()
+            for row, answer, clip in waiting:
+                yield row, answer, clip.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_clip(row: Row, corpora: Mapping[str, Path]) -> tuple[bytes, int]:
     path = corpora[row["corpus"]] / row["audio"]
     try:
-        return recordings.read(path, row["start_s"], row["duration_s"])
+        return recordings.read_flac(path, row["start_s"], row["duration_s"])
     except recordings.UnreadableAudio as error:
         raise UserError(f"{path}: {error}; ingest {row['corpus']} again, with --check samples") from None
 
@@ -93,7 +129,8 @@ def prompt_shell(prompt: Prompt, prompter: Prompter, kind: str) -> packed.Prompt
 def main(
     kind: Annotated[Alignment, typer.Option(help="Which alignment the rows are for: semantic or emotion.")],
     manifest_file: Annotated[Path, typer.Option("--manifest", help="The manifest of this alignment.")],
-    continuations_file: Annotated[Path, typer.Option("--continuations", help="The kept continuations.")],
+    kept_file: Annotated[Path, typer.Option("--kept", help="The kept continuations.")],
+    dropped_file: Annotated[Path, typer.Option("--dropped", help="The dropped continuations.")],
     output: Annotated[Path, typer.Option(help="The packed folder to write.")],
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
@@ -102,25 +139,27 @@ def main(
     corpora = read_roots(params_file)
     prompt = params.load(params_file, f"prompts.{kind}", Prompt)
     llm = params.load(params_file, "models.llm", Weights)
-    utterances = manifest.read(manifest_file)
-    kept = parquet.read(continuations_file, continuations.SCHEMA)
-    signals = continuations.read_signals(continuations_file, kept["id"]) if kind == "semantic" else None
-    missing = set(utterances["corpus"].to_pylist()) - set(corpora)
-    if missing:
+    found = parquet.read_columns(manifest_file, ["corpus"])["corpus"].unique().to_pylist()
+    if missing := set(found) - set(corpora):
         raise UserError(f"{manifest_file}: corpus {min(missing)} is not listed under ingest in {params_file}")
     prompter = Prompter.load(fetch(llm))
-    schema = packed.SCHEMA if signals is None else packed.SCHEMA_WITH_SIGNALS
-    with packed.Writer(output, prompt_shell(prompt, prompter, kind), settings.rows_per_shard, schema) as writer:
-        counts = {
-            split: writer.write(
-                split,
-                track(rows(utterances, kept, signals, split, corpora, prompter), f"pack {kind}: {split}", unit="clips"),
-            )
-            for split in manifest.SPLITS
-        }
-    if counts["train"] == 0:
-        raise UserError(f"{continuations_file}: no continuation of a train row of {manifest_file} was kept")
-    say(f"pack: {kind}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items()) + " rows")
+    signals = continuations.SIGNALS_SCHEMA if kind == "semantic" else pa.schema([])
+    has_signals = set(signals.names) <= set(parquet.columns(kept_file)) and len(signals) > 0
+    rows = choose_rows(
+        track(parquet.rows_by_id(manifest_file, manifest.SCHEMA), f"pack {kind}", parquet.num_rows(manifest_file)),
+        parquet.rows_by_id(kept_file, continuations.SCHEMA, optional=signals),
+        parquet.rows_by_id(dropped_file, _DROPPED_SCHEMA, allow_empty=True),
+    )
+    schema = packed.SCHEMA_WITH_SIGNALS if has_signals else packed.SCHEMA
+    shell = prompt_shell(prompt, prompter, kind)
+    with packed.Writer(output, shell, settings.shard_mb * 1_000_000, schema) as writer:
+        for split in manifest.SPLITS:
+            writer.open(split)
+        for row, answer, audio in with_audio(rows, corpora):
+            writer.add(row["split"], pack_row(row, answer, audio, prompter.end_id))
+        if writer.counts["train"] == 0:
+            raise UserError(f"{kept_file}: no continuation of a train row of {manifest_file} was kept")
+    say(f"pack: {kind}: " + ", ".join(f"{count:,} {split}" for split, count in writer.counts.items()) + " rows")
 
 
 if __name__ == "__main__":

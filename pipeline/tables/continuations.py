@@ -3,12 +3,7 @@
 The token ids of an answer do not include the end token; the finish reason says whether there was one.
 """
 
-from pathlib import Path
-
 import pyarrow as pa
-import pyarrow.compute as pc
-
-from pipeline.tables import parquet
 
 STOP = "stop"
 """The LLM ended its turn by itself."""
@@ -25,6 +20,9 @@ NOT_GENERATED = (PROMPT_TOO_LONG, NO_TRANSCRIPT, NO_EMOTION)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # id of the manifest's row
+        ("key", pa.string()),  # key of the prompt in the store, in hexadecimal; null if there is no prompt
+        ("text_ids", pa.list_(pa.int32())),  # the tokens of the transcript; empty if there is none
+        ("num_prompt_tokens", pa.int32()),  # length of the prompt; null if there is no prompt
         ("continuation", pa.string()),  # the decoded answer, stripped of white space at its ends
         ("token_ids", pa.list_(pa.int32())),  # the tokens of the answer, without the end token
         ("finish_reason", pa.string()),  # one of the five above
@@ -49,22 +47,3 @@ They are null if nothing was generated.
 
 KEPT_SCHEMA = SCHEMA.append(pa.field("echo", pa.float64()))  # share of the answer that repeats the transcript
 DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("score", pa.float64()))
-
-
-def read_signals(path: Path, ids: pa.ChunkedArray) -> pa.Table | None:
-    """Return the teacher signals of the rows with these ids, in the order of the ids; None if the table has none."""
-    if "top_ids" not in parquet.columns(path):
-        return None
-    found = parquet.read(path, pa.schema([SCHEMA.field("id"), *SIGNALS_SCHEMA]))
-    rows = pc.index_in(ids, value_set=found["id"].combine_chunks())
-    return found.select(SIGNALS_SCHEMA.names).take(rows)
-
-
-def with_signals(rows: pa.Table, path: Path) -> pa.Table:
-    """Append the teacher signals of these rows, if the table at `path` has them."""
-    signals = read_signals(path, rows["id"])
-    if signals is None:
-        return rows
-    for name in SIGNALS_SCHEMA.names:
-        rows = rows.append_column(SIGNALS_SCHEMA.field(name), signals[name])
-    return rows

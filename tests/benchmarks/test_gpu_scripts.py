@@ -19,10 +19,10 @@ from benchmarks.gpu.learning import compare
 from benchmarks.gpu.official import OfficialLayout, OfficialObjective, collate
 from benchmarks.gpu.sizes import Stage, build_model, draw_clips, durations_s, frame, full, tiny
 from benchmarks.gpu.steps import RANK, Steps, measure_flops
+from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.weights.source import ModelsParams
 from train.data.dataset import Collator
 from train.fit.objectives import SemanticAlignment
-from train.model.adapter import num_speech_tokens
 from train.model.encoder import SpeechEncoder
 
 EMOTIONS = ["sad", "happy"]

@@ -14,6 +14,7 @@ import transformers as t
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.weights.source import ModelsParams, Weights
@@ -23,7 +24,6 @@ from train import saved_model
 from train.fit.objectives import EmotionAlignment, SemanticAlignment
 from train.inference import Answering
 from train.model import Batch, SpeechLLM
-from train.model.adapter import num_speech_tokens
 from train.model.inputs import pad_features, sequences
 from train.model.plora import ADAPTER_NAME, lora_config
 from train.saved_model import ModelConfig

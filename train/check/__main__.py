@@ -155,8 +155,8 @@ def _batch() -> "Batch":
     """Make up two clips of 1.0 and 2.6 s, with token ids that every vocabulary has."""
     import torch
 
+    from pipeline.audio.speech_tokens import num_speech_tokens
     from train.model import Batch
-    from train.model.adapter import num_speech_tokens
     from train.model.inputs import pad_features, sequences
 
     num_frames = (100, 260)

@@ -1,18 +1,21 @@
 """Turn packed rows into examples, and examples into batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import soundfile
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.audio import mono_16k
+from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
+from pipeline.stage import UserError
+from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
-from train.data.log_mel import LogMel, num_mel_frames
+from train.data.log_mel import LogMel
 from train.model import Batch, Sequences, TopKTeacher
-from train.model.adapter import num_speech_tokens
 from train.model.inputs import pad_features, sequences
 
 
@@ -35,7 +38,7 @@ class Example:
 class Examples(Dataset[Example]):
     """The rows of a packed split; each row is decoded when it is read."""
 
-    def __init__(self, rows: Any, log_mel: LogMel, emotions: Sequence[str]) -> None:
+    def __init__(self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str]) -> None:
         self.rows = rows
         self.log_mel = log_mel
         self.emotions = {emotion: index for index, emotion in enumerate(emotions)}
@@ -46,7 +49,7 @@ class Examples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
         return Example(
-            features=self.log_mel(mono_16k.decode(row["audio"]["bytes"])),
+            features=self.log_mel(decode(self.rows, row, index)),
             num_frames=num_mel_frames(row["num_samples"]),
             text_ids=row["text_ids"],
             response_ids=row["response_ids"],
@@ -55,6 +58,20 @@ class Examples(Dataset[Example]):
             top_logprobs=row.get("top_logprobs"),
             id=row["id"],
         )
+
+
+def decode(rows: packed.Rows, row: Mapping[str, Any], index: int) -> mono_16k.Samples:
+    """Decode the clip of `row`, which is row `index`; raises UserError with its id and its file if it is damaged."""
+    try:
+        samples = mono_16k.decode(row["audio"]["bytes"])
+    except soundfile.LibsndfileError as error:
+        found = error.error_string.strip(" .")
+    else:
+        if len(samples) == row["num_samples"]:
+            return samples
+        found = f"{len(samples):,} samples"
+    expected = f"expected {row['num_samples']:,} samples"
+    raise UserError(f"{rows.shard(index)}: {row['id']}: found {found}, {expected}; the file is damaged, pack again")
 
 
 class Collator:

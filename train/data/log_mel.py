@@ -9,14 +9,6 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
 from pipeline.audio.mono_16k import SAMPLE_RATE_HZ
-from train.model.encoder import MAX_DURATION_S, MEL_FRAMES_PER_S
-
-HOP_SAMPLES = SAMPLE_RATE_HZ // MEL_FRAMES_PER_S
-
-
-def num_mel_frames(num_samples: int) -> int:
-    """Return the number of mel frames of a clip, at most 3,000 because Whisper truncates clips to 30 s."""
-    return min(num_samples // HOP_SAMPLES, MAX_DURATION_S * MEL_FRAMES_PER_S)
 
 
 class LogMel:

@@ -2,26 +2,26 @@
 
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.stage import UserError
+from pipeline.tables import packed
 
 _ROWS_AT_ONCE = 1_000
 _HOW = "generate with store_logprobs above 0 and pack again, or set fit.semantic.teacher to exact"
 
 
-def check(rows: datasets.Dataset, folder: Path) -> int:
+def check(rows: packed.Rows, folder: Path) -> int:
     """Return the number of tokens stored at each position.
 
     Raises UserError that names the first row with missing tokens.
     """
-    if "top_ids" not in rows.column_names:
+    if "top_ids" not in rows.names:
         raise UserError(f"{folder}: the packed data has no stored teacher; {_HOW}")
     num_top: int | None = None
-    columns = rows.select_columns(["id", "response_ids", "top_ids"]).with_format("arrow")
-    for batch in columns.iter(_ROWS_AT_ONCE):
+    columns = pa.table({name: rows.column(name) for name in ("id", "response_ids", "top_ids")})
+    for batch in columns.to_batches(_ROWS_AT_ONCE):
         _check_positions(batch, folder)
         row_of = pc.list_parent_indices(batch["top_ids"])
         counts = pc.list_value_length(pc.list_flatten(batch["top_ids"]))
@@ -34,7 +34,7 @@ def check(rows: datasets.Dataset, folder: Path) -> int:
     return num_top
 
 
-def _check_positions(rows: pa.Table, folder: Path) -> None:
+def _check_positions(rows: pa.RecordBatch, folder: Path) -> None:
     positions = pc.list_value_length(rows["response_ids"])
     stored = pc.list_value_length(rows["top_ids"])
     for i in pc.indices_nonzero(pc.fill_null(pc.not_equal(positions, stored), True))[:1].to_pylist():

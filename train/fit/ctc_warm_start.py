@@ -87,7 +87,7 @@ def warm_start(
 
     The warm start is short, so every process does the same work; only the main process reports.
     """
-    vocabulary = Vocabulary(train.rows["text_ids"][:])
+    vocabulary = Vocabulary(train.rows.column("text_ids").to_pylist())
     device = model.token_embeddings.weight.device
     ctc_head = CTCHead(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
     trained = [*model.adapter.parameters(), *ctc_head.parameters()]

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -155,7 +155,7 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
     dev_rows = with_response(packed.load(folder, "dev", allow_empty=True))
     return Data(
         train=Examples(train_rows, log_mel, config.emotions),
-        train_lengths=train_rows["num_samples"][:],
+        train_lengths=train_rows.column("num_samples").to_pylist(),
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
         collate=Collator(shell, with_teacher=with_teacher and not stored, with_signals=stored),
         dev_collate=Collator(shell, with_teacher=with_teacher),
@@ -163,9 +163,9 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
     )
 
 
-def with_response(rows: datasets.Dataset) -> datasets.Dataset:
+def with_response(rows: packed.Rows) -> packed.Rows:
     """Return the rows that have a continuation."""
-    return rows.select([i for i, response in enumerate(rows["response_ids"][:]) if response])
+    return rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,11 +47,3 @@ class ConvAdapter(nn.Module):
         x = x.transpose(1, 2)
         x = x + self.up(functional.gelu(self.down(x)))
         return self.norm(x), lengths
-
-
-def num_speech_tokens(num_frames: int) -> int:
-    """Return the number of speech embeddings of a clip of `num_frames` mel frames: 63 for 1,000 frames (10 s)."""
-    lengths = torch.tensor([num_frames])
-    for _ in range(1 + NUM_CONVOLUTIONS):
-        lengths = halved(lengths)
-    return int(lengths)

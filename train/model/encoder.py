@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-MEL_FRAMES_PER_S = 100  # 16 kHz / hop of 160 samples
-MAX_DURATION_S = 30  # Whisper's position embeddings end here
-
 
 def halved(lengths: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     """Return the lengths after a convolution of stride 2 with "same" padding: (L - 1) // 2 + 1."""

@@ -19,6 +19,7 @@ from evaluate.bootstrap import Resampling
 from evaluate.metrics import score_divergence, score_recognition
 from evaluate.respond import __main__ as respond
 from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
+from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import packed
@@ -28,7 +29,6 @@ from train import saved_model
 from train.data.dataset import Collator, Examples
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
-from train.model.adapter import num_speech_tokens
 from train.model.inputs import sequences
 from train.model.plora import lora_config
 

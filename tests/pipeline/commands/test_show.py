@@ -156,6 +156,7 @@ def test_json_holds_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "quarantined": {"acting": {"silent": 1}},
         "reason_column": None,
         "reasons": {},
+        "packed": [],
     }
 
 
@@ -213,3 +214,17 @@ def test_starting_loads_no_library_of_a_command() -> None:
     code = f"import sys, pipeline.__main__; print(*sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_packed_folder_is_shown_by_split(packed_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(packed_folder)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["corpus", "train", "0.00", "2", "12"] in lines
+    assert ["corpus", "train", "6", "6"] in lines
+    assert ["train", "12", "12"] in [line[:3] for line in lines]
+    assert ["dev", "4", "3"] in [line[:3] for line in lines]
+
+
+def test_a_folder_that_is_not_packed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found no packed split; expected a folder"):
+        show(tmp_path)

@@ -103,6 +103,7 @@ def run_filter(
         {
             "id": f"corpus/{i}",
             "continuation": answer,
+            "num_prompt_tokens": 20,
             "token_ids": [5] * len(answer),
             "finish_reason": continuations.STOP,
             "engine": "echo 1",

@@ -13,7 +13,6 @@ from pipeline.stage import UserError
 from tests.builders import read_continuations, run_generate, write_texts
 from tests.doubles import (
     RecordingEngine,
-    let_runs_load_nothing,
     let_runs_start_none,
 )
 
@@ -64,7 +63,7 @@ def test_a_score_is_found_once(
     write_texts(tmp_path / "manifest.parquet", ["yes", "no", "yes", "perhaps"])
     ask(tmp_path, llm)
     assert len(engine.scored) == 6
-    let_runs_load_nothing(monkeypatch)
+    let_runs_start_none(monkeypatch)
     write_texts(tmp_path / "manifest.parquet", ["yes", "no", "yes"])
     assert ask(tmp_path, llm).read_bytes() == first
 

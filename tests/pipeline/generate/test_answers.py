@@ -88,9 +88,8 @@ def with_likeliest(num_top: int) -> AnswerOf:
 
 
 def read_signals(path: Path) -> list[Any]:
-    ids = parquet.read(path, continuations.SCHEMA)["id"]
-    found = continuations.read_signals(path, ids)
-    return [] if found is None else found["top_ids"].to_pylist()
+    rows = parquet.rows_by_id(path, continuations.SCHEMA, optional=continuations.SIGNALS_SCHEMA)
+    return [row["top_ids"] for row in rows if "top_ids" in row]
 
 
 def test_the_output_has_as_many_likeliest_tokens_as_the_parameters_say_and_none_without(

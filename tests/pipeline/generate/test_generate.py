@@ -15,7 +15,7 @@ from tests import builders
 from tests.builders import run_generate, utterance, write_table, write_texts
 from tests.doubles import (
     RecordingEngine,
-    let_runs_load_nothing,
+    let_runs_start_none,
 )
 
 
@@ -50,7 +50,7 @@ def test_only_what_is_missing_goes_to_the_engine_which_is_not_started_for_nothin
     run_generate(tmp_path, llm)
     assert len(engine.asked) == 4
     capsys.readouterr()
-    let_runs_load_nothing(monkeypatch)
+    let_runs_start_none(monkeypatch)
     write_texts(tmp_path / "manifest.parquet", ["a", "b", "c", "a"])
     assert run_generate(tmp_path, llm) == first
     expected = "generate semantic: 4 rows, 3 distinct prompts, none generated; 0 answers cut\n"

@@ -1,3 +1,4 @@
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class Inputs:
         pack.main(
             kind="semantic" if kind == "semantic" else "emotion",
             manifest_file=self.folder / "manifest.parquet",
-            continuations_file=self.folder / "kept.parquet",
+            kept_file=self.folder / "kept.parquet",
+            dropped_file=self.folder / "dropped.parquet",
             output=output,
             params_file=self.folder / "params.yaml",
         )
@@ -49,16 +51,20 @@ def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
         times = {"start_s": 0.0, "duration_s": (4_800 + 100 * i) / 48_000}
         rows.append(utterance(f"c/{i}", speaker=f"c/{i}", emotion="sad") | known | times)
     write_table(tmp_path / "manifest.parquet", rows)
+    prompter = Prompter.load(fetch(tiny_models.llm))
     answers = [
-        {"id": f"c/{i}", "continuation": "x", "token_ids": [30, 31], "finish_reason": reason, "engine": "test"}
-        for i, reason in ((0, "stop"), (2, "stop"), (3, "length"))
+        dict.fromkeys(continuations.SCHEMA.names)
+        | {"id": f"c/{i}", "key": f"0{i}", "text_ids": prompter.content_ids(f"word {i}"), "token_ids": [30, 31]}
+        | {"continuation": "x", "finish_reason": "length" if i == 3 else "stop", "engine": "test"}
+        for i in range(5)
     ]
-    write_table(tmp_path / "kept.parquet", answers, continuations.SCHEMA)
+    write_table(tmp_path / "kept.parquet", [answers[i] for i in (0, 2, 3)], continuations.SCHEMA)
+    write_table(tmp_path / "dropped.parquet", [answers[i] for i in (1, 4)], continuations.SCHEMA)
     values = {
         "models": tiny_models.model_dump(),
         "prompts": PROMPTS,
         "ingest": {"c": {"reader": "cremad", "root": str(tmp_path), "check": "samples"}},
-        "pack": {"rows_per_shard": 2},
+        "pack": {"shard_mb": 1},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     return Inputs(tmp_path)
@@ -66,7 +72,7 @@ def inputs(tmp_path: Path, tiny_models: ModelsParams) -> Inputs:
 
 def test_train_rows_need_a_kept_continuation_and_others_do_not(inputs: Inputs) -> None:
     output = inputs.run()
-    ids = {split: packed.load(output, split)["id"][:] for split in manifest.SPLITS}
+    ids = {split: packed.load(output, split).column("id").to_pylist() for split in manifest.SPLITS}
     assert ids == {"train": ["c/0"], "dev": ["c/2"], "test": ["c/3", "c/4"]}
     assert packed.load(output, "test")[1]["response_ids"] == []
 
@@ -91,6 +97,9 @@ def test_a_clip_without_transcript_is_packed_to_be_tested_on(inputs: Inputs) -> 
     table = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
     table[4]["text"] = None
     write_table(inputs.folder / "manifest.parquet", table)
+    dropped = parquet.read(inputs.folder / "dropped.parquet", continuations.SCHEMA).to_pylist()
+    dropped[1] |= {"key": None, "text_ids": []}
+    write_table(inputs.folder / "dropped.parquet", dropped, continuations.SCHEMA)
     row = packed.load(inputs.run(), "test")[1]
     assert (row["id"], row["text"], row["text_ids"]) == ("c/4", "", [])
 
@@ -129,13 +138,15 @@ def test_a_corpus_without_a_root_is_named(inputs: Inputs) -> None:
 
 def test_no_kept_train_row_is_an_error(inputs: Inputs) -> None:
     kept = parquet.read(inputs.folder / "kept.parquet", continuations.SCHEMA)
+    dropped = parquet.read(inputs.folder / "dropped.parquet", continuations.SCHEMA)
     parquet.write(kept.slice(1), inputs.folder / "kept.parquet")
+    parquet.write(pa.concat_tables([kept.slice(0, 1), dropped]), inputs.folder / "dropped.parquet")
     with pytest.raises(UserError, match="no continuation of a train row"):
         inputs.run()
 
 
 def test_teacher_signals_are_packed_with_their_response_where_there_are_any(inputs: Inputs) -> None:
-    assert packed.load(inputs.run(), "train").column_names == packed.SCHEMA.names
+    assert packed.load(inputs.run(), "train").names == packed.SCHEMA.names
     rows = parquet.read(inputs.folder / "kept.parquet", continuations.SCHEMA).to_pylist()
     top = {"c/0": [[1, 2], [3, 4], [5, 6]], "c/2": None, "c/3": [[7, 8], [9, 10]]}
     signals = [{"top_ids": top[row["id"]], "top_logprobs": top[row["id"]]} for row in rows]
@@ -146,4 +157,80 @@ def test_teacher_signals_are_packed_with_their_response_where_there_are_any(inpu
     found = {row["id"]: row for split in manifest.SPLITS for row in packed.load(output, split)}
     assert {key: row["top_ids"] for key, row in found.items()} == {**top, "c/4": None}
     assert len(found["c/0"]["top_logprobs"]) == len(found["c/0"]["response_ids"])
-    assert "top_ids" not in packed.load(inputs.run("emotion"), "train").column_names
+    assert "top_ids" not in packed.load(inputs.run("emotion"), "train").names
+
+
+def test_a_row_has_every_length_and_where_it_comes_from(inputs: Inputs) -> None:
+    row = packed.load(inputs.run(), "train")[0]
+    assert row["num_speech_tokens"] == 1  # 0.1 s
+    assert row["num_text_tokens"] == len(row["text_ids"]) == len("word 0")
+    assert row["num_response_tokens"] == len(row["response_ids"]) == 3
+    assert row["continuation_key"] == "00"
+    hashes = {packed.load(inputs.folder / "packed", split)[0]["row_hash"] for split in manifest.SPLITS}
+    assert len(hashes) == 3
+
+
+def test_votes_language_and_licence_are_packed(inputs: Inputs) -> None:
+    rows = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
+    rows[0] |= {"emotion_votes": [("sad", 0.75), ("happy", 0.25)], "language": "en", "licence": "CC-BY-4.0"}
+    write_table(inputs.folder / "manifest.parquet", rows)
+    row = packed.load(inputs.run(), "train")[0]
+    assert row["emotion_votes"] == [{"emotion": "sad", "share": 0.75}, {"emotion": "happy", "share": 0.25}]
+    assert (row["language"], row["licence"]) == ("en", "CC-BY-4.0")
+    assert packed.load(inputs.folder / "packed", "dev")[0]["emotion_votes"] is None
+
+
+@pytest.mark.parametrize(("rate", "channels", "subtype"), [(16_000, 1, "PCM_16"), (16_000, 1, "PCM_S8")])
+def test_a_flac_file_of_the_packed_form_passes_byte_for_byte(
+    inputs: Inputs, rate: int, channels: int, subtype: str
+) -> None:
+    row = pack_flac(inputs, rate, channels, subtype)
+    assert row["audio"]["bytes"] == (inputs.folder / "0.flac").read_bytes()
+    assert row["num_samples"] == 5_000
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"), [(16_000, 2, "PCM_16"), (16_000, 1, "PCM_24"), (8_000, 1, "PCM_16")]
+)
+def test_another_flac_file_is_encoded_anew(inputs: Inputs, rate: int, channels: int, subtype: str) -> None:
+    row = pack_flac(inputs, rate, channels, subtype)
+    assert row["audio"]["bytes"] != (inputs.folder / "0.flac").read_bytes()
+    assert soundfile.info(io.BytesIO(row["audio"]["bytes"])).samplerate == 16_000
+    assert row["num_samples"] == 5_000 * 16_000 // rate
+
+
+def pack_flac(inputs: Inputs, rate: int, channels: int, subtype: str) -> dict[str, Any]:
+    """Pack a clip of 5,000 samples that is a FLAC file."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (5_000, channels))
+    soundfile.write(inputs.folder / "0.flac", samples, rate, subtype=subtype)
+    rows = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
+    rows[0] |= {"audio": "0.flac", "duration_s": 5_000 / rate}
+    write_table(inputs.folder / "manifest.parquet", rows)
+    return packed.load(inputs.run(), "train")[0]
+
+
+def test_a_segment_of_a_flac_file_is_cut_out(inputs: Inputs) -> None:
+    pack_flac(inputs, 16_000, 1, "PCM_16")
+    rows = manifest.read(inputs.folder / "manifest.parquet").to_pylist()
+    rows[0] |= {"start_s": 0.1, "duration_s": 0.2}
+    write_table(inputs.folder / "manifest.parquet", rows)
+    row = packed.load(inputs.run(), "train")[0]
+    whole = soundfile.read(inputs.folder / "0.flac", dtype="float32")[0]
+    assert np.array_equal(mono_16k.decode(row["audio"]["bytes"]), whole[1_600:4_800])
+
+
+def test_an_utterance_without_a_continuation_is_named(inputs: Inputs) -> None:
+    parquet.write(
+        parquet.read(inputs.folder / "dropped.parquet", continuations.SCHEMA).slice(1),
+        inputs.folder / "dropped.parquet",
+    )
+    with pytest.raises(UserError, match="c/1: found no continuation, kept or dropped; run filter on this manifest"):
+        inputs.run()
+
+
+def test_packing_again_gives_the_same_bytes(inputs: Inputs) -> None:
+    def content() -> dict[str, bytes]:
+        output = inputs.run()
+        return {str(file.relative_to(output)): file.read_bytes() for file in output.rglob("*") if file.is_file()}
+
+    assert content() == content()

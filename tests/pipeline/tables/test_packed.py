@@ -1,5 +1,9 @@
+import json
+import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -8,11 +12,13 @@ from pipeline.audio import mono_16k
 from pipeline.stage import UserError
 from pipeline.tables import packed
 
+EMPTY: dict[str, Any] = {**dict.fromkeys(packed.SCHEMA.names), "audio": {"bytes": b"", "path": None}}
+
 
 def test_a_packed_folder_loads_with_datasets_shard_by_shard(packed_folder: Path) -> None:
     splits = datasets.load_from_disk(packed_folder)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 12, "dev": 4, "test": 8}
-    assert len(list((packed_folder / "train").glob("*.arrow"))) == 3
+    assert len(list((packed_folder / "train").glob("*.arrow"))) == 12
     assert splits["train"][11]["id"] == "corpus/train-11"
 
 
@@ -27,7 +33,7 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     shell = packed.PromptShell(before_speech=[1], before_text=None, after=[2])
     for name in ("a", "b"):
         with packed.Writer(tmp_path / name, shell, 10) as writer:
-            writer.write("train", [dict.fromkeys(packed.SCHEMA.names)])
+            writer.write("train", [EMPTY])
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert len(files) == 5
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
@@ -36,10 +42,10 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_folder_of_before_untouched(tmp_path: Path) -> None:
     shell = packed.PromptShell(before_speech=[1], before_text=None, after=[2])
     with packed.Writer(tmp_path / "a", shell, 10) as writer:
-        writer.write("train", [dict.fromkeys(packed.SCHEMA.names)])
+        writer.write("train", [EMPTY])
 
-    def broken() -> Iterator[dict[str, None]]:
-        yield dict.fromkeys(packed.SCHEMA.names)
+    def broken() -> Iterator[dict[str, Any]]:
+        yield EMPTY
         raise UserError("clip 2: unreadable")
 
     with pytest.raises(UserError, match="clip 2"), packed.Writer(tmp_path / "a", shell, 10) as writer:
@@ -60,3 +66,34 @@ def test_a_missing_folder_and_an_empty_split_are_told_apart(tmp_path: Path) -> N
     with pytest.raises(UserError, match="the split dev is empty"):
         packed.load(tmp_path / "a", "dev")
     assert len(packed.load(tmp_path / "a", "dev", allow_empty=True)) == 0
+
+
+def test_a_folder_of_an_earlier_layout_is_packed_again(packed_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed_folder, tmp_path / "packed")
+    shell = json.loads((folder / "frame.json").read_text())
+    del shell["layout"]
+    (folder / "frame.json").write_text(json.dumps(shell))
+    with pytest.raises(UserError, match=r"found packed data of layout 1, expected layout 2; pack again"):
+        packed.load(folder, "train")
+
+
+def test_rows_are_those_of_datasets(packed_folder: Path) -> None:
+    ours, theirs = packed.load(packed_folder, "train"), datasets.load_from_disk(packed_folder)["train"]
+    assert list(ours) == list(theirs)
+    assert ours.names == theirs.column_names
+
+
+def test_some_rows_are_chosen_in_any_order(packed_folder: Path) -> None:
+    rows = packed.load(packed_folder, "train").select([7, 2, 3]).select([2, 0])
+    assert [row["id"] for row in rows] == rows.column("id").to_pylist() == ["corpus/train-3", "corpus/train-7"]
+    assert rows.shard(1).name == "data-00007.arrow"
+    again = pickle.loads(pickle.dumps(rows))
+    assert list(again) == list(rows)
+
+
+def test_a_damaged_shard_is_named(packed_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed_folder, tmp_path / "packed")
+    shard = folder / "train" / "data-00003.arrow"
+    shard.write_bytes(shard.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"data-00003\.arrow: not readable, the file is damaged .+; pack again"):
+        packed.load(folder, "train")

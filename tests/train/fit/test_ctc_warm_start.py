@@ -35,7 +35,9 @@ def test_embeddings_come_to_spell_the_transcripts_and_nothing_else_is_trained(
     frozen = {name: p.clone() for name, p in model.named_parameters() if not name.startswith("adapter")}
     settings = WarmStartParams(epochs=12, learning_rate=1e-2)
     fit = semantic_params(settings)
-    warm_start(model, examples, examples.rows["num_samples"][:], batch_size=4, fit=fit, settings=settings)
+    warm_start(
+        model, examples, examples.rows.column("num_samples").to_pylist(), batch_size=4, fit=fit, settings=settings
+    )
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 12
     assert losses[-1] < 0.5 * losses[0]
@@ -45,7 +47,7 @@ def test_embeddings_come_to_spell_the_transcripts_and_nothing_else_is_trained(
 def test_the_vocabulary_holds_the_tokens_of_the_transcripts_alone(examples: Examples) -> None:
     vocabulary = Vocabulary([[7, 5], [7, 9]])
     assert vocabulary.ids == [5, 7, 9]
-    everything = Vocabulary(examples.rows["text_ids"][:])
+    everything = Vocabulary(examples.rows.column("text_ids").to_pylist())
     spelled = everything.collate([examples[0], examples[3]])
     assert [everything.ids[int(i)] for i in spelled.tokens[1]] == examples[3].text_ids
     assert spelled.num_frames.tolist() == [examples[0].num_frames, examples[3].num_frames]

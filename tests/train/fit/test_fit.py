@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
 from accelerate import Accelerator
@@ -300,7 +299,7 @@ def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, l
     model, _ = run.build_model(semantic(), models, EMOTIONS, None)
     shell = packed.load_shell(data)
     assert shell.before_text is not None
-    with packed.Writer(folder, shell, 5, packed.SCHEMA_WITH_SIGNALS) as writer:
+    with packed.Writer(folder, shell, 1, packed.SCHEMA_WITH_SIGNALS) as writer:
         for split in ("train", "dev", "test"):
             rows = list(packed.load(data, split))
             for number, row in enumerate(rows):
@@ -367,13 +366,20 @@ def test_a_stored_teacher_that_is_not_there_is_told_before_training(
     assert not folders.output.exists()
 
 
-def test_rows_with_other_numbers_of_stored_tokens_are_told(tiny_models: ModelsParams, tmp_path: Path) -> None:
-    rows = [
-        {"id": f"{i}", "response_ids": [1, 2], "top_ids": [[1] * 3, [1] * count]} for i, count in enumerate((3, 3, 2))
-    ]
+def test_rows_with_other_numbers_of_stored_tokens_are_told(tmp_path: Path) -> None:
+    shell = packed.PromptShell(before_speech=[1], before_text=[1], after=[2])
+    with packed.Writer(tmp_path / "packed", shell, 1, packed.SCHEMA_WITH_SIGNALS) as writer:
+        for split, counts in (("train", (3, 3, 2)), ("dev", (3, 3))):
+            writer.write(split, (stored(f"{i}", count) for i, count in enumerate(counts)))
     with pytest.raises(UserError, match="2: expected 3 likeliest tokens at each position, found 2; generate with"):
-        stored_teacher.check(datasets.Dataset.from_list(rows), tmp_path)
-    assert stored_teacher.check(datasets.Dataset.from_list(rows[:2]), tmp_path) == 3
+        stored_teacher.check(packed.load(tmp_path / "packed", "train"), tmp_path)
+    assert stored_teacher.check(packed.load(tmp_path / "packed", "dev"), tmp_path) == 3
+
+
+def stored(key: str, count: int) -> dict[str, Any]:
+    """Make a packed row with two response tokens, of which the second one has `count` stored tokens."""
+    audio = {"bytes": b"", "path": None}
+    return {"id": key, "audio": audio, "response_ids": [1, 2], "top_ids": [[1] * 3, [1] * count]}
 
 
 def test_a_stored_teacher_has_no_other_temperature_than_1() -> None:

@@ -136,7 +136,7 @@ def test_the_deviation_of_a_dimension_in_which_clips_do_not_differ_is_1() -> Non
 
 def test_one_training_row_gives_a_finite_model(tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path) -> None:
     one = tmp_path / "one"
-    with packed.Writer(one, packed.load_shell(folders.data), rows_per_shard=5) as writer:
+    with packed.Writer(one, packed.load_shell(folders.data), shard_bytes=1) as writer:
         writer.write("train", [next(iter(packed.load(folders.data, "train")))])
         writer.write("dev", [])
         writer.write("test", list(packed.load(folders.data, "test")))

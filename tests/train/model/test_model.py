@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
 from pipeline.weights.source import ModelsParams, fetch
 from tests.builders import model_config
 from train import saved_model
-from train.data.log_mel import LogMel, num_mel_frames
+from train.data.log_mel import LogMel
 from train.losses import response_kl
 from train.model import Sequences, Speech, SpeechLLM
-from train.model.adapter import ConvAdapter, num_speech_tokens
+from train.model.adapter import ConvAdapter
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder
 from train.model.inputs import sequences

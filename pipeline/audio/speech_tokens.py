@@ -1,0 +1,23 @@
+"""Lengths of a clip on its way to the LLM: 16 kHz samples, log-mel frames, and speech tokens (embeddings of speech).
+
+Whisper's encoder halves the frames once, and the adapter three times.
+"""
+
+from pipeline.audio.mono_16k import SAMPLE_RATE_HZ
+
+MEL_FRAMES_PER_S = 100
+MAX_DURATION_S = 30  # Whisper's position embeddings end here
+HOP_SAMPLES = SAMPLE_RATE_HZ // MEL_FRAMES_PER_S
+NUM_HALVINGS = 4
+
+
+def num_mel_frames(num_samples: int) -> int:
+    """Return the number of mel frames of a clip, at most 3,000 because Whisper truncates clips to 30 s."""
+    return min(num_samples // HOP_SAMPLES, MAX_DURATION_S * MEL_FRAMES_PER_S)
+
+
+def num_speech_tokens(num_frames: int) -> int:
+    """Return the number of speech embeddings of a clip of `num_frames` mel frames: 63 for 1,000 frames (10 s)."""
+    for _ in range(NUM_HALVINGS):
+        num_frames = (num_frames - 1) // 2 + 1
+    return num_frames
