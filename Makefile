@@ -14,8 +14,6 @@ READY := .venv/.ready-$(HARDWARE)
 ACTIVATE := . .venv/bin/activate
 PACKAGES := pipeline train evaluate
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
-# the slow tests start an LLM of up to 5 GB each, and a GPU has room for one
-PAIRS := $(if $(filter cpu,$(HARDWARE)),-n 2 --dist loadfile)
 
 .PHONY: help setup doctor demo run test test-slow fuzz test-gpu check bench clean lock deps
 
@@ -42,7 +40,7 @@ test: setup ## run the fast tests
 	@$(ACTIVATE); pytest $(PARALLEL)
 
 test-slow: setup ## run the slow tests and those that need the demo's weights
-	@$(ACTIVATE); pytest $(PAIRS) -m "(slow or weights) and not gpu"
+	@$(ACTIVATE); pytest -m "(slow or weights) and not gpu"
 
 fuzz: setup ## run the tests with random damaged inputs on 2,000 inputs each, instead of the 100 of make test
 	@$(ACTIVATE); pytest $(PARALLEL) --dist load -m fuzz --hypothesis-profile fuzz --timeout 0
