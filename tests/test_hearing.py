@@ -40,7 +40,7 @@ def folder(tmp_path: Path, root: Path) -> Path:
     values["ingest"] = {"speech": {"reader": "librispeech", "root": str(tmp_path / "corpus"), "check": "samples"}}
     values["generate"]["engine"] = "transformers"
     steps = {
-        "epochs": 120,
+        "epochs": 60,
         "max_steps": None,
         "batch_size": 16,
         "log_every": 20,

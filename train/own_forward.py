@@ -22,7 +22,8 @@ _LENGTHS = (4, 2)  # tokens of the content, and also of the response, of each ro
 _HEAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
 _STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # rounding adds up over the layers
 _MAX_SAID = 200  # characters of an error of transformers
-_CANNOT_RUN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+CANNOT_RUN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""Errors of transformers and peft for an architecture that they cannot run in some way."""
 
 
 @torch.no_grad()
@@ -33,11 +34,16 @@ def check_own_forward(model: SpeechLLM) -> None:
     """
     try:
         found = _compare(model, _rows(model.token_embeddings.num_embeddings))
-    except _CANNOT_RUN as error:
-        said = str(error).strip().partition("\n")[0][:_MAX_SAID]
-        found = f"found {type(error).__name__} ({said}), expected an LLM that accepts embeddings"
+    except CANNOT_RUN as error:
+        found = f"found {describe(error)}, expected an LLM that accepts embeddings"
     if found:
         raise UserError(f"models.llm: {type(model.llm).__name__}: {found}; this architecture is not supported")
+
+
+def describe(error: Exception) -> str:
+    """Return the kind of a library's error and the first line of its message."""
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__} ({first_line[:_MAX_SAID]})"
 
 
 def _compare(model: SpeechLLM, rows: list[list[int]]) -> str:
@@ -49,7 +55,7 @@ def _compare(model: SpeechLLM, rows: list[list[int]]) -> str:
         return found
     asked = _sequences(rows).to(expected.device)
     tolerance = _tolerance(model, _STATES_TOLERANCE)
-    with suppress(*_CANNOT_RUN):
+    with suppress(*CANNOT_RUN):
         if not _difference(model.output_head.logits(model.response_states(asked, None)), expected, tolerance):
             return _run_on_speech(model, rows)
     model.shares_start = False
@@ -90,7 +96,7 @@ def _sequences(rows: list[list[int]], *, with_speech: bool = False) -> Sequences
 
 
 def _own_logits(llm: nn.Module, row: list[int]) -> tuple[Float[Tensor, "l v"], Float[Tensor, "l d"]]:
-    """Return the LLM's own logits, and the hidden states that it gives its output matrix."""
+    """Return the LLM's own logits, and the hidden states from which it computes them."""
     given: list[Tensor] = []
     layer = llm.get_output_embeddings()  # type: ignore[operator]
     hook = layer.register_forward_pre_hook(lambda _layer, inputs: given.append(inputs[0]))

@@ -2,7 +2,8 @@
 
 Quotation marks are read as in CSV (RFC 4180). But in many files, above all with tabs, they are characters of the text
 and may be unpaired. CSV would then put all rows up to the next quotation mark into one cell, and their clips would be
-missing without a message. So a cell may contain line ends only if its lines are not rows themselves.
+missing without a message. So a cell may contain line ends only if its lines are not rows themselves, and if
+it contains no name of an audio file.
 """
 
 import csv
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from pipeline.corpora.files import lines
+from pipeline.corpora.files import AUDIO_SUFFIXES, lines
 from pipeline.stage import UserError
 
 _DELIMITERS = ",;\t|"
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}(?=\"?$)")
+_AUDIO_NAME = re.compile(rf"({'|'.join(map(re.escape, AUDIO_SUFFIXES))})\"?([{_DELIMITERS}\r\n]|$)", re.IGNORECASE)
 _MANY_CELLS = 5  # a line of text seldom has that many delimiters
 _OPEN = "unexpected end of data"  # csv's message at the end of the file if a quotation mark is not closed
 
@@ -85,7 +87,7 @@ class _Table:
         if num_rows == len(plain) and self._are_characters(plain, found):
             self.returned.extendleft(reversed(block[1:]))
             return plain[0]
-        if cells is None or num_rows > 1:
+        if cells is None or num_rows > 1 or any("\n" in cell and _AUDIO_NAME.search(cell) for cell in cells):
             raise self._broken_quotes(line[0], block[-1][0], found)
         return cells
 

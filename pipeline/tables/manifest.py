@@ -81,7 +81,7 @@ COLUMNS = (
     Column(
         "content_hash",
         pa.string(),
-        "MD5 of the samples, the same in any lossless format; null if no samples were read and the header has none",
+        "MD5 of the samples, the same in any lossless format; null if no samples were read and the header has no MD5",
     ),
 )
 

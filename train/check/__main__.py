@@ -30,7 +30,6 @@ _LAYERS = 2  # or more, until each kind of layer is in the copy
 _TOKENS = 512
 _EXPERTS = 4  # or more, if a token uses more
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")  # names in configurations
-_MAX_SAID = 200  # characters of an error of a library
 
 
 def main(
@@ -56,15 +55,15 @@ def check_architecture(folder: Path, targets: str | list[str]) -> dict[str, str]
     import torch
     from transformers import AutoConfig
 
-    from train.own_forward import check_own_forward
+    from train.own_forward import check_own_forward, describe
 
     config = AutoConfig.from_pretrained(folder)
     name = (config.architectures or [type(config).__name__])[0]
     torch.manual_seed(0)
     try:
         llm = small_copy(config)
-    except Exception as error:  # each architecture has its own reasons
-        reason = f"no small copy of it can be made ({_first_line(error)}); it is checked when stage 1 starts"
+    except Exception as error:  # whatever fails here says nothing about the LLM itself, which stage 1 checks
+        reason = f"no small copy of it can be made: {describe(error)}; it is checked when stage 1 starts"
         return {"architecture": name, "result": reason}
     model = _speech_llm(llm)
     check_own_forward(model)
@@ -133,7 +132,7 @@ def _check_gradients(model: "SpeechLLM", objective: Any, batch: "Batch") -> None
     torch.stack(list(objective.sums(model(batch), batch).values())).sum().backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if not gradients or not all(gradient.isfinite().all() for gradient in gradients):
-        raise ArithmeticError("a gradient is not finite")
+        raise ValueError("a gradient is not finite")
 
 
 def _answer(model: "SpeechLLM", batch: "Batch") -> None:
@@ -176,17 +175,13 @@ def _batch() -> "Batch":
 @contextmanager
 def _refused(architecture: str, step: str) -> Iterator[None]:
     """Turn an error of a library in a step into a UserError."""
+    from train.own_forward import CANNOT_RUN, describe
+
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        found = f"found {type(error).__name__} ({_first_line(error)}) in {step}, expected none"
+    except CANNOT_RUN as error:
+        found = f"found {describe(error)} in {step}, expected none"
         raise UserError(f"models.llm: {architecture}: {found}; this architecture is not supported") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:_MAX_SAID]
 
 
 if __name__ == "__main__":

@@ -53,6 +53,12 @@ def test_a_long_text_before_its_file_name_may_have_line_ends(tmp_path: Path) -> 
     ]
 
 
+def test_a_cell_that_swallows_rows_stops_even_if_its_first_line_is_damaged(tmp_path: Path) -> None:
+    lines = ['"Is it?\tb.wav,s', "no,c.wav,s", 'he asked, shaking.",d.wav,s']
+    with pytest.raises(UserError, match=r"line 3: .+ a quotation mark that is closed in line 5, after other rows"):
+        read(tmp_path, "text,audio,speaker", "yes,a.wav,s", *lines)
+
+
 @pytest.mark.parametrize(
     ("lines", "found"),
     [

@@ -92,5 +92,5 @@ def test_a_copy_that_cannot_be_made_is_told_and_left_to_stage_1(
     monkeypatch.setattr(t.AutoModelForCausalLM, "from_config", fail)
     folder = save(config_of(BACKBONES["Llama"]), tmp_path)
     assert check_architecture(folder, "all-linear")["result"] == (
-        "no small copy of it can be made (odd); it is checked when stage 1 starts"
+        "no small copy of it can be made: IndexError (odd); it is checked when stage 1 starts"
     )

@@ -39,17 +39,6 @@ def emotion(**changes: Any) -> EmotionFitParams:
     return EmotionFitParams.model_validate(emotion_fit_section(**changes))
 
 
-@pytest.fixture
-def folders(tmp_path: Path, packed_folder: Path) -> RunFolders:
-    return RunFolders(
-        data=packed_folder,
-        init=None,
-        output=tmp_path / "models" / "semantic",
-        checkpoints=tmp_path / "checkpoints",
-        logs=tmp_path / "logs",
-    )
-
-
 def stage_2(folders: RunFolders) -> RunFolders:
     return replace(folders, init=folders.output, output=folders.output.with_name("emotion"))
 

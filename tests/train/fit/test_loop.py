@@ -29,17 +29,6 @@ def semantic(**changes: Any) -> SemanticFitParams:
 
 
 @pytest.fixture
-def folders(tmp_path: Path, packed_folder: Path) -> RunFolders:
-    return RunFolders(
-        data=packed_folder,
-        init=None,
-        output=tmp_path / "models" / "semantic",
-        checkpoints=tmp_path / "checkpoints",
-        logs=tmp_path / "logs",
-    )
-
-
-@pytest.fixture
 def trainer(tiny_models: ModelsParams) -> Trainer:
     model, _ = run.build_model(semantic(), tiny_models, EMOTIONS, None)
     schedule = run.make_schedule(semantic(), 12, 1)
