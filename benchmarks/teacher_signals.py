@@ -218,7 +218,7 @@ def measure(figures: dict[str, Any]) -> None:
     model, _ = fitting.build_model(settings, models, ["none"], None)
     dtype = fitting.llm_dtype(settings)
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
-    schedule = fitting.make_schedule(settings, BATCH, 1)
+    schedule = fitting.make_schedule(settings, num_steps=1000)
     optimizer = fitting.make_optimizer(model, settings)
     print(f"{dtype}, ", end="")
     trainer = Trainer(model, fitting.make_objective(settings, model), optimizer, schedule, accelerator)

@@ -161,10 +161,15 @@ def change_params(changes: Mapping[str, Any], path: Path = Path("params.yaml"), 
     return to or path
 
 
+def batch_section(**changes: int) -> dict[str, int]:
+    """Build the section `batches` of training; four train rows of `packed_folder` are a batch."""
+    return {"max_frames": 240, "max_positions": 100, "per_step": 1, **changes}
+
+
 def fit_section(**changes: Any) -> dict[str, Any]:
     """Build what the sections `fit.semantic` and `fit.emotion` share, for a few steps on a tiny model."""
     section = {
-        "seed": 1, "epochs": 2.0, "max_steps": None, "batch_size": 4, "accumulation": 1, "learning_rate": 1e-2,
+        "seed": 1, "epochs": 2.0, "max_steps": None, "batches": batch_section(), "learning_rate": 1e-2,
         "warmup_steps": 2, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "float32", "workers": 0,
         "log_every": 1, "evaluate_every": 3, "save_every": 2,
     }  # fmt: skip

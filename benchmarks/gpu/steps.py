@@ -5,10 +5,12 @@ are new. Half of the batches run again when their lengths are known. At the end,
 attention. Training turns this attention off, because it builds a plan for each shape.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from accelerate import Accelerator
@@ -22,9 +24,10 @@ from benchmarks.gpu.official import OfficialLayout, OfficialObjective, collate
 from benchmarks.gpu.sections import Sections
 from benchmarks.gpu.sizes import Sizes, Stage, build_model, draw_clips, frame, full
 from benchmarks.gpu.sizes import tiny as tiny_sizes
+from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.stage import run_stage
 from train.data.dataset import Collator, Example
-from train.data.sampler import plan_epoch
+from train.data.sampler import Budget, Sampler
 from train.fit.loop import Schedule, Trainer
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.model import Batch, SpeechLLM
@@ -79,8 +82,6 @@ class Steps:
         schedule = Schedule(
             seed=1,
             num_steps=10_000,
-            batch_size=self.sizes.clips[self.stage],
-            accumulation=1,
             warmup_steps=0,
             max_grad_norm=1.0,
         )
@@ -94,11 +95,20 @@ def _objective(model: SpeechLLM, stage: Stage) -> Objective:
 
 
 def draw_batches(sizes: Sizes, stage: Stage, count: int) -> list[list[Example]]:
-    """Draw clips and put them into batches as training does."""
+    """Draw clips and put them into batches as training does, with a budget for about `sizes.clips` clips."""
     size = sizes.clips[stage]
-    drawn = draw_clips(sizes, stage, count * size, seed=1)
-    plan = plan_epoch([clip.num_frames for clip in drawn], size, seed=1, epoch=0)
-    return [[drawn[row] for row in rows] for rows in plan]
+    drawn = draw_clips(sizes, stage, (count + 1) * size, seed=1)
+    costs = np.array(
+        [
+            (clip.num_frames // 2, num_speech_tokens(clip.num_frames) + answer, len(clip.text_ids) + answer)
+            for clip in drawn
+            for answer in [len(clip.response_ids)]
+        ]
+    )
+    frames, *positions = (size * costs.mean(0)).tolist()
+    budget = Budget(max_frames=math.ceil(frames), max_positions=math.ceil(sum(positions)), layout="padded")
+    plan = Sampler(costs=costs, budget=budget, batches_per_step=1, seed=1).plan(epoch=0)
+    return [[drawn[row] for row in rows] for (rows,) in plan[:count]]
 
 
 def measure_flops(steps: Steps, batches: list[list[Example]]) -> dict[str, float]:

@@ -7,13 +7,14 @@ from pipeline.audio.mono_16k import SAMPLE_RATE_HZ
 
 MEL_FRAMES_PER_S = 100
 MAX_DURATION_S = 30  # Whisper's position embeddings end here
+MAX_MEL_FRAMES = MAX_DURATION_S * MEL_FRAMES_PER_S
 HOP_SAMPLES = SAMPLE_RATE_HZ // MEL_FRAMES_PER_S
 NUM_HALVINGS = 4
 
 
 def num_mel_frames(num_samples: int) -> int:
     """Return the number of mel frames of a clip, at most 3,000 because Whisper truncates clips to 30 s."""
-    return min(num_samples // HOP_SAMPLES, MAX_DURATION_S * MEL_FRAMES_PER_S)
+    return min(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES)
 
 
 def num_speech_tokens(num_frames: int) -> int:

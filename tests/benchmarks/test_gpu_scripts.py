@@ -106,7 +106,7 @@ def test_a_recipe_cut_into_pieces_is_trained_and_scored_where_they_arrive(
     values = yaml.safe_load((root / "params.yaml").read_text())
     values |= {"models": tiny_models.model_dump(), "emotions": EMOTIONS}
     for fit in values["fit"].values():
-        fit |= {"max_steps": 2, "batch_size": 4}
+        fit |= {"max_steps": 2}
     values["fit"]["semantic"]["warm_start"] = None
     values["respond"] |= {"max_new_tokens": 4, "examples": 2, "precision": "bfloat16"}
     (planned / "params.yaml").write_text(yaml.safe_dump(values))

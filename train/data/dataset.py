@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.audio import mono_16k
-from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
+from pipeline.audio.speech_tokens import HOP_SAMPLES, MAX_MEL_FRAMES, num_mel_frames, num_speech_tokens
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
@@ -58,6 +60,18 @@ class Examples(Dataset[Example]):
             top_logprobs=row.get("top_logprobs"),
             id=row["id"],
         )
+
+
+def row_costs(rows: packed.Rows, shell: PromptShell, pad_to_30s: bool, with_teacher: bool) -> Int[np.ndarray, "n 3"]:
+    """Return the encoder frames, student positions and teacher positions of each row."""
+    speech, text, response = (
+        rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("speech", "text", "response")
+    )
+    mel_frames = np.minimum(rows.column("num_samples").to_numpy() // HOP_SAMPLES, MAX_MEL_FRAMES)
+    frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else (mel_frames.astype(np.int64) - 1) // 2 + 1
+    student = len(shell.before_speech) + speech + len(shell.after) + response
+    teacher = len(shell.before_text or []) + text + len(shell.after) + response
+    return np.stack([frames, student, teacher if with_teacher else np.zeros_like(teacher)], axis=1)
 
 
 def decode(rows: packed.Rows, row: Mapping[str, Any], index: int) -> mono_16k.Samples:

@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader
 
 from pipeline.progress import Task
 from pipeline.stage import say
-from train.data.dataset import Example, Examples
-from train.data.sampler import plan_epoch
-from train.fit.loop import Schedule, check_finite
+from train.data.dataset import Example
+from train.fit.loop import Data, Schedule, check_finite
 from train.fit.params import FitParams, WarmStartParams
 from train.model import SpeechLLM
 from train.model.inputs import pad_features
@@ -75,30 +74,22 @@ class Vocabulary:
 
 
 def warm_start(
-    model: SpeechLLM,
-    train: Examples,
-    lengths: Sequence[int],
-    batch_size: int,
-    fit: FitParams,
-    settings: WarmStartParams,
-    is_main_process: bool = True,
+    model: SpeechLLM, data: Data, fit: FitParams, settings: WarmStartParams, is_main_process: bool = True
 ) -> None:
-    """Train the adapter in place.
+    """Train the adapter in place, with a step for each batch.
 
     The warm start is short, so every process does the same work; only the main process reports.
     """
-    vocabulary = Vocabulary(train.rows.column("text_ids").to_pylist())
+    vocabulary = Vocabulary(data.train.rows.column("text_ids").to_pylist())
     device = model.token_embeddings.weight.device
     ctc_head = CTCHead(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
     trained = [*model.adapter.parameters(), *ctc_head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate)
-    epochs = [plan_epoch(lengths, batch_size, fit.seed, epoch) for epoch in range(settings.epochs)]
+    epochs = [[batch for step in data.sampler.plan(epoch) for batch in step] for epoch in range(settings.epochs)]
     num_steps = sum(len(batches) for batches in epochs)
     schedule = Schedule(
         seed=fit.seed,
         num_steps=num_steps,
-        batch_size=batch_size,
-        accumulation=1,
         warmup_steps=num_steps // 10,
         max_grad_norm=1.0,
     )
@@ -106,7 +97,8 @@ def warm_start(
     task = Task("warm start", num_steps, "steps") if is_main_process else None
     for epoch, batches in enumerate(epochs, 1):
         total = 0.0
-        for batch in DataLoader(train, batch_sampler=batches, collate_fn=vocabulary.collate, num_workers=fit.workers):
+        clips = DataLoader(data.train, batch_sampler=batches, collate_fn=vocabulary.collate, num_workers=fit.workers)
+        for batch in clips:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * schedule.rate(step)
             loss = ctc_loss(model, ctc_head, batch)

@@ -24,9 +24,7 @@ _WITHOUT_EFFECT = {"workers", "log_every", "evaluate_every", "save_every"}  # on
 _SHOWN = 5  # of the inputs that differ
 
 
-def identify(
-    settings: FitParams, config: ModelConfig, folders: Iterable[Path], num_processes: int, dtype: torch.dtype
-) -> Identity:
+def identify(settings: FitParams, config: ModelConfig, folders: Iterable[Path], dtype: torch.dtype) -> Identity:
     """Return the identity of a run that reads `folders`; it includes the training code and torch's version."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     values = {
@@ -34,7 +32,6 @@ def identify(
         "model": config.model_dump(),
         "weights of the encoder": name_weights(config.models.encoder, fetch(config.models.encoder)),
         "weights of the LLM": name_weights(config.models.llm, fetch(config.models.llm)),
-        "number of processes": num_processes,
         "precision of the LLM": str(dtype).removeprefix("torch."),
         "version of torch": torch.__version__,
     }

@@ -1,15 +1,17 @@
 """The training loop of both stages, on accelerate.
 
-An optimizer step uses `accumulation` batches on each process. Each term of the loss is a sum over its units (response
+The batches of an optimizer step are divided over the processes. Each term of the loss is a sum over its units (response
 tokens or labelled clips), divided by the number of units in the whole step. So the loss does not depend on the division
-of a step into batches and processes. The random draws of a step and the order of the data follow from (seed, step,
-process). So a run that continues from a checkpoint equals a run without interruption.
+of a step into batches and processes. The random draws follow from (seed, step, batch), and the order of the data from
+(seed, epoch). So a run that continues from a checkpoint equals a run without interruption.
 """
 
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice, tee
 from pathlib import Path
 
 import torch
@@ -19,22 +21,23 @@ from torch.utils.data import DataLoader
 
 from pipeline.stage import UserError
 from train.data.dataset import Collator, Examples
-from train.data.sampler import plan
+from train.data.sampler import Sampler, of_rank
 from train.fit import checkpoint
 from train.fit.checkpoint import Checkpoint
 from train.fit.objectives import Objective
 from train.fit.progress import Progress
 from train.model import Batch
 
+BATCHES_AHEAD = 4
+"""Batches that each worker reads ahead."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The number of steps, the batches of a step, and the learning rates."""
+    """The number of steps and the learning rates."""
 
     seed: int
     num_steps: int
-    batch_size: int
-    accumulation: int
     warmup_steps: int
     max_grad_norm: float
 
@@ -53,22 +56,32 @@ class Data:
     """The train split, and the dev split if there is one."""
 
     train: Examples
-    train_lengths: Sequence[int]
+    sampler: Sampler
     dev: Examples | None
+    dev_rows: list[list[int]]
+    """The rows of each batch of the dev split."""
     collate: Collator
     dev_collate: Collator
     workers: int
 
-    def batches(self, rows: list[list[int]]) -> Iterator[Batch]:
-        """Return an iterator over the batches with these train rows."""
-        return iter(DataLoader(self.train, batch_sampler=rows, collate_fn=self.collate, num_workers=self.workers))
+    def batches(self, rows: Iterable[list[int]]) -> Iterator[Batch]:
+        """Return an iterator over the batches with these train rows; workers read some batches ahead."""
+        return iter(
+            DataLoader(
+                self.train,
+                batch_sampler=rows,
+                collate_fn=self.collate,
+                num_workers=self.workers,
+                prefetch_factor=BATCHES_AHEAD if self.workers else None,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
 
-    def dev_batches(self, batch_size: int, process: int, num_processes: int) -> Iterator[Batch]:
+    def dev_batches(self, process: int, num_processes: int) -> Iterator[Batch]:
         """Return an iterator over this process's share of the dev split."""
         assert self.dev is not None
-        rows = list(range(len(self.dev)))[process::num_processes]
-        batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        return iter(DataLoader(self.dev, batch_sampler=batches, collate_fn=self.dev_collate))
+        rows = self.dev_rows[process::num_processes]
+        return iter(DataLoader(self.dev, batch_sampler=rows, collate_fn=self.dev_collate))
 
 
 class Trainer:
@@ -93,28 +106,29 @@ class Trainer:
             name: buffer for name, buffer in plain.named_buffers() if name in plain.state_dict()
         }
 
-    def plan(self, lengths: Sequence[int], first_step: int) -> list[list[int]]:
-        """Return the batches of this process from `first_step` on, as row numbers."""
-        schedule, num_processes = self.schedule, self.accelerator.num_processes
-        per_step = schedule.accumulation * num_processes
-        batches = plan(lengths, schedule.batch_size, schedule.seed, schedule.num_steps * per_step)
-        return batches[first_step * per_step + self.accelerator.process_index :: num_processes]
+    def step(self, step: int, batches: Sequence[Batch], num_spare: int = 0) -> dict[str, float]:
+        """Run optimizer step `step`; return the mean of each term over its units.
 
-    def step(self, step: int, batches: Sequence[Batch]) -> dict[str, float]:
-        """Run optimizer step `step`; return the mean of each term over its units."""
-        torch.manual_seed(hash((self.schedule.seed, step, self.accelerator.process_index)))
+        The last `num_spare` batches have no weight. They run only because all processes have to run equally often.
+        """
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * self.schedule.rate(step)
         self.model.train()
         batches = [batch.to(self.accelerator.device) for batch in batches]
-        counts = self._over_processes(_added(self.objective.counts(batch) for batch in batches))
+        weights = [1.0] * (len(batches) - num_spare) + [0.0] * num_spare
+        counts = self._over_processes(
+            _added(
+                {name: weight * count for name, count in self.objective.counts(batch).items()}
+                for batch, weight in zip(batches, weights, strict=True)
+            )
+        )
         means: list[Mapping[str, float]] = []
-        for i, batch in enumerate(batches):
-            if i < len(batches) - 1:
-                with self.accelerator.no_sync(self.model):
-                    means.append(self._backward(step, batch, counts))
-            else:
-                means.append(self._backward(step, batch, counts))
+        for i, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+            number = i * self.accelerator.num_processes + self.accelerator.process_index
+            torch.manual_seed(hash((self.schedule.seed, step, number)))
+            waits = i < len(batches) - 1
+            with self.accelerator.no_sync(self.model) if waits else nullcontext():
+                means.append(self._backward(step, batch, weight, counts))
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.schedule.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -162,9 +176,9 @@ class Trainer:
                 self.state[name].copy_(tensor)
         self.optimizer.load_state_dict(state.optimizer)
 
-    def _backward(self, step: int, batch: Batch, counts: Mapping[str, float]) -> dict[str, float]:
+    def _backward(self, step: int, batch: Batch, weight: float, counts: Mapping[str, float]) -> dict[str, float]:
         sums = self.objective.sums(self.model(batch), batch)
-        means = {name: total / max(1.0, counts[name]) for name, total in sums.items()}
+        means = {name: weight * total / max(1.0, counts[name]) for name, total in sums.items()}
         # accelerate averages the gradients over processes; the factor num_processes turns the average into a sum.
         loss = sum(self.objective.weights[name] * mean for name, mean in means.items())
         self.accelerator.backward(loss * self.accelerator.num_processes)
@@ -205,14 +219,19 @@ class Intervals:
 def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals, folder: Path) -> None:
     """Run all steps from `progress.first_step` on; write checkpoints to `folder`."""
     schedule = trainer.schedule
-    batches = data.batches(trainer.plan(data.train_lengths, progress.first_step))
+    rank, num_ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    steps = islice(data.sampler.steps(progress.first_step), schedule.num_steps - progress.first_step)
+    for_loader, for_loop = tee(of_rank(step, rank, num_ranks) for _, step in steps)  # the loader reads ahead
+    batches = data.batches(rows for own, _ in for_loader for rows in own)
     if progress.first_step == 0:
         _evaluate(trainer, data, progress, 0)
-    for step in range(progress.first_step, schedule.num_steps):
-        taken = [next(batches) for _ in range(schedule.accumulation)]
-        values = trainer.step(step, taken)
+    for step, (own, num_spare) in enumerate(for_loop, progress.first_step):
+        started = time.monotonic()
+        taken = [next(batches) for _ in own]
+        waited_s = time.monotonic() - started
+        values = trainer.step(step, taken, num_spare)
         done = step + 1
-        progress.step(sum(batch.num_positions for batch in taken) * trainer.accelerator.num_processes)
+        progress.step(sum(batch.num_positions for batch in taken[: len(own) - num_spare]) * num_ranks, waited_s)
         if done % intervals.log == 0 or done == schedule.num_steps:
             loss = sum(trainer.objective.weights[name] * value for name, value in values.items())
             progress.log(done, {"loss": loss, **values, "lr": schedule.rate(step) * trainer.peak_rates[0]})
@@ -226,6 +245,6 @@ def _evaluate(trainer: Trainer, data: Data, progress: Progress, step: int) -> No
     if data.dev is None:
         return
     accelerator, started = trainer.accelerator, time.monotonic()
-    batches = data.dev_batches(trainer.schedule.batch_size, accelerator.process_index, accelerator.num_processes)
+    batches = data.dev_batches(accelerator.process_index, accelerator.num_processes)
     values = trainer.evaluate(batches)
     progress.log_dev(step, values, time.monotonic() - started)

@@ -8,6 +8,17 @@ from pipeline.params import Precision, Section
 from pipeline.weights.lora import Targets
 
 
+class BatchParams(Section):
+    """How rows are put into batches (train/data/sampler.py)."""
+
+    max_frames: PositiveInt
+    """Encoder frames of a batch on one device, with padding: 50 per second."""
+    max_positions: PositiveInt
+    """LLM positions of a batch on one device, with padding: of the student, and of the teacher if it runs."""
+    per_step: PositiveInt
+    """Batches of an optimizer step, on all devices together."""
+
+
 class FitParams(Section):
     """The parameters that both stages share."""
 
@@ -15,10 +26,7 @@ class FitParams(Section):
     epochs: Annotated[float, Field(gt=0)]
     max_steps: PositiveInt | None
     """Stop after this number of optimizer steps, if the epochs do not end earlier."""
-    batch_size: PositiveInt
-    """Clips in a batch on one device."""
-    accumulation: PositiveInt
-    """Batches on one device in an optimizer step."""
+    batches: BatchParams
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]

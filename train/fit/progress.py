@@ -36,6 +36,7 @@ class Progress:
         self.records = records
         self.started = self.last = time.monotonic()
         self.tokens = 0
+        self.waited_s = 0.0
         log_folder.mkdir(parents=True, exist_ok=True)
         self.jsonl = (log_folder / "steps.jsonl" if is_main_process else Path(os.devnull)).open("w")
         self.jsonl.writelines(json.dumps(record) + "\n" for record in records)
@@ -43,20 +44,22 @@ class Progress:
         hidden = not (is_main_process and sys.stderr.isatty())
         self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=hidden)
 
-    def step(self, num_tokens: int) -> None:
-        """Count a finished optimizer step and its `num_tokens` sequence positions."""
+    def step(self, num_tokens: int, waited_s: float) -> None:
+        """Count a finished optimizer step, its `num_tokens` sequence positions, and its wait for data."""
         self.tokens += num_tokens
+        self.waited_s += waited_s
         self.bar.update()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Report the values of a step, the speed since the last report, and the time left."""
         now = time.monotonic()
-        tokens_per_s = self.tokens / (now - self.last)
+        tokens_per_s, waited = self.tokens / (now - self.last), self.waited_s / (now - self.last)
         left_s = (now - self.started) / (step - self.first_step) * (self.num_steps - step)
-        self.tokens, self.last = 0, now
-        self._record({"step": step, **values}, {"tokens_per_s": round(tokens_per_s, 1)})
+        self.tokens, self.waited_s, self.last = 0, 0.0, now
+        self._record({"step": step, **values}, {"tokens_per_s": round(tokens_per_s, 1), "waited": round(waited, 3)})
         shown = "  ".join(f"{key} {value:.3g}" for key, value in values.items())
-        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {tokens_per_s:,.0f} tok/s  ETA {_clock(left_s)}")
+        speed = f"{tokens_per_s:,.0f} tok/s  waits for data {waited:.0%}"
+        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {speed}  ETA {_clock(left_s)}")
 
     def log_dev(self, step: int, values: dict[str, float], seconds: float) -> None:
         """Report the losses on the dev split; the speed excludes the `seconds` of this evaluation."""

@@ -1,8 +1,10 @@
 """A training run: build the model, open the data, train, save."""
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +14,14 @@ from accelerate import Accelerator
 
 from pipeline.stage import UserError, say
 from pipeline.tables import packed
+from pipeline.tables.packed import PromptShell
 from pipeline.weights.lora import check_targets
 from pipeline.weights.source import ModelsParams, fetch
 from train import saved_model
 from train.data import stored_teacher
-from train.data.dataset import Collator, Examples
+from train.data.dataset import Collator, Examples, row_costs
 from train.data.log_mel import LogMel
-from train.data.sampler import plan_epoch
+from train.data.sampler import Budget, Sampler
 from train.fit import checkpoint
 from train.fit.ctc_warm_start import warm_start
 from train.fit.identity import fingerprint, identify
@@ -55,16 +58,19 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     model.to(accelerator.device)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic")
     if kind == "emotion":
-        standardise_head(model, data, settings)
+        standardise_head(model, data)
     main = accelerator.is_main_process
     if data.collate.with_signals:
         num_top = stored_teacher.check(data.train.rows, folders.data)
         if main:
             teacher = f"using the stored teacher ({num_top} tokens per position)"
             say(f"fit: {kind}: {teacher}; the logged kl is a lower bound, dev_kl is exact")
-    schedule = make_schedule(settings, len(data.train), accelerator.num_processes)
+    num_batches = data.sampler.num_batches(settings.epochs, settings.max_steps)
+    if main and (line := spare_batches(num_batches, accelerator.num_processes)):
+        say(f"fit: {kind}: {line}")
+    schedule = make_schedule(settings, len(num_batches))
     inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
-    of_run = identify(settings, config, inputs, accelerator.num_processes, llm_dtype(settings))
+    of_run = identify(settings, config, inputs, llm_dtype(settings))
     run = f"{kind}-{fingerprint(of_run)}"
     folder = folders.checkpoints / run
     state = checkpoint.load(folder) if resume else None
@@ -72,7 +78,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
         for line in checkpoint.passed_over(folder, of_run):
             say(f"fit: {kind}: {line}")
     if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
-        warm_start(model, data.train, data.train_lengths, schedule.batch_size, settings, settings.warm_start, main)
+        warm_start(model, data, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
     if state is None:
@@ -153,14 +159,34 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
     stored = isinstance(settings, SemanticFitParams) and settings.teacher == "stored"
     shell = packed.load_shell(folder)
     dev_rows = with_response(packed.load(folder, "dev", allow_empty=True))
+    sampler = make_sampler(train_rows, shell, settings, config.pad_to_30s, with_teacher=with_teacher and not stored)
+    dev_sampler = make_sampler(dev_rows, shell, settings, config.pad_to_30s, with_teacher=with_teacher)
     return Data(
         train=Examples(train_rows, log_mel, config.emotions),
-        train_lengths=train_rows.column("num_samples").to_pylist(),
+        sampler=sampler,
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
+        dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step],
         collate=Collator(shell, with_teacher=with_teacher and not stored, with_signals=stored),
         dev_collate=Collator(shell, with_teacher=with_teacher),
         workers=settings.workers,
     )
+
+
+def make_sampler(
+    rows: packed.Rows, shell: PromptShell, settings: FitParams, pad_to_30s: bool, with_teacher: bool
+) -> Sampler:
+    """Return the sampler of some rows; raises UserError if a row alone is over the budget of a batch."""
+    limits = settings.batches
+    budget = Budget(max_frames=limits.max_frames, max_positions=limits.max_positions, layout="padded")
+    costs = row_costs(rows, shell, pad_to_30s, with_teacher)
+    if len(too_large := budget.too_large(costs)):
+        frames, *positions = costs[too_large[0]].tolist()
+        raise UserError(
+            f"{rows.path}: {rows[too_large[0]]['id']}: found {frames:,} encoder frames and {sum(positions):,} LLM "
+            f"positions, expected at most {limits.max_frames:,} and {limits.max_positions:,}, as for all {len(rows):,} "
+            f"rows of {rows.split} ({len(too_large):,} have more); raise max_frames and max_positions in fit.*.batches"
+        )
+    return Sampler(costs=costs, budget=budget, batches_per_step=limits.per_step, seed=settings.seed)
 
 
 def with_response(rows: packed.Rows) -> packed.Rows:
@@ -169,27 +195,35 @@ def with_response(rows: packed.Rows) -> packed.Rows:
 
 
 @torch.no_grad()
-def standardise_head(model: SpeechLLM, data: Data, settings: FitParams) -> None:
+def standardise_head(model: SpeechLLM, data: Data) -> None:
     """Set the emotion head's mean and deviation to those of training clips, as the model encodes them now."""
-    batches = plan_epoch(data.train_lengths, settings.batch_size, settings.seed, epoch=0)
-    batches = batches[: max(1, STANDARDISING_CLIPS // settings.batch_size)]
+    batches: list[list[int]] = []
+    for step in data.sampler.plan(epoch=0):
+        if sum(map(len, batches)) < STANDARDISING_CLIPS:
+            batches += step
     on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
     speech = (model.encode_speech(batch.features, batch.num_frames) for batch in on_device)
     model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
 
 
-def make_schedule(settings: FitParams, num_rows: int, num_processes: int) -> Schedule:
-    """Return the schedule of a run of `epochs` or `max_steps`, whichever ends first."""
-    batch_size = min(settings.batch_size, num_rows)
-    epoch_steps = num_rows / (batch_size * settings.accumulation * num_processes)
-    steps = max(1, round(settings.epochs * epoch_steps))
+def make_schedule(settings: FitParams, num_steps: int) -> Schedule:
+    """Return the schedule of a run of `num_steps` steps."""
     return Schedule(
         seed=settings.seed,
-        num_steps=steps if settings.max_steps is None else min(steps, settings.max_steps),
-        batch_size=batch_size,
-        accumulation=settings.accumulation,
+        num_steps=num_steps,
         warmup_steps=settings.warmup_steps,
         max_grad_norm=settings.max_grad_norm,
+    )
+
+
+def spare_batches(num_batches: Sequence[int], num_processes: int) -> str:
+    """Say how many batches are computed without effect; empty if none is. `num_batches` are those of each step."""
+    computed = sum(math.ceil(count / num_processes) * num_processes for count in num_batches)
+    if not (num_spare := computed - sum(num_batches)):
+        return ""
+    return (
+        f"{num_spare:,} of {computed:,} batches have no effect, because {num_processes} processes do not divide the "
+        "batches of each step; choose fit.*.batches.per_step as a multiple of the processes"
     )
 
 

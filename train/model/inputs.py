@@ -1,7 +1,7 @@
 """The model's inputs: log-mel of clips, and token sequences with placeholders for speech."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,21 +25,22 @@ class Sequences:
 
     def to(self, device: torch.device) -> "Sequences":
         """Copy to a device."""
-        return self._changed(lambda tensor: tensor.to(device), self.num_shared)
+        return self.changed(lambda tensor: tensor.to(device))
 
     def padded_left(self) -> "Sequences":
         """Move the padding of each row to the left, as generation needs it."""
         length = self.attended.shape[1]
         columns = (torch.arange(length, device=self.attended.device) + self.attended.sum(1, keepdim=True)) % length
-        return self._changed(lambda tensor: tensor.gather(1, columns), 0)
+        return replace(self.changed(lambda tensor: tensor.gather(1, columns)), num_shared=0)
 
-    def _changed(self, change: Callable[[Tensor], Tensor], num_shared: int) -> "Sequences":
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Sequences":
+        """Return sequences whose tensors are `change` of these."""
         return Sequences(
             token_ids=change(self.token_ids),
             attended=change(self.attended),
             speech=change(self.speech),
             predicts=change(self.predicts),
-            num_shared=num_shared,
+            num_shared=self.num_shared,
         )
 
 
@@ -52,9 +53,9 @@ class TopKTeacher:
     top_logprobs: Float[Tensor, "n k"]
     """Their log-probabilities in nats."""
 
-    def to(self, device: torch.device) -> "TopKTeacher":
-        """Copy to a device."""
-        return TopKTeacher(top_ids=self.top_ids.to(device), top_logprobs=self.top_logprobs.to(device))
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "TopKTeacher":
+        """Return a teacher whose tensors are `change` of these."""
+        return TopKTeacher(top_ids=change(self.top_ids), top_logprobs=change(self.top_logprobs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +87,21 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """Copy to pinned memory, from which a GPU copies while it computes; torch's DataLoader calls this."""
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
-            features=self.features.to(device),
-            num_frames=self.num_frames.to(device),
-            student=self.student.to(device),
-            teacher=None if self.teacher is None else self.teacher.to(device),
-            signals=None if self.signals is None else self.signals.to(device),
-            response_ids=self.response_ids.to(device),
-            emotion=self.emotion.to(device),
+            features=change(self.features),
+            num_frames=change(self.num_frames),
+            student=self.student.changed(change),
+            teacher=None if self.teacher is None else self.teacher.changed(change),
+            signals=None if self.signals is None else self.signals.changed(change),
+            response_ids=change(self.response_ids),
+            emotion=change(self.emotion),
             ids=self.ids,
         )
 

@@ -124,19 +124,18 @@ def test_other_parameters_data_or_weights_are_another_run(
     models = tiny_models.model_copy(update={"llm": tiny_models.llm.model_copy(update={"source": str(llm)})})
     _, config = run.build_model(semantic(), models, EMOTIONS, None)
 
-    def name(settings: FitParams, config: ModelConfig = config, data: Path = folders.data, processes: int = 1) -> str:
-        return fingerprint(identify(settings, config, [data], processes, torch.float32))
+    def name(settings: FitParams, config: ModelConfig = config, data: Path = folders.data) -> str:
+        return fingerprint(identify(settings, config, [data], torch.float32))
 
     names = [
         name(semantic()),
         name(semantic(learning_rate=1.0)),
         name(semantic(), config=config.model_copy(update={"pad_to_30s": True})),
         name(semantic(), data=folders.data / "dev"),
-        name(semantic(), processes=2),
     ]
     weights = llm / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert len({*names, name(semantic())}) == 6
+    assert len({*names, name(semantic())}) == 5
 
 
 class Killed(BaseException):
@@ -215,7 +214,7 @@ def test_the_log_of_a_resumed_run_holds_each_step_once(
 
 def test_an_evaluation_without_a_batch_adds_nothing(tiny_models: ModelsParams, folders: RunFolders) -> None:
     model, _ = run.build_model(semantic(), tiny_models, EMOTIONS, None)
-    schedule = run.make_schedule(semantic(), 12, 1)
+    schedule = run.make_schedule(semantic(), num_steps=6)
     optimizer = run.make_optimizer(model, semantic())
     trainer = Trainer(model, run.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
     assert trainer.evaluate(iter([])) == {"dev_kl": 0.0}
@@ -225,31 +224,29 @@ def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(
     tiny_models: ModelsParams, folders: RunFolders
 ) -> None:
     gradients: list[torch.Tensor] = []
-    for batch_size in (4, 2):
-        settings = emotion(batch_size=batch_size)
+    settings = emotion()
+    for rows, num_spare in (([[0, 3, 7, 11]], 0), ([[0, 3], [7, 11]], 0), ([[0, 3], [7, 11], [2, 5]], 1)):
         model, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
         model.head.requires_grad_(True)
         data = run.open_data(folders.data, settings, config, with_teacher=False)
-        schedule = Schedule(
-            seed=1, num_steps=1, batch_size=batch_size, accumulation=1, warmup_steps=0, max_grad_norm=1e9
-        )
+        schedule = Schedule(seed=1, num_steps=1, warmup_steps=0, max_grad_norm=1e9)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
         trainer = Trainer(model, run.make_objective(settings, model), optimizer, schedule, Accelerator(cpu=True))
-        rows = [[0, 3, 7, 11]] if batch_size == 4 else [[0, 3], [7, 11]]
-        gradients.append(gradient_of_a_step(trainer, list(data.batches(rows))))
+        gradients.append(gradient_of_a_step(trainer, list(data.batches(rows)), num_spare))
     assert gradients[0].abs().max() > 1e-4
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-6)
 
 
-def gradient_of_a_step(trainer: Trainer, batches: list[Batch]) -> torch.Tensor:
+def gradient_of_a_step(trainer: Trainer, batches: list[Batch], num_spare: int) -> torch.Tensor:
     """Take a step and return what the optimizer saw: plain SGD moves by minus the gradient at rate 1."""
     before = torch.cat([p.detach().flatten().clone() for p in trainer.trained.values()])
-    trainer.step(0, batches)
+    trainer.step(0, batches, num_spare)
     return before - torch.cat([p.detach().flatten() for p in trainer.trained.values()])
 
 
 def test_the_rate_warms_up_by_the_logarithm_and_falls_to_zero() -> None:
-    schedule = Schedule(seed=1, num_steps=100, batch_size=1, accumulation=1, warmup_steps=10, max_grad_norm=1.0)
+    schedule = Schedule(seed=1, num_steps=100, warmup_steps=10, max_grad_norm=1.0)
     rates = [schedule.rate(step) for step in range(100)]
     assert rates[9] == pytest.approx(1.0)
     assert rates[10] == pytest.approx(1.0)
@@ -328,7 +325,7 @@ def test_a_stored_teacher_is_run_for_the_dev_split_alone(
     assert (batch.teacher, batch.num_positions) == (None, int(batch.student.attended.sum()) - 2)
     assert batch.signals is not None
     assert batch.signals.top_ids.shape == (6, 4)
-    for dev in opened.dev_batches(2, 0, 1):
+    for dev in opened.dev_batches(process=0, num_processes=1):
         assert dev.teacher is not None
         assert dev.signals is None
 

@@ -31,7 +31,7 @@ def semantic(**changes: Any) -> SemanticFitParams:
 @pytest.fixture
 def trainer(tiny_models: ModelsParams) -> Trainer:
     model, _ = run.build_model(semantic(), tiny_models, EMOTIONS, None)
-    schedule = run.make_schedule(semantic(), 12, 1)
+    schedule = run.make_schedule(semantic(), num_steps=6)
     optimizer = run.make_optimizer(model, semantic())
     return Trainer(model, run.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
 

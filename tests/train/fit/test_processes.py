@@ -12,9 +12,10 @@ import yaml
 from safetensors.torch import load_file
 
 from pipeline.weights.source import ModelsParams
-from tests.builders import semantic_fit_section
+from tests.builders import batch_section, semantic_fit_section
 
-FIT = {"batch_size": 1, "evaluate_every": 2, "save_every": 100}
+BATCHES = batch_section(max_frames=60, per_step=4)  # a row is a batch
+FIT = {"batches": BATCHES, "evaluate_every": 2, "save_every": 2}
 
 
 def fit(folder: Path, models: ModelsParams, data: Path, num_processes: int, **changes: Any) -> Path:
@@ -40,8 +41,8 @@ def dev_losses(model: Path) -> list[float]:
 
 @pytest.mark.slow
 def test_three_processes_learn_what_one_does(tmp_path: Path, tiny_models: ModelsParams, packed_folder: Path) -> None:
-    three = fit(tmp_path / "three", tiny_models, packed_folder, 3)  # of the four dev rows, one has two
-    one = fit(tmp_path / "one", tiny_models, packed_folder, 1, accumulation=3)
+    three = fit(tmp_path / "three", tiny_models, packed_folder, 3)  # a step has two spare batches
+    one = fit(tmp_path / "one", tiny_models, packed_folder, 1)
     assert dev_losses(three) == pytest.approx(dev_losses(one), rel=1e-3)
     assert len(dev_losses(one)) == 5
     ours, expected = (load_file(model / "adapter.safetensors") for model in (three, one))
