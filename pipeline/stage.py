@@ -7,9 +7,11 @@ with exit status 2. A traceback means a mistake in our code.
 import errno
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partialmethod
+from pathlib import Path
 
 import typer
 
@@ -51,6 +53,16 @@ def run_app(app: Callable[[], object]) -> None:
 def say(line: str) -> None:
     """Print a line and flush it, so that a pipe gets it at once."""
     print(printable(line), flush=True)
+
+
+def replace_folder(complete: Path, path: Path) -> None:
+    """Move a complete folder to `path`, in place of an older one. A crash leaves no half folder at `path`."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(complete, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def printable(text: str) -> str:

@@ -5,9 +5,7 @@ the folder of the corpus. Equal parameters give equal bytes.
 """
 
 import itertools
-import os
 import random
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from pipeline.audio import mono_16k
 from pipeline.corpora.readers import cremad
 from pipeline.params import ParamsFile, Section
 from pipeline.progress import Task
-from pipeline.stage import UserError, run_stage, say
+from pipeline.stage import UserError, replace_folder, run_stage, say
 from pipeline.synthesise.espeak import Synthesiser, Voice, synthesiser
 from pipeline.synthesise.sentences import sentences
 
@@ -176,8 +174,7 @@ def main(
         with Task(f"synthesise {name}", num_clips, "clips") as task:
             write(corpus, options, engine, task)
         (corpus / MARKER).write_text(NOTICE)
-        shutil.rmtree(output, ignore_errors=True)
-        os.replace(corpus, output)
+        replace_folder(corpus, output)
     say(f"synthesise: {name}: {num_clips:,} clips, {options.speakers} speakers")
 
 

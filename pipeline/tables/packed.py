@@ -7,7 +7,6 @@ needs constant memory. Equal rows give equal bytes.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.stage import UserError
+from pipeline.stage import UserError, replace_folder
 
 LAYOUT = 2
 """Number of the layout of the folder, in frame.json; it changes with the columns."""
@@ -93,8 +92,7 @@ class Writer:
             if kind is None:
                 _dump(self.partial / SHELL_FILE, {"layout": LAYOUT, **asdict(self.shell)})
                 _dump(self.partial / "dataset_dict.json", {"splits": list(self._splits)})
-                shutil.rmtree(self.path, ignore_errors=True)
-                os.replace(self.partial, self.path)
+                replace_folder(self.partial, self.path)
         finally:
             shutil.rmtree(self.partial, ignore_errors=True)
 

@@ -46,12 +46,12 @@ class Budget:
     """padded: each row counts as long as the longest of its batch; packed: rows stand in one sequence."""
 
     @property
-    def limit(self) -> int:
+    def capacity(self) -> int:
         """The budget in the unit of `loads`."""
         return self.max_frames * self.max_positions
 
     def loads(self, costs: Int[np.ndarray, "n 3"]) -> Int[np.ndarray, "n 2"]:
-        """Return the costs in frames and in positions, in a unit in which both have the same limit.
+        """Return the costs in frames and in positions, in a unit in which both have the same capacity.
 
         `costs` has the columns frames, student positions, teacher positions.
         """
@@ -64,7 +64,7 @@ class Budget:
 
     def too_large(self, costs: Int[np.ndarray, "n 3"]) -> NDArray[np.int64]:
         """Return the numbers of the rows that are over the budget alone."""
-        return np.flatnonzero((self.loads(costs) > self.limit).any(1))
+        return np.flatnonzero((self.loads(costs) > self.capacity).any(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +84,9 @@ class Sampler:
         generator = _generator(self.seed, _SHUFFLE, epoch)
         rows = np.arange(len(self.costs)) if self.mixture is None else self.mixture.rows(self.seed, epoch)
         order = generator.permutation(rows)
-        loads, limit = self.budget.loads(self.costs), self.budget.limit
+        loads, capacity = self.budget.loads(self.costs), self.budget.capacity
         if self.budget.layout == "packed":
-            return _packed_steps(loads, limit, order, self.batches_per_step, generator)
+            return _packed_steps(loads, capacity, order, self.batches_per_step, generator)
         batches: list[Batch] = []
         for window in np.array_split(order, max(1, round(len(order) / WINDOW_ROWS))):
             batches += _shuffled(_padded_batches(self.costs, self.budget, window), generator)
@@ -127,14 +127,14 @@ class Mixture:
 
     def rows(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """Return the rows of an epoch."""
-        parts = []
+        chosen = []
         for number, (corpus, length) in enumerate(zip(self.corpora, self.visits, strict=True)):
             first, last = epoch * length, (epoch + 1) * length
             passes = range(first // len(corpus), -(-last // len(corpus)))
             orders = [_generator(seed, _PASSES, number, turn).permutation(corpus) for turn in passes]
             start = first - len(corpus) * passes.start
-            parts.append(np.concatenate([*orders, corpus[:0]])[start : start + length])
-        return np.concatenate(parts)
+            chosen.append(np.concatenate([*orders, corpus[:0]])[start : start + length])
+        return np.concatenate(chosen)
 
 
 def visits(sizes: Sequence[int], weights: Sequence[float], temperature: float) -> list[int]:
@@ -173,15 +173,19 @@ def real_share(costs: Int[np.ndarray, "n 3"], step: Sequence[Batch], num_batches
 
 
 def _packed_steps(
-    loads: Int[np.ndarray, "n 2"], limit: int, order: NDArray[np.int64], per_step: int, generator: np.random.Generator
+    loads: Int[np.ndarray, "n 2"],
+    capacity: int,
+    order: NDArray[np.int64],
+    per_step: int,
+    generator: np.random.Generator,
 ) -> list[list[Batch]]:
-    whole = math.ceil(float(loads[order].sum(0).max()) / (FILL * limit))
-    halves = int((loads[order] > limit / 2).sum(0).max())  # no two of these rows share a batch
+    whole = math.ceil(float(loads[order].sum(0).max()) / (FILL * capacity))
+    halves = int((loads[order] > capacity / 2).sum(0).max())  # no two of these rows share a batch
     num_steps = max(1, math.ceil(max(whole, halves) / per_step))
     state = generator.bit_generator.state
     while True:
         generator.bit_generator.state = state
-        steps, left = _try_packed(loads, limit, order, num_steps, per_step, generator)
+        steps, left = _try_packed(loads, capacity, order, num_steps, per_step, generator)
         if not left:
             return steps
         num_steps += math.ceil((1 - FILL) * num_steps)
@@ -189,7 +193,7 @@ def _packed_steps(
 
 def _try_packed(
     loads: Int[np.ndarray, "n 2"],
-    limit: int,
+    capacity: int,
     order: NDArray[np.int64],
     num_steps: int,
     per_step: int,
@@ -206,14 +210,14 @@ def _try_packed(
     left: Batch = []
     for (first, last), (start, stop) in zip(pairwise(ends), pairwise(cuts), strict=True):
         rows = np.concatenate([np.array(left, np.int64), order[start:stop]])
-        batches, left = _spread(loads, limit, rows, int(last - first) * per_step)
+        batches, left = _spread(loads, capacity, rows, int(last - first) * per_step)
         batches = _shuffled(batches, generator)
         steps += [[b for b in batches[i : i + per_step] if b] for i in range(0, len(batches), per_step)]
     return [step for step in steps if step], left
 
 
 def _spread(
-    loads: Int[np.ndarray, "n 2"], limit: int, rows: NDArray[np.int64], num_batches: int
+    loads: Int[np.ndarray, "n 2"], capacity: int, rows: NDArray[np.int64], num_batches: int
 ) -> tuple[list[Batch], Batch]:
     """Spread rows over batches of nearly equal load; also return the rows for which there is no room."""
     of_row = loads[rows]
@@ -223,7 +227,7 @@ def _spread(
     for place in np.argsort(-of_row.max(1), kind="stable"):
         after = (total + of_row[place][:, None]).max(0)
         batch = int(after.argmin())
-        if after[batch] > limit:
+        if after[batch] > capacity:
             left.append(int(rows[place]))
         else:
             total[:, batch] += of_row[place]
@@ -266,7 +270,7 @@ def _by_length(costs: Int[np.ndarray, "n 3"], budget: Budget, rows: NDArray[np.i
     """
     frames, positions = budget.loads(costs[rows]).T
     by_frames = np.argsort(-frames, kind="stable")
-    num_groups = max(1, round(max(frames.sum(), positions.sum()) / budget.limit / GROUP_BATCHES))
+    num_groups = max(1, round(max(frames.sum(), positions.sum()) / budget.capacity / GROUP_BATCHES))
     cumulative = frames[by_frames].cumsum()
     cuts = np.searchsorted(cumulative, cumulative[-1] * np.arange(1, num_groups) / num_groups)
     groups = np.split(by_frames, cuts)

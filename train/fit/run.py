@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from pipeline.stage import UserError, say
+from pipeline.stage import UserError, replace_folder, say
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
 from pipeline.weights.lora import check_targets
@@ -165,7 +164,7 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
         train=Examples(train_rows, log_mel, config.emotions),
         sampler=sampler,
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
-        dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step],
+        dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step] if len(dev_rows) else [],
         collate=Collator(shell, with_teacher=with_teacher and not stored, with_signals=stored),
         dev_collate=Collator(shell, with_teacher=with_teacher),
         workers=settings.workers,
@@ -259,5 +258,4 @@ def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]],
     shutil.rmtree(partial, ignore_errors=True)
     saved_model.save(model, config, partial)
     (partial / LOSSES_FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    replace_folder(partial, folder)
