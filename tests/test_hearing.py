@@ -40,7 +40,7 @@ def folder(tmp_path: Path, root: Path) -> Path:
     values["ingest"] = {"speech": {"reader": "librispeech", "root": str(tmp_path / "corpus"), "check": "samples"}}
     values["generate"]["engine"] = "transformers"
     steps = {
-        "epochs": 60,
+        "epochs": 40,
         "max_steps": None,
         "batches": {"max_frames": 20_000, "max_positions": 20_000, "per_step": 1},  # all clips
         "log_every": 20,
