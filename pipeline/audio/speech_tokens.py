@@ -17,6 +17,11 @@ def num_mel_frames(num_samples: int) -> int:
     return min(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES)
 
 
+def num_encoder_frames(num_frames: int) -> int:
+    """Return the number of encoder frames (50 per second) of a clip of `num_frames` mel frames."""
+    return (num_frames - 1) // 2 + 1
+
+
 def num_speech_tokens(num_frames: int) -> int:
     """Return the number of speech embeddings of a clip of `num_frames` mel frames: 63 for 1,000 frames (10 s)."""
     for _ in range(NUM_HALVINGS):

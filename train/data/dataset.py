@@ -1,6 +1,6 @@
 """Turn packed rows into examples, and examples into batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.audio import mono_16k
-from pipeline.audio.speech_tokens import HOP_SAMPLES, MAX_MEL_FRAMES, num_mel_frames, num_speech_tokens
+from pipeline.audio.speech_tokens import (
+    HOP_SAMPLES,
+    MAX_MEL_FRAMES,
+    num_encoder_frames,
+    num_mel_frames,
+    num_speech_tokens,
+)
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
 from train.data.log_mel import LogMel
 from train.model import Batch, Sequences, TopKTeacher
-from train.model.inputs import pad_features, sequences
+from train.model.inputs import PackedClips, pad_features, sequences
+from train.model.packing import Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,30 +102,48 @@ class Collator:
     adds the stored teacher instead.
     """
 
-    def __init__(self, shell: PromptShell, with_teacher: bool, with_signals: bool = False) -> None:
+    def __init__(
+        self,
+        shell: PromptShell,
+        with_teacher: bool,
+        with_signals: bool = False,
+        lay_out: Callable[..., Sequences] = sequences,
+    ) -> None:
+        """`lay_out` is `sequences`, or `packed_sequences` for the packed layout."""
         self.shell = shell
         self.with_teacher = with_teacher
         self.with_signals = with_signals
+        self.lay_out = lay_out
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Make a batch of the examples, in their order."""
         responses = [example.response_ids for example in examples]
         speech = [[None] * num_speech_tokens(example.num_frames) for example in examples]
+        num_frames = [example.num_frames for example in examples]
+        student = self.lay_out(self.shell.before_speech, speech, self.shell.after, responses)
+        features = [example.features for example in examples]
+        clips = None
+        if student.rows is not None:
+            clips = PackedClips(
+                states=Segments.of([num_encoder_frames(count) for count in num_frames]),
+                embeddings=Segments.of([len(embeddings) for embeddings in speech]),
+            )
         return Batch(
-            features=pad_features([example.features for example in examples]),
-            num_frames=torch.tensor([example.num_frames for example in examples]),
-            student=sequences(self.shell.before_speech, speech, self.shell.after, responses),
+            features=pad_features(features) if clips is None else torch.cat([clip.T for clip in features]),
+            num_frames=torch.tensor(num_frames),
+            student=student,
             teacher=self._teacher(examples, responses) if self.with_teacher else None,
             signals=_signals(examples) if self.with_signals else None,
             response_ids=torch.tensor([token for response in responses for token in response]),
             emotion=torch.tensor([example.emotion for example in examples]),
+            clips=clips,
             ids=tuple(example.id for example in examples),
         )
 
     def _teacher(self, examples: Sequence[Example], responses: list[list[int]]) -> Sequences:
         assert self.shell.before_text is not None
         texts = [example.text_ids for example in examples]
-        return sequences(self.shell.before_text, texts, self.shell.after, responses)
+        return self.lay_out(self.shell.before_text, texts, self.shell.after, responses)
 
 
 def _signals(examples: Sequence[Example]) -> TopKTeacher:

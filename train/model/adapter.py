@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.model.encoder import halved, valid
+from train.model.packing import convolve
 
 NUM_CONVOLUTIONS = 3
 KERNEL_SIZE = 5
@@ -44,6 +45,17 @@ class ConvAdapter(nn.Module):
             x = convolution(x * valid(lengths, x.shape[2])[:, None])
             x = functional.glu(x, dim=1)
             lengths = halved(lengths)
-        x = x.transpose(1, 2)
+        return self._bottleneck(x.transpose(1, 2)), lengths
+
+    def packed(self, states: Float[Tensor, "t e"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "s d"]:
+        """Return the speech embeddings of clips whose states stand one after another."""
+        x = states
+        for convolution in self.convolutions:
+            assert isinstance(convolution, nn.Conv1d)
+            x, lengths = convolve(x, lengths, convolution)
+            x = functional.glu(x, dim=1)
+        return self._bottleneck(x)
+
+    def _bottleneck(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         x = x + self.up(functional.gelu(self.down(x)))
-        return self.norm(x), lengths
+        return self.norm(x)  # type: ignore[no-any-return]

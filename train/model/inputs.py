@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from train.model.packing import Segments
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
@@ -22,6 +24,8 @@ class Sequences:
     """True at positions whose NEXT position holds a response token: the loss is taken at these positions."""
     num_shared: int
     """Number of positions at the start that are equal in all rows; they hold no speech and predict nothing."""
+    rows: Segments | None = None
+    """In the packed layout, the rows after the shared start, which stands once; b is then 1."""
 
     def to(self, device: torch.device) -> "Sequences":
         """Copy to a device."""
@@ -41,6 +45,7 @@ class Sequences:
             speech=change(self.speech),
             predicts=change(self.predicts),
             num_shared=self.num_shared,
+            rows=None if self.rows is None else self.rows.changed(change),
         )
 
 
@@ -59,11 +64,25 @@ class TopKTeacher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackedClips:
+    """Where the clips of a packed batch are."""
+
+    states: Segments
+    """The segments of the encoder states."""
+    embeddings: Segments
+    """The segments of the speech embeddings."""
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "PackedClips":
+        """Return segments whose tensors are `change` of these."""
+        return PackedClips(states=self.states.changed(change), embeddings=self.embeddings.changed(change))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Clips, the sequences that contain them, and the training targets."""
 
-    features: Float[Tensor, "b m f"]
-    """Log-mel of the clips, zero after a clip's end (unless padded to 30 s)."""
+    features: Float[Tensor, "b m f"] | Float[Tensor, "f m"]
+    """Log-mel of the clips, zero after a clip's end (unless padded to 30 s); packed: one clip after another."""
     num_frames: Int[Tensor, " b"]
     """Mel frames of each clip."""
     student: Sequences
@@ -77,6 +96,8 @@ class Batch:
     true."""
     emotion: Int[Tensor, " b"]
     """Emotion class of each clip; -1 if unknown."""
+    clips: "PackedClips | None" = None
+    """Where the clips are in the packed layout; None if they are padded."""
     ids: tuple[str, ...] = ()
     """Ids of the rows, for messages."""
 
@@ -102,6 +123,7 @@ class Batch:
             signals=None if self.signals is None else self.signals.changed(change),
             response_ids=change(self.response_ids),
             emotion=change(self.emotion),
+            clips=None if self.clips is None else self.clips.changed(change),
             ids=self.ids,
         )
 
@@ -133,6 +155,32 @@ def sequences(
         speech[i, len(before) : len(before) + len(content)] = torch.tensor([token is None for token in content])
         predicts[i, len(row) - 1 - len(response) : len(row) - 1] = True
     return Sequences(token_ids=token_ids, attended=attended, speech=speech, predicts=predicts, num_shared=len(before))
+
+
+def packed_sequences(
+    before: Sequence[int],
+    contents: Sequence[Sequence[int | None]],
+    after: Sequence[int],
+    responses: Sequence[Sequence[int]],
+    *,
+    shares_start: bool,
+) -> Sequences:
+    """Lay out the same rows one after another in one sequence; `before` stands once, or at each row."""
+    start = list(before) if shares_start else []
+    own = [] if shares_start else list(before)
+    rows = [[*own, *content, *after, *response] for content, response in zip(contents, responses, strict=True)]
+    whole = [*start, *(token for row in rows for token in row)]
+    predicts = [False] * len(start)
+    for row, response in zip(rows, responses, strict=True):
+        predicts += [False] * (len(row) - 1 - len(response)) + [True] * len(response) + [False]
+    return Sequences(
+        token_ids=torch.tensor([[token or 0 for token in whole]]),
+        attended=torch.ones(1, len(whole), dtype=torch.bool),
+        speech=torch.tensor([[token is None for token in whole]]),
+        predicts=torch.tensor([predicts]),
+        num_shared=len(start),
+        rows=Segments.of([len(row) for row in rows]),
+    )
 
 
 def pad_features(clips: list[Float[Tensor, "m _"]]) -> Float[Tensor, "b m f"]:

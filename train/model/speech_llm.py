@@ -1,6 +1,8 @@
 """The speech LLM: encoder, adapter, frozen LLM with optional P-LoRA, and emotion head."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,8 +13,9 @@ from transformers import Cache, PreTrainedModel
 from train.model.adapter import ConvAdapter
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
-from train.model.inputs import Batch, Sequences
+from train.model.inputs import Batch, PackedClips, Sequences
 from train.model.output_head import OutputHead, output_head
+from train.model.packing import packed_attention
 from train.model.plora import SpeechMask, add_plora, train_dropout
 
 
@@ -52,6 +55,8 @@ class SpeechLLM(nn.Module):
         self.plora: LoraConfig | None = None
         self.shares_start = True
         """Whether the start of prompts is computed once for a batch; train/own_forward.py finds out."""
+        self.packs = True
+        """Whether the LLM gives the same states in the packed layout; train/own_forward.py finds out."""
 
     def train(self, mode: bool = True) -> "SpeechLLM":
         """Set the mode of what is trained; what is frozen stays in evaluation mode, so that it has no dropout."""
@@ -77,8 +82,17 @@ class SpeechLLM(nn.Module):
         """The LLM's output head, which turns final hidden states into logits."""
         return output_head(self.llm)
 
-    def encode_speech(self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]) -> Speech:
-        """Turn log-mel into embeddings for the LLM."""
+    def encode_speech(
+        self,
+        features: Float[Tensor, "b m f"] | Float[Tensor, "f m"],
+        num_frames: Int[Tensor, " b"],
+        clips: PackedClips | None = None,
+    ) -> Speech:
+        """Turn log-mel into embeddings for the LLM; `clips` says where packed clips are."""
+        if clips is not None:
+            states, lengths = self.encoder.packed(features, num_frames, clips.states)
+            packed = self.adapter.packed(states, lengths)
+            return Speech(embeddings=clips.embeddings.rectangle(packed), valid=clips.embeddings.valid)
         states, lengths = self.encoder(features, num_frames)
         embeddings, lengths = self.adapter(states, lengths)
         return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
@@ -98,16 +112,24 @@ class SpeechLLM(nn.Module):
         The shared start of the rows is computed once, if the LLM allows it. It holds no speech, so no trained weight
         acts on it, and its keys and values are used for the whole batch.
         """
-        shared = sequences.num_shared if self.shares_start else 0
+        rows = sequences.rows
+        shared = sequences.num_shared if self.shares_start or rows is not None else 0
         embeddings = self.embed(sequences, speech)
         start = self._start(embeddings[:1, :shared], len(embeddings)) if shared else None
-        with self.speech_mask.applied(sequences.speech[:, shared:]):
+        if rows is None:
+            positions = torch.arange(shared, embeddings.shape[1], device=embeddings.device)
+            arguments: dict[str, Any] = {"attention_mask": sequences.attended}
+        else:
+            positions = shared + rows.offsets
+            arguments = {"segments": rows}
+        attention = nullcontext() if rows is None else packed_attention(self.llm)
+        with self.speech_mask.applied(sequences.speech[:, shared:]), attention:
             output = self.llm.base_model(
                 inputs_embeds=embeddings[:, shared:],
-                attention_mask=sequences.attended,
-                position_ids=torch.arange(shared, embeddings.shape[1], device=embeddings.device)[None],
+                position_ids=positions[None],
                 past_key_values=start,
                 use_cache=start is not None,
+                **arguments,
             )
         return output.last_hidden_state[sequences.predicts[:, shared:]]  # type: ignore[no-any-return]
 
@@ -120,7 +142,7 @@ class SpeechLLM(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the student, and the teacher if the batch has one."""
-        speech = self.encode_speech(batch.features, batch.num_frames)
+        speech = self.encode_speech(batch.features, batch.num_frames, batch.clips)
         teacher = None
         if batch.teacher is not None:
             with torch.no_grad():
