@@ -6,8 +6,9 @@ at fault (layers with a state, such as convolutions), the start is computed for 
 because they would be trained towards wrong values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.stage import UserError
 from train.model import Sequences, Speech, SpeechLLM
-from train.model.inputs import sequences
+from train.model.inputs import packed_sequences, sequences
 
 _BEFORE, _AFTER = 3, 2  # tokens around the content
 _LENGTHS = (4, 2)  # tokens of the content, and also of the response, of each row
@@ -28,9 +29,10 @@ CANNOT_RUN = (AttributeError, IndexError, KeyError, NotImplementedError, Runtime
 
 @torch.no_grad()
 def check_own_forward(model: SpeechLLM) -> None:
-    """Set `model.shares_start`; raise UserError if the logits of training differ from those of the LLM's own forward.
+    """Set `model.shares_start` and `model.packs`.
 
-    The difference is relative to the spread of the LLM's logits over the vocabulary.
+    Raises UserError if the logits of training differ from those of the LLM's own forward. The difference is relative to
+    the spread of the LLM's logits over the vocabulary.
     """
     try:
         found = _compare(model, _rows(model.token_embeddings.num_embeddings))
@@ -38,6 +40,7 @@ def check_own_forward(model: SpeechLLM) -> None:
         found = f"found {describe(error)}, expected an LLM that accepts embeddings"
     if found:
         raise UserError(f"models.llm: {type(model.llm).__name__}: {found}; this architecture is not supported")
+    model.packs = _packs(model, _rows(model.token_embeddings.num_embeddings))
 
 
 def describe(error: Exception) -> str:
@@ -61,6 +64,21 @@ def _compare(model: SpeechLLM, rows: list[list[int]]) -> str:
     model.shares_start = False
     found = _difference(model.output_head.logits(model.response_states(asked, None)), expected, tolerance)
     return found or _run_on_speech(model, rows)
+
+
+def _packs(model: SpeechLLM, rows: list[list[int]]) -> bool:
+    """Return whether the LLM gives the same logits in the packed layout.
+
+    It does not if a row sees the row before it: by a state, or by an attention of its own.
+    """
+    device = model.token_embeddings.weight.device
+    with suppress(*CANNOT_RUN):
+        padded, packed = (
+            model.output_head.logits(model.response_states(_sequences(rows, lay_out=lay_out).to(device), None))
+            for lay_out in (sequences, partial(packed_sequences, shares_start=model.shares_start))
+        )
+        return not _difference(packed, padded, _tolerance(model, _STATES_TOLERANCE))
+    return False
 
 
 def _run_on_speech(model: SpeechLLM, rows: list[list[int]]) -> str:
@@ -87,12 +105,14 @@ def _rows(vocabulary: int) -> list[list[int]]:
     return [[*before, *words[0], *after, *words[2]], [*before, *words[1], *after, *words[3]]]
 
 
-def _sequences(rows: list[list[int]], *, with_speech: bool = False) -> Sequences:
+def _sequences(
+    rows: list[list[int]], *, with_speech: bool = False, lay_out: Callable[..., Sequences] = sequences
+) -> Sequences:
     contents: list[Sequence[int | None]] = [
         [None] * n if with_speech else row[_BEFORE : _BEFORE + n] for row, n in zip(rows, _LENGTHS, strict=True)
     ]
     responses = [row[-n:] for row, n in zip(rows, _LENGTHS, strict=True)]
-    return sequences(rows[0][:_BEFORE], contents, rows[0][_BEFORE + _LENGTHS[0] :][:_AFTER], responses)
+    return lay_out(rows[0][:_BEFORE], contents, rows[0][_BEFORE + _LENGTHS[0] :][:_AFTER], responses)
 
 
 def _own_logits(llm: nn.Module, row: list[int]) -> tuple[Float[Tensor, "l v"], Float[Tensor, "l d"]]:

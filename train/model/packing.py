@@ -88,8 +88,6 @@ def attend(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with a soft cap or with sinks")
-    if sliding_window is not None and num_shared + longest > sliding_window:
-        raise NotImplementedError(f"rows of more than {sliding_window} positions, the window of the attention")
 
     def rows(x: Tensor) -> Tensor:
         own = segments.rectangle(x[0, :, x.shape[2] - query.shape[2] :].transpose(0, 1)).transpose(1, 2)
@@ -99,6 +97,8 @@ def attend(
     mask = functional.pad(segments.valid, (num_shared, 0), value=True)[:, None, None]
     if causal:
         mask = mask & mask.new_ones(longest, num_shared + longest).tril(num_shared)
+    if sliding_window is not None:
+        mask = mask & mask.new_ones(longest, num_shared + longest).triu(num_shared - sliding_window + 1)
     output = functional.scaled_dot_product_attention(
         rows(query), rows(key), rows(value), mask, dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
     )
