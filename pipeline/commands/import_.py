@@ -124,7 +124,7 @@ class Importer:
         if completion.model != self.model:
             raise NotTakenError(OTHER_MODEL, f"{completion.model}, expected {self.model}")
         (row,) = self.utterances.slice(self.first_rows[output.key], 1).to_pylist()
-        request = make_request(output.key, row, self.run)
+        request = make_request(output.key, row, self.run.prompter.content_ids(row["text"]), self.run)
         if output.seed is not None:
             request = replace(request, seed=output.seed)
         if isinstance(completion, ChatCompletion):

@@ -15,9 +15,9 @@ import typer
 from pipeline import params
 from pipeline.generate import choices
 from pipeline.generate.agreement import score_agreement
-from pipeline.generate.answers import add_prompts, carry_out, read_continuations
+from pipeline.generate.answers import carry_out, read_continuations
 from pipeline.generate.plan import Counts, make_plan
-from pipeline.generate.run import keys_of, open_run, read_utterances, tokenised
+from pipeline.generate.run import keys_of, open_run, read_utterances
 from pipeline.params import Alignment, ParamsFile
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, parquet
@@ -42,15 +42,12 @@ def main(
     utterances = read_utterances(manifest_file)
     keys = keys_of(utterances, run)
     choices.check(choices_file, run.store, keys)
-    text_ids = tokenised(utterances["text"], run.trained_prompter)
-    read = utterances if run.backbone is not None else utterances.append_column("text_ids", text_ids)
-    plan = make_plan(read, keys, run)
+    plan = make_plan(utterances, keys, run)
     if plan.requests:
         say(f"generate {kind}: {_describe_plan(plan.counts, len(plan.requests))}")
     start = cache(run.start_engine)
     generated = carry_out(plan, start)
     answers = read_continuations(utterances, keys, run, choices.read(choices_file, run.signature.name))
-    answers = add_prompts(answers, utterances, text_ids, run)
     has_limit = params.load(params_file, f"filter.{kind}.min_agreement", object) is not None
     if kind == "emotion" and run.settings.agreement is not None and has_limit:  # otherwise nothing needs the scores
         answers = score_agreement(utterances, answers, run, run.settings.agreement, start)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.generate.engines.interface import Answer, Engine, Request, check_logprob
 from pipeline.generate.plan import Plan
-from pipeline.generate.run import SHARD_S, Run, StartEngine
+from pipeline.generate.run import SHARD_S, Run, StartEngine, tokenised
 from pipeline.generate.store import StoredAnswer
 from pipeline.progress import Task
 from pipeline.prompts import Prompter
@@ -110,6 +110,7 @@ def stored_answer(
         transcript=request.transcript,
         emotion=request.emotion,
         prompt_token_ids=request.prompt_ids,
+        text_ids=request.text_ids or None,
         continuation=prompter.decode(given.token_ids),
         token_ids=given.token_ids,
         finish_reason=given.finish_reason,
@@ -154,11 +155,11 @@ def carry_out(plan: Plan, start: StartEngine) -> Counter[str]:
 def read_continuations(utterances: pa.Table, keys: pa.Array, run: Run, chosen: dict[bytes, int]) -> pa.Table:
     """Return each utterance's continuation from the store; the finish reason says why there is none.
 
-    Columns of the prompt are null (`add_prompts`), and so is the agreement.
+    The agreement is null.
     """
     num_top = run.settings.store_logprobs
     signals = continuations.SIGNALS_SCHEMA if num_top else pa.schema([])
-    found = run.store.read(keys, chosen, [*_STORED, *signals.names])
+    found = run.store.read(keys, chosen, [*_STORED, *signals.names, "text_ids", "prompt_token_ids"])
     no_text = pc.fill_null(pc.equal(utterances["text"], ""), True)
     reason = pc.if_else(no_text, continuations.NO_TRANSCRIPT, continuations.NO_EMOTION)
     reason = pc.if_else(pc.is_null(keys), reason, continuations.PROMPT_TOO_LONG)
@@ -173,20 +174,37 @@ def read_continuations(utterances: pa.Table, keys: pa.Array, run: Run, chosen: d
     columns = {name: pa.nulls(len(keys), schema.field(name).type) for name in _NOT_STORED} | columns
     columns["id"] = utterances["id"]
     columns["key"] = pa.array([key and key.hex() for key in keys.to_pylist()], pa.string())
+    columns["text_ids"], columns["num_prompt_tokens"] = _prompts(found, utterances, keys, run)
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)
 
 
-def add_prompts(answers: pa.Table, utterances: pa.Table, text_ids: pa.Array, run: Run) -> pa.Table:
-    """Fill the token ids of the transcripts and the lengths of the prompts, those of the LLM that is trained."""
-    shells = {}
-    for emotion in set(utterances["emotion"].to_pylist()) if run.signature.names_emotion else {None}:
-        shells[emotion] = len(run.trained_prompter.around(run.prompt, (), emotion=emotion or "").ids)
-    emotions = utterances["emotion"].to_pylist() if run.signature.names_emotion else [None] * len(utterances)
-    around = pa.array([shells[emotion] for emotion in emotions], pa.int32())
-    lengths = pc.if_else(pc.is_valid(answers["key"]), pc.add(around, pc.list_value_length(text_ids)), None)
-    for name, column in (("text_ids", text_ids), ("num_prompt_tokens", lengths)):
-        answers = answers.set_column(answers.schema.get_field_index(name), answers.schema.field(name), column)
-    return answers
+def _prompts(found: pa.Table, utterances: pa.Table, keys: pa.Array, run: Run) -> tuple[pa.Array, pa.Array]:
+    """Return the token ids of the transcripts and the lengths of the prompts, for the tokenizer of the trained LLM.
+
+    Those of stored answers come from the store, so that no tokenizer is loaded if all answers are stored.
+    """
+    text_ids = found["text_ids"].combine_chunks()
+    if run.backbone is not None:
+        text_ids = pa.nulls(len(found), text_ids.type)
+    lengths = pc.if_else(pc.is_valid(text_ids), pc.list_value_length(found["prompt_token_ids"].combine_chunks()), None)
+    has_text = pc.fill_null(pc.not_equal(utterances["text"], ""), False).combine_chunks()
+    unknown = pc.and_(has_text, pc.is_null(text_ids))
+    rows = pc.indices_nonzero(unknown).to_numpy()
+    texts = utterances["text"].take(pa.array(rows)).to_pylist()
+    new = pa.array([*tokenised(texts, lambda: run.trained_prompter), []], text_ids.type)
+    places = np.where(
+        pc.is_valid(text_ids).to_numpy(zero_copy_only=False), np.arange(len(found)), len(found) + len(rows)
+    )
+    places[rows] = len(found) + np.arange(len(rows))
+    text_ids = pa.concat_arrays([text_ids, new]).take(pa.array(places))
+    emotions = utterances["emotion"].to_pylist() if run.signature.names_emotion else [None] * len(found)
+    prompts = [
+        len(run.trained_prompter.around(run.prompt, text_ids[row].as_py(), emotion=emotions[row]).ids)
+        if keys[row].is_valid
+        else None
+        for row in rows.tolist()
+    ]
+    return text_ids, pc.replace_with_mask(lengths, unknown, pa.array(prompts, lengths.type))
 
 
 def _first(column: pa.ChunkedArray, num_top: int) -> pa.Array:

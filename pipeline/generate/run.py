@@ -158,25 +158,20 @@ def keys_of(utterances: pa.Table, run: Run) -> pa.Array:
 def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, run: Run) -> list[Request]:
     """Make a request for each of the `wanted` keys; `keys` are those of the utterances."""
     rows = utterances.take(pc.index_in(wanted, value_set=keys)).to_pylist()
-    return [make_request(key, row, run) for key, row in zip(wanted.to_pylist(), rows, strict=True)]
+    contents = tokenised([row["text"] for row in rows], lambda: run.prompter)
+    return [make_request(key, row, ids, run) for key, row, ids in zip(wanted.to_pylist(), rows, contents, strict=True)]
 
 
-def tokenised(texts: pa.ChunkedArray, prompter: Prompter) -> pa.Array:
-    """Return the token ids of transcripts; none for a null."""
-    return pa.concat_arrays(
-        [
-            pa.array(prompter.all_content_ids([text or "" for text in chunk]), pa.list_(pa.int32()))
-            for chunk in parquet.chunked(texts.to_pylist())
-        ]
-    )
+def tokenised(texts: Sequence[str], prompter: Callable[[], Prompter]) -> list[tuple[int, ...]]:
+    """Return the token ids of transcripts; the tokenizer is not loaded if there are none."""
+    return [ids for chunk in parquet.chunked(texts) for ids in prompter().all_content_ids(chunk)]
 
 
-def make_request(key: bytes, utterance: Mapping[str, Any], run: Run) -> Request:
-    """Make the request for an utterance's key."""
-    text, emotion = utterance["text"], utterance["emotion"] if run.signature.names_emotion else None
-    content = utterance.get("text_ids") or run.prompter.content_ids(text)
-    ids = run.prompter.around(run.prompt, content, emotion=emotion).ids
-    return Request(key, text, emotion, ids, run.signature.seed)
+def make_request(key: bytes, utterance: Mapping[str, Any], text_ids: Sequence[int], run: Run) -> Request:
+    """Make the request for an utterance's key, from the token ids of its transcript."""
+    emotion = utterance["emotion"] if run.signature.names_emotion else None
+    ids = run.prompter.around(run.prompt, text_ids, emotion=emotion).ids
+    return Request(key, utterance["text"], emotion, ids, run.signature.seed, tuple(text_ids))
 
 
 def seed_attempts(requests: Sequence[Request], run: Run) -> list[Request]:

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("transcript", pa.string()),
         ("emotion", pa.string()),
         ("prompt_token_ids", pa.list_(pa.int32())),
+        ("text_ids", pa.list_(pa.int32())),
         ("continuation", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
@@ -53,7 +54,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-_END_ID = SCHEMA.field("end_id")
+_NEW = ("text_ids", "end_id")  # columns that earlier shards lack
 _INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation"), ("num_top", pa.int32())])
 _STORED_INDEX = pa.schema([SCHEMA.field("key"), SCHEMA.field("generation")])
 _SPEED = b"tokens_per_s"
@@ -69,6 +70,8 @@ class StoredAnswer:
     emotion: str | None
     """None if the prompt does not name the emotion."""
     prompt_token_ids: Sequence[int]
+    text_ids: Sequence[int] | None = None
+    """Those of the prompt's ids that are the transcript; None if they are not known."""
     continuation: str
     token_ids: Sequence[int]
     """Without the end token."""
@@ -284,10 +287,11 @@ class AnswerStore:
 
 def _read(shard: Path, schema: pa.Schema) -> pa.Table:
     try:
-        new = {_END_ID.name} & set(schema.names) - set(pq.read_schema(shard).names)  # earlier shards lack it
+        found = pq.read_schema(shard).names
+        new = [name for name in _NEW if name in schema.names and name not in found]
         table = pq.read_table(shard, columns=[name for name in schema.names if name not in new])
-        if new:
-            table = table.append_column(_END_ID, pa.nulls(len(table), _END_ID.type))
+        for name in new:
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{shard}: not readable ({error}); delete it, and generate writes its answers again") from None

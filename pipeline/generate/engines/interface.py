@@ -29,6 +29,8 @@ class Request:
     prompt_ids: tuple[int, ...]
     seed: int | None
     """Seed of the sampling; None if decoding is greedy."""
+    text_ids: tuple[int, ...] = ()
+    """Those of the prompt's ids that are the transcript."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.generate import run
 from pipeline.generate.engines.interface import Answer, Request
+from pipeline.generate.store import store_folder
+from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables import continuations, parquet
 from tests.builders import TEXTS, run_generate, write_texts
@@ -155,3 +158,25 @@ def test_a_log_probability_that_is_not_finite_stops_and_names_the_transcript(
     engine.answer = end_of_prompt
     run_generate(tmp_path, llm)
     assert len(engine.asked) == 5  # the answers before it were kept
+
+
+def test_stored_answers_need_no_tokenizer(
+    tmp_path: Path, llm: Path, engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_texts(tmp_path / "manifest.parquet", ["a", "bc"])
+    first = run_generate(tmp_path, llm)
+    monkeypatch.setattr(Prompter, "load", None)
+    assert run_generate(tmp_path, llm) == first
+    assert [len(row["text_ids"]) for row in first] == [1, 2]
+
+
+def test_answers_that_an_earlier_version_has_stored_get_the_token_ids_of_their_transcripts(
+    tmp_path: Path, llm: Path, engine: RecordingEngine
+) -> None:
+    write_texts(tmp_path / "manifest.parquet", ["a", "bc"])
+    first = run_generate(tmp_path, llm)
+    for shard in store_folder().glob("continuations/*/parts/*.parquet"):
+        table = pq.read_table(shard)
+        pq.write_table(table.drop_columns("text_ids"), shard)
+    assert run_generate(tmp_path, llm) == first
+    assert len(engine.asked) == 2
