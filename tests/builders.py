@@ -161,9 +161,9 @@ def change_params(changes: Mapping[str, Any], path: Path = Path("params.yaml"), 
     return to or path
 
 
-def batch_section(**changes: int) -> dict[str, int]:
+def batch_section(**changes: Any) -> dict[str, Any]:
     """Build the section `batches` of training; four train rows of `packed_folder` are a batch."""
-    return {"max_frames": 240, "max_positions": 100, "per_step": 1, **changes}
+    return {"layout": "padded", "max_frames": 240, "max_positions": 100, "per_step": 1, **changes}
 
 
 def fit_section(**changes: Any) -> dict[str, Any]:

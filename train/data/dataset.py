@@ -69,15 +69,22 @@ class Examples(Dataset[Example]):
         )
 
 
-def row_costs(rows: packed.Rows, shell: PromptShell, pad_to_30s: bool, with_teacher: bool) -> Int[np.ndarray, "n 3"]:
-    """Return the encoder frames, student positions and teacher positions of each row."""
+def row_costs(
+    rows: packed.Rows, shell: PromptShell, pad_to_30s: bool, with_teacher: bool, shares_start: bool
+) -> Int[np.ndarray, "n 3"]:
+    """Return the encoder frames, student positions and teacher positions of each row.
+
+    With `shares_start`, the positions before speech and transcript do not count, because a batch computes them once.
+    """
     speech, text, response = (
         rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("speech", "text", "response")
     )
     mel_frames = np.minimum(rows.column("num_samples").to_numpy() // HOP_SAMPLES, MAX_MEL_FRAMES)
     frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else (mel_frames.astype(np.int64) - 1) // 2 + 1
-    student = len(shell.before_speech) + speech + len(shell.after) + response
-    teacher = len(shell.before_text or []) + text + len(shell.after) + response
+    starts = (shell.before_speech, shell.before_text or [])
+    before_speech, before_text = (0 if shares_start else len(start) for start in starts)
+    student = before_speech + speech + len(shell.after) + response
+    teacher = before_text + text + len(shell.after) + response
     return np.stack([frames, student, teacher if with_teacher else np.zeros_like(teacher)], axis=1)
 
 
@@ -119,18 +126,11 @@ class Collator:
         """Make a batch of the examples, in their order."""
         responses = [example.response_ids for example in examples]
         speech = [[None] * num_speech_tokens(example.num_frames) for example in examples]
-        num_frames = [example.num_frames for example in examples]
         student = self.lay_out(self.shell.before_speech, speech, self.shell.after, responses)
-        features = [example.features for example in examples]
-        clips = None
-        if student.rows is not None:
-            clips = PackedClips(
-                states=Segments.of([num_encoder_frames(count) for count in num_frames]),
-                embeddings=Segments.of([len(embeddings) for embeddings in speech]),
-            )
+        features, clips = join_clips(examples, packed=student.rows is not None)
         return Batch(
-            features=pad_features(features) if clips is None else torch.cat([clip.T for clip in features]),
-            num_frames=torch.tensor(num_frames),
+            features=features,
+            num_frames=torch.tensor([example.num_frames for example in examples]),
             student=student,
             teacher=self._teacher(examples, responses) if self.with_teacher else None,
             signals=_signals(examples) if self.with_signals else None,
@@ -144,6 +144,19 @@ class Collator:
         assert self.shell.before_text is not None
         texts = [example.text_ids for example in examples]
         return self.lay_out(self.shell.before_text, texts, self.shell.after, responses)
+
+
+def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Tensor, PackedClips | None]:
+    """Return the log-mel of all clips, padded or one after another, and where the packed clips are."""
+    features = [example.features for example in examples]
+    if not packed:
+        return pad_features(features), None
+    num_frames = [example.num_frames for example in examples]
+    clips = PackedClips(
+        states=Segments.of([num_encoder_frames(count) for count in num_frames]),
+        embeddings=Segments.of([num_speech_tokens(count) for count in num_frames]),
+    )
+    return torch.cat([clip.T for clip in features]), clips
 
 
 def _signals(examples: Sequence[Example]) -> TopKTeacher:

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 
 from pipeline.progress import Task
 from pipeline.stage import say
-from train.data.dataset import Example
+from train.data.dataset import Example, join_clips
 from train.fit.loop import Data, Schedule, check_finite
 from train.fit.params import FitParams, WarmStartParams
 from train.model import SpeechLLM
-from train.model.inputs import pad_features
+from train.model.inputs import PackedClips
 
 SCALE = 20.0  # initial factor of the cosines; it gives a peaked distribution, but not one close to one-hot
 
@@ -50,26 +50,31 @@ class CTCHead(nn.Module):
 class TranscribedClips:
     """Clips and their transcripts; tokens are given as indices into a `Vocabulary`, not as token ids of the LLM."""
 
-    features: Float[Tensor, "b m f"]
+    features: Float[Tensor, "b m f"] | Float[Tensor, "f m"]
     num_frames: Int[Tensor, " b"]
     tokens: list[Int[Tensor, " _"]]
     ids: list[str]
+    clips: PackedClips | None
+    """Where packed clips are; None if they are padded."""
 
 
 class Vocabulary:
     """Numbers the tokens that occur in the transcripts; CTC uses only these tokens."""
 
-    def __init__(self, transcripts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, transcripts: Sequence[Sequence[int]], packed: bool = False) -> None:
+        self.packed = packed
         self.ids = sorted({token for transcript in transcripts for token in transcript})
         self.numbers = {token: number for number, token in enumerate(self.ids)}
 
     def collate(self, examples: Sequence[Example]) -> TranscribedClips:
         """Batch clips with their transcripts."""
+        features, clips = join_clips(examples, self.packed)
         return TranscribedClips(
-            pad_features([example.features for example in examples]),
+            features,
             torch.tensor([example.num_frames for example in examples]),
             [torch.tensor([self.numbers[token] for token in example.text_ids]) for example in examples],
             [example.id for example in examples],
+            clips,
         )
 
 
@@ -80,7 +85,7 @@ def warm_start(
 
     The warm start is short, so every process does the same work; only the main process reports.
     """
-    vocabulary = Vocabulary(data.train.rows.column("text_ids").to_pylist())
+    vocabulary = Vocabulary(data.train.rows.column("text_ids").to_pylist(), packed=fit.batches.layout == "packed")
     device = model.token_embeddings.weight.device
     ctc_head = CTCHead(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
     trained = [*model.adapter.parameters(), *ctc_head.parameters()]
@@ -119,7 +124,8 @@ def warm_start(
 def ctc_loss(model: SpeechLLM, ctc_head: CTCHead, batch: TranscribedClips) -> Float[Tensor, ""]:
     """Return the CTC loss in nats per token; the loss of a clip too short for its transcript is 0."""
     device = ctc_head.blank.weight.device
-    speech = model.encode_speech(batch.features.to(device), batch.num_frames.to(device))
+    clips = None if batch.clips is None else batch.clips.changed(lambda tensor: tensor.to(device))
+    speech = model.encode_speech(batch.features.to(device), batch.num_frames.to(device), clips)
     log_p = ctc_head(speech.embeddings).transpose(0, 1)
     loss = functional.ctc_loss(
         log_p,

@@ -11,6 +11,8 @@ from pipeline.weights.lora import Targets
 class BatchParams(Section):
     """How rows are put into batches (train/data/sampler.py)."""
 
+    layout: Literal["padded", "packed"]
+    """padded: each row is padded to the longest one of its batch; packed: rows stand one after another."""
     max_frames: PositiveInt
     """Encoder frames of a batch on one device, with padding: 50 per second."""
     max_positions: PositiveInt

@@ -5,15 +5,16 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Int
 
 from pipeline.stage import UserError, replace_folder, say
 from pipeline.tables import packed
-from pipeline.tables.packed import PromptShell
 from pipeline.weights.lora import check_targets
 from pipeline.weights.source import ModelsParams, fetch
 from train import saved_model
@@ -29,6 +30,7 @@ from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.progress import Progress
 from train.model import SpeechLLM
+from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
 from train.precision import avoid_shape_plans, training_device, training_dtype
 from train.saved_model import ModelConfig
@@ -55,7 +57,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config = build_model(settings, models, emotions, folders.init)
     model.to(accelerator.device)
-    data = open_data(folders.data, settings, config, with_teacher=kind == "semantic")
+    check_layout(settings, config, model)
+    data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
     if kind == "emotion":
         standardise_head(model, data)
     main = accelerator.is_main_process
@@ -149,7 +152,20 @@ def emotion_model(
     return model, config.model_copy(update={"plora": True, "encoder_trained": settings.train_encoder})
 
 
-def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teacher: bool) -> Data:
+def check_layout(settings: FitParams, config: ModelConfig, model: SpeechLLM) -> None:
+    """Raise UserError if the model cannot compute the layout of the batches."""
+    if settings.batches.layout == "padded":
+        return
+    where = "fit.*.batches.layout: found packed, expected padded"
+    if config.pad_to_30s:
+        raise UserError(f"{where}: pad_to_30s pads each clip")
+    if not model.packs:
+        raise UserError(f"{where}: in {type(model.llm).__name__}, rows of one sequence see each other")
+
+
+def open_data(
+    folder: Path, settings: FitParams, config: ModelConfig, with_teacher: bool, shares_start: bool = True
+) -> Data:
     """Open the packed train split, and the dev split if it has rows."""
     log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
     train_rows = with_response(packed.load(folder, "train"))
@@ -158,26 +174,28 @@ def open_data(folder: Path, settings: FitParams, config: ModelConfig, with_teach
     stored = isinstance(settings, SemanticFitParams) and settings.teacher == "stored"
     shell = packed.load_shell(folder)
     dev_rows = with_response(packed.load(folder, "dev", allow_empty=True))
-    sampler = make_sampler(train_rows, shell, settings, config.pad_to_30s, with_teacher=with_teacher and not stored)
-    dev_sampler = make_sampler(dev_rows, shell, settings, config.pad_to_30s, with_teacher=with_teacher)
+    is_packed = settings.batches.layout == "packed"
+    lay_out = partial(packed_sequences, shares_start=shares_start) if is_packed else sequences
+    run_teacher = with_teacher and not stored
+    sampler, dev_sampler = (
+        make_sampler(rows, row_costs(rows, shell, config.pad_to_30s, with_it, shares_start), settings)
+        for rows, with_it in ((train_rows, run_teacher), (dev_rows, with_teacher))
+    )
     return Data(
         train=Examples(train_rows, log_mel, config.emotions),
         sampler=sampler,
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
         dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step] if len(dev_rows) else [],
-        collate=Collator(shell, with_teacher=with_teacher and not stored, with_signals=stored),
-        dev_collate=Collator(shell, with_teacher=with_teacher),
+        collate=Collator(shell, with_teacher=run_teacher, with_signals=stored, lay_out=lay_out),
+        dev_collate=Collator(shell, with_teacher=with_teacher, lay_out=lay_out),
         workers=settings.workers,
     )
 
 
-def make_sampler(
-    rows: packed.Rows, shell: PromptShell, settings: FitParams, pad_to_30s: bool, with_teacher: bool
-) -> Sampler:
-    """Return the sampler of some rows; raises UserError if a row alone is over the budget of a batch."""
+def make_sampler(rows: packed.Rows, costs: Int[np.ndarray, "n 3"], settings: FitParams) -> Sampler:
+    """Return the sampler of rows with these costs; raises UserError if a row alone is over the budget of a batch."""
     limits = settings.batches
-    budget = Budget(max_frames=limits.max_frames, max_positions=limits.max_positions, layout="padded")
-    costs = row_costs(rows, shell, pad_to_30s, with_teacher)
+    budget = Budget(max_frames=limits.max_frames, max_positions=limits.max_positions, layout=limits.layout)
     if len(too_large := budget.too_large(costs)):
         frames, *positions = costs[too_large[0]].tolist()
         raise UserError(
@@ -201,7 +219,7 @@ def standardise_head(model: SpeechLLM, data: Data) -> None:
         if sum(map(len, batches)) < STANDARDISING_CLIPS:
             batches += step
     on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
-    speech = (model.encode_speech(batch.features, batch.num_frames) for batch in on_device)
+    speech = (model.encode_speech(batch.features, batch.num_frames, batch.clips) for batch in on_device)
     model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
 
 
