@@ -35,7 +35,7 @@ BEFORE, AFTER = [5, 6, 7], [8, 9]
 TEXTS, RESPONSES = [[20, 21, 22], [30, 31]], [[40, 41, 0], [50, 0]]
 FRAMES = (100, 260)
 TEMPERATURE = 2.0
-NOT_PACKED = ["Gemma 2", "Qwen3.5", "LFM2"]  # soft-capped attention scores; states that a row hands to the next one
+NOT_PACKED = ["Qwen3.5", "LFM2"]  # a row hands its state to the next one
 
 
 def save_llm(folder: Path, backbone: Backbone) -> Path:
@@ -133,7 +133,7 @@ def test_stage_1_has_the_loss_and_gradient_of_the_llms_own_forward(
         q = functional.log_softmax(own_logits(dense.llm, speech, response) / TEMPERATURE, -1)
         expected = expected + (p.exp() * (p - q)).sum()
     expected.backward()
-    assert kl.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    assert kl.item() == pytest.approx(expected.item(), rel=1e-4)
     assert expected.item() > 1e-3
     assert off(gradients(model), gradients(dense)) < 1e-5
 
