@@ -201,7 +201,8 @@ def make_sampler(rows: packed.Rows, costs: Int[np.ndarray, "n 3"], settings: Fit
         raise UserError(
             f"{rows.path}: {rows[too_large[0]]['id']}: found {frames:,} encoder frames and {sum(positions):,} LLM "
             f"positions, expected at most {limits.max_frames:,} and {limits.max_positions:,}, as for all {len(rows):,} "
-            f"rows of {rows.split} ({len(too_large):,} have more); raise max_frames and max_positions in fit.*.batches"
+            f"rows of {rows.split} ({len(too_large):,} more than that); raise max_frames and max_positions in "
+            "fit.*.batches"
         )
     return Sampler(costs=costs, budget=budget, batches_per_step=limits.per_step, seed=settings.seed)
 

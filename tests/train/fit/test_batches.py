@@ -1,0 +1,76 @@
+"""Training in both layouts of a batch, and what a budget or a layout that cannot be says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.stage import UserError
+from pipeline.weights.source import ModelsParams
+from tests.builders import batch_section, emotion_fit_section, semantic_fit_section
+from train.fit import run
+from train.fit.params import EmotionFitParams, SemanticFitParams
+from train.fit.run import RunFolders
+
+EMOTIONS = ["sad", "happy"]
+WARM_START = {"epochs": 1, "learning_rate": 1e-3}
+
+
+def semantic(changes: dict[str, Any], **more: Any) -> SemanticFitParams:
+    section = semantic_fit_section(batches=batch_section(**changes), warm_start=WARM_START, **more)
+    return SemanticFitParams.model_validate(section)
+
+
+def emotion(changes: dict[str, Any]) -> EmotionFitParams:
+    return EmotionFitParams.model_validate(emotion_fit_section(batches=batch_section(**changes)))
+
+
+def first_losses(folder: Path) -> list[dict[str, float]]:
+    records = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "step"} for record in records[:2]]
+
+
+def test_both_stages_start_at_the_same_losses_in_both_layouts(
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path
+) -> None:
+    whole = {"max_frames": 10_000, "max_positions": 10_000}  # all rows are one batch
+    losses = {}
+    for layout in ("padded", "packed"):
+        first = replace(folders, output=tmp_path / layout / "semantic")
+        second = replace(first, init=first.output, output=tmp_path / layout / "emotion")
+        run.fit(semantic(whole | {"layout": layout}), tiny_models, EMOTIONS, first, resume=False)
+        run.fit(emotion(whole | {"layout": layout}), tiny_models, EMOTIONS, second, resume=False)
+        losses[layout] = first_losses(first.output) + first_losses(second.output)
+    assert len(losses["packed"]) == 4
+    for packed, padded in zip(losses["packed"], losses["padded"], strict=True):
+        assert packed == pytest.approx(padded, rel=1e-2)
+
+
+def test_a_layout_that_the_model_cannot_compute_is_told(
+    tiny_models: ModelsParams, folders: RunFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = r"^fit\.\*\.batches\.layout: found packed, expected padded: pad_to_30s pads each clip$"
+    with pytest.raises(UserError, match=message):
+        run.fit(semantic({"layout": "packed"}, pad_to_30s=True), tiny_models, EMOTIONS, folders, resume=False)
+    monkeypatch.setattr("train.own_forward._packs", lambda _model, _rows: False)
+    with pytest.raises(UserError, match=r"expected padded: in LlamaForCausalLM, rows of one sequence see each other$"):
+        run.fit(semantic({"layout": "packed"}), tiny_models, EMOTIONS, folders, resume=False)
+
+
+def test_a_row_over_the_budget_is_named(tiny_models: ModelsParams, folders: RunFolders) -> None:
+    message = (
+        r"corpus/train-11: found 59 encoder frames and 18 LLM positions, expected at most 56 and 100, as for all 12 "
+        r"rows of train \(1 more than that\); raise max_frames and max_positions in fit\.\*\.batches$"
+    )
+    with pytest.raises(UserError, match=message):
+        run.fit(semantic({"max_frames": 56}), tiny_models, EMOTIONS, folders, resume=False)
+
+
+def test_spare_batches_are_told() -> None:
+    assert run.spare_batches([4, 4, 2], num_processes=2) == ""
+    line = run.spare_batches([4, 4, 3], num_processes=2)
+    assert line.startswith(
+        "1 of 12 batches have no effect, because 2 processes do not divide the batches of each step;"
+    )
