@@ -106,7 +106,8 @@ def attend(
             rows(query), rows(key), rows(value), mask, dropout, scale=scale, enable_gqa=is_grouped
         )
     else:
-        output = _attention(rows(query), rows(key), rows(value), mask, scale, softcap)
+        with torch.autocast(query.device.type, enabled=False):  # it would round the scores to bfloat16
+            output = _attention(rows(query), rows(key), rows(value), mask, scale, softcap)
     return segments.sequence(output.transpose(1, 2))[None], None
 
 
