@@ -1,8 +1,8 @@
 """Measure how much of what training computes is real: python -m benchmarks.batches DIR
 
 DIR contains EmoBox's lists of clips (DIR/EmoBox/CORPUS/CORPUS.jsonl.gz). The lengths of IEMOCAP, MELD, CREMA-D and
-RAVDESS are read from them. LibriSpeech and GigaSpeech have made-up lengths with the published number of utterances and hours.
-Answers have the lengths of the continuations in the store. Transcripts have 3.3 tokens per second.
+RAVDESS are read from them. LibriSpeech and GigaSpeech have made-up lengths with the published mean. Answers have
+the lengths of the continuations in the store. Transcripts have 3.3 tokens per second.
 
 The real share of a step is what its rows cost, divided by the number of its batches times the cost of its largest one.
 Compared are our packed layout, our padded layout, lhotse's DynamicBucketingSampler (if lhotse is installed), and the
@@ -147,7 +147,7 @@ def main() -> None:
         raise SystemExit("usage: python -m benchmarks.batches DIR")
     folder = Path(sys.argv[1])
     try:
-        import lhotse  # type: ignore[import-not-found]  # noqa: F401
+        import lhotse  # noqa: F401
     except ImportError:
         print("lhotse is not installed: left out")
     answers = stored_lengths()
