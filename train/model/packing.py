@@ -2,6 +2,8 @@
 
 Layers that treat each position alone need no change. Attention and convolutions mix positions, so they are computed
 here, and no row sees another one.
+
+More dimension letters: h attention heads, g heads of keys and values, c width of a head, p positions of keys.
 """
 
 from collections.abc import Callable, Iterator, Sequence
