@@ -133,7 +133,8 @@ def test_stage_1_has_the_loss_and_gradient_of_the_llms_own_forward(
         q = functional.log_softmax(own_logits(dense.llm, speech, response) / TEMPERATURE, -1)
         expected = expected + (p.exp() * (p - q)).sum()
     expected.backward()
-    assert kl.item() == pytest.approx(expected.item(), rel=1e-4)
+    within = 1e-4 if layout == "packed" else 1e-5  # the KL is a small difference, and attention rounds elsewhere
+    assert kl.item() == pytest.approx(expected.item(), rel=within, abs=1e-6)
     assert expected.item() > 1e-3
     assert off(gradients(model), gradients(dense)) < 1e-5
 

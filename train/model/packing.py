@@ -121,9 +121,9 @@ def _attention(
     scale: float,
     softcap: float | None,
 ) -> Float[Tensor, "b h n c"]:
-    """Return softmax attention.
+    """Return softmax attention, computed in float32 or more.
 
-    On a CPU this takes a fifth of the time of PyTorch's function, whose gradient is slow for short rows in bfloat16.
+    PyTorch's function is not used on a CPU, because its gradient is slow there for short rows in bfloat16.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     grouped = query.unflatten(1, (key.shape[1], -1)).to(dtype)
