@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.results_file import recorded
-from pipeline.audio.speech_tokens import MAX_DURATION_S, num_encoder_frames, num_speech_tokens
+from pipeline.audio.speech_tokens import MAX_DURATION_S, halved, num_speech_tokens
 from pipeline.generate.store import store_folder
 from pipeline.stage import UserError
 from train.data.sampler import Batch, Budget, Layout, Sampler, real_share
@@ -66,7 +66,7 @@ def costs_of(seconds: NDArray[np.float64], answers: NDArray[np.int64], with_teac
     generator = np.random.default_rng(2)
     mel_frames = np.minimum(100 * seconds, 100 * MAX_DURATION_S).astype(int).clip(1).tolist()
     response = AFTER + 1 + generator.choice(answers, len(seconds))
-    frames = np.array([num_encoder_frames(count) for count in mel_frames])
+    frames = halved(np.array(mel_frames))
     student = np.array([num_speech_tokens(count) for count in mel_frames]) + response
     text = generator.poisson(TEXT_TOKENS_PER_S * seconds) + response
     return np.stack([frames, student, text if with_teacher else 0 * text], axis=1)

@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(realpath "$(dirname "$0")/../..")
 
 # part: time limit in seconds
-declare -A limits=([machine]=15 [tests]=80 [steps-semantic]=88 [steps-emotion]=82 [llm]=38 [learning]=47)
+declare -A limits=([machine]=15 [tests]=70 [steps-semantic]=88 [steps-emotion]=100 [llm]=36 [learning]=47)
 order=(machine tests steps-semantic steps-emotion llm learning)
 
 tiny=() parts=() out=$root/benchmarks/gpu/results rows=$root/benchmarks/gpu/cargo/rows

@@ -54,7 +54,7 @@ def full() -> Sizes:
             vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=28,
             num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False,
         ),
-        clips={"semantic": 16, "emotion": 8}, batches=20, warm_up=4, positions=4096, seconds=1.0,
+        clips={"semantic": 16, "emotion": 8}, batches=16, warm_up=4, positions=4096, seconds=1.0,
     )  # fmt: skip
 
 

@@ -1,13 +1,15 @@
-"""Part 3: time full-size training steps of a stage, in our and in the official layout in turn, on the same clips.
+"""Part 3: time full-size training steps of a stage, in our two layouts and in the official layout in turn.
 
-Batches come in random order, as in training, after a warm-up on other batches. Each batch runs once when its lengths
-are new. Half of the batches run again when their lengths are known. At the end, other new batches run with cuDNN's
-attention. Training turns this attention off, because it builds a plan for each shape.
+The padded and the official layout run on the same batches. The packed layout has its own batches, planned from the same
+clips with the same budget, so compare their useful FLOP/s. Batches come in random order, as in training, after a
+warm-up on other batches. Each batch runs once when its lengths are new. Half of the batches run again when their
+lengths are known.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,10 +29,11 @@ from benchmarks.gpu.sizes import tiny as tiny_sizes
 from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.stage import run_stage
 from train.data.dataset import Collator, Example
-from train.data.sampler import Budget, Sampler
+from train.data.sampler import Budget, Layout, Sampler
 from train.fit.loop import Schedule, Trainer
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.model import Batch, SpeechLLM
+from train.model.inputs import packed_sequences
 from train.model.plora import lora_config
 from train.precision import avoid_shape_plans
 
@@ -41,7 +44,7 @@ RATE = 1e-6  # random weights have nothing to learn
 
 
 class Steps:
-    """A model with two trainers: one in our layout and one in the official layout."""
+    """A model with two trainers: one for our layouts and one for the official layout."""
 
     def __init__(self, sizes: Sizes, stage: Stage) -> None:
         self.sizes, self.stage = sizes, stage
@@ -57,12 +60,20 @@ class Steps:
         self.ours = self._trainer(self.model, objective, optimizer)
         official = OfficialObjective(objective.weights, TEMPERATURE)
         self.official = self._trainer(OfficialLayout(self.model), official, self.ours.optimizer)
-        self.collate = Collator(frame(), with_teacher=stage == "semantic")
+        with_teacher = stage == "semantic"
+        self.collate = Collator(frame(), with_teacher)
+        self.collate_packed = Collator(
+            frame(), with_teacher, lay_out=partial(packed_sequences, shares_start=self.model.shares_start)
+        )
         self.taken = 0
 
-    def ours_on(self, clips: Sequence[Example]) -> Batch:
-        """Make a batch of clips in our layout."""
+    def padded_on(self, clips: Sequence[Example]) -> Batch:
+        """Make a batch of clips in our padded layout."""
         return self.collate(clips)
+
+    def packed_on(self, clips: Sequence[Example]) -> Batch:
+        """Make a batch of clips in our packed layout."""
+        return self.collate_packed(clips)
 
     def official_on(self, clips: Sequence[Example]) -> Batch:
         """Make a batch of clips in the official layout."""
@@ -94,8 +105,11 @@ def _objective(model: SpeechLLM, stage: Stage) -> Objective:
     return EmotionAlignment(model.output_head, 1.0)
 
 
-def draw_batches(sizes: Sizes, stage: Stage, count: int) -> list[list[Example]]:
-    """Draw clips and put them into batches as training does, with a budget for about `sizes.clips` clips."""
+def draw_batches(sizes: Sizes, stage: Stage, count: int, layout: Layout) -> list[list[Example]]:
+    """Draw clips and put them into batches as training does, with a budget for about `sizes.clips` clips.
+
+    The clips are the same for both layouts.
+    """
     size = sizes.clips[stage]
     drawn = draw_clips(sizes, stage, (count + 1) * size, seed=1)
     costs = np.array(
@@ -106,7 +120,7 @@ def draw_batches(sizes: Sizes, stage: Stage, count: int) -> list[list[Example]]:
         ]
     )
     frames, *positions = (size * costs.mean(0)).tolist()
-    budget = Budget(max_frames=math.ceil(frames), max_positions=math.ceil(sum(positions)), layout="padded")
+    budget = Budget(max_frames=math.ceil(frames), max_positions=math.ceil(sum(positions)), layout=layout)
     plan = Sampler(costs=costs, budget=budget, batches_per_step=1, seed=1).plan(epoch=0)
     return [[drawn[row] for row in rows] for (rows,) in plan[:count]]
 
@@ -116,8 +130,10 @@ def measure_flops(steps: Steps, batches: list[list[Example]]) -> dict[str, float
     useful = sum(steps.useful(clips) for clips in batches)
     executed = {}
     for name, trainer, layout in (
-        ("ours", steps.ours, steps.ours_on), ("official", steps.official, steps.official_on),
-    ):  # fmt: skip
+        ("padded", steps.ours, steps.padded_on),
+        ("packed", steps.ours, steps.packed_on),
+        ("official", steps.official, steps.official_on),
+    ):
         with counting_flops() as counter:
             for clips in batches:
                 steps.step(trainer, layout(clips))
@@ -147,7 +163,7 @@ class Timed:
     def summary(self, batches: list[list[Example]], steps: Steps, ceiling: float) -> dict[str, Any]:
         """Return times and speeds."""
         total, useful = sum(self.seconds), sum(steps.useful(clips) for clips in batches)
-        positions = sum(steps.ours_on(clips).num_positions for clips in batches)
+        positions = sum(steps.padded_on(clips).num_positions for clips in batches)
         return {
             "steps": len(self.seconds),
             "mean_s": total / len(self.seconds),
@@ -175,59 +191,63 @@ def main(
     stage: Annotated[Stage, typer.Option(help="Stage of the steps.")],
     tiny: Tiny = False,
 ) -> None:
-    """Time steps of both layouts, and the sections of our steps."""
+    """Time steps of all layouts, and the sections of our steps."""
     sizes = tiny_sizes() if tiny else full()
     figures = Figures(out, f"steps-{stage}")
     ceiling = matrix_product_flops(256 if tiny else 8192)
     avoid_shape_plans()
     steps, sections = Steps(sizes, stage), Sections()
-    numbers = sizes.warm_up, sizes.batches, sizes.batches // 2, 1
-    batches = draw_batches(sizes, stage, sum(numbers))
-    warm_up, timed, others, profiled = _cut(batches, *numbers)
+    numbers = sizes.warm_up, sizes.batches, 1
+    warm_up, timed, profiled = _cut(draw_batches(sizes, stage, sum(numbers), "padded"), *numbers)
+    warm_up_packed, timed_packed, profiled_packed = _cut(draw_batches(sizes, stage, sum(numbers), "packed"), *numbers)
     figures.add(clips=sizes.clips[stage], seconds_a_clip=_mean_seconds(timed), ceiling_tflops=ceiling / 1e12)
-    for clips in warm_up[COUNTED:]:
-        steps.step(steps.ours, steps.ours_on(clips))
+    for clips, packed in zip(warm_up[COUNTED:], warm_up_packed[COUNTED:], strict=True):
+        steps.step(steps.ours, steps.padded_on(clips))
+        steps.step(steps.ours, steps.packed_on(packed))
         steps.step(steps.official, steps.official_on(clips))
     figures.add(flops_executed=measure_flops(steps, warm_up[:COUNTED]))
     sections.watch(steps.model)
-    ours, official = _in_turn(figures, steps, sections, timed, ceiling)
-    figures.add(official_over_ours={name: official[name] / ours[name] for name in ours})
-    _profile(figures, steps, profiled[0], timed[0])
-    planned = Timed()
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    for clips in others:
-        planned.take(sections, steps, steps.ours, steps.ours_on(clips))
-    figures.add(ours_new_with_cudnn_attention=planned.summary(others, steps, ceiling))
-    figures.add(sections_new_with_cudnn_attention=planned.section_medians())
+    _in_turn(figures, steps, sections, list(zip(timed, timed_packed, strict=True)), ceiling)
+    for name, new, seen, layout in (
+        ("padded", profiled, timed, steps.padded_on),
+        ("packed", profiled_packed, timed_packed, steps.packed_on),
+    ):
+        _profile(figures, steps, name, layout(new[0]), layout(seen[0]))
 
 
 def _in_turn(
-    figures: Figures, steps: Steps, sections: Sections, batches: list[list[Example]], ceiling: float
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Time both layouts on new lengths, then on half of them again; return the median seconds of each layout."""
-    medians: tuple[dict[str, float], dict[str, float]] = {}, {}
+    figures: Figures,
+    steps: Steps,
+    sections: Sections,
+    batches: list[tuple[list[Example], list[Example]]],
+    ceiling: float,
+) -> None:
+    """Time all layouts on new lengths, then on half of them again; `batches` are pairs of a padded and a packed one."""
+    medians: dict[str, dict[str, float]] = {"padded": {}, "packed": {}, "official": {}}
     for lengths, taken in (("new", batches), ("seen", batches[: -(-len(batches) // 2)])):
-        ours, official = Timed(), Timed()
-        for clips in taken:
-            ours.take(sections, steps, steps.ours, steps.ours_on(clips))
-            official.take(Sections(), steps, steps.official, steps.official_on(clips))
-        figures.add(
-            **{
-                f"ours_{lengths}": ours.summary(taken, steps, ceiling),
-                f"official_{lengths}": official.summary(taken, steps, ceiling),
-                f"sections_{lengths}": ours.section_medians(),
-            }
-        )
-        for median, way in zip(medians, (ours, official), strict=True):
-            median[lengths] = statistics.median(way.seconds)
-    return medians
+        timed = {layout: Timed() for layout in medians}
+        for padded, packed in taken:
+            timed["padded"].take(sections, steps, steps.ours, steps.padded_on(padded))
+            timed["packed"].take(Sections(), steps, steps.ours, steps.packed_on(packed))
+            timed["official"].take(Sections(), steps, steps.official, steps.official_on(padded))
+        for layout, way in timed.items():
+            ran = [pair[1] if layout == "packed" else pair[0] for pair in taken]
+            figures.add(**{f"{layout}_{lengths}": way.summary(ran, steps, ceiling)})
+            medians[layout][lengths] = statistics.median(way.seconds)
+        figures.add(**{f"sections_padded_{lengths}": timed["padded"].section_medians()})
+    figures.add(
+        official_over_padded={
+            lengths: official / medians["padded"][lengths] for lengths, official in medians["official"].items()
+        }
+    )
 
 
-def _profile(figures: Figures, steps: Steps, new: list[Example], seen: list[Example]) -> None:
+def _profile(figures: Figures, steps: Steps, layout: str, new: Batch, seen: Batch) -> None:
     """Find where the host waits for the GPU, and the time of each kernel in a step on known lengths."""
-    waits = card.synchronisations(lambda: steps.step(steps.ours, steps.ours_on(new)))
-    figures.add(synchronisations=waits and {"count": sum(waits.values()), "places": waits})
-    figures.add(kernels_seen=card.kernels(lambda: steps.step(steps.ours, steps.ours_on(seen))))
+    waits = card.synchronisations(lambda: steps.step(steps.ours, new))
+    found: Any = waits and {"count": sum(waits.values()), "places": waits}
+    figures.add(**{f"synchronisations_{layout}": found})
+    figures.add(**{f"kernels_seen_{layout}": card.kernels(lambda: steps.step(steps.ours, seen))})
 
 
 def _cut(batches: list[list[Example]], *sizes: int) -> list[list[list[Example]]]:

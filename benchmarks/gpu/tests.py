@@ -19,11 +19,21 @@ def main(out: Out, tiny: Tiny = False) -> None:
     status = subprocess.run([*command, "tests/train/test_gpu.py", f"--junitxml={log}"], env=env, check=False).returncode
     if not log.exists():
         raise UserError(f"tests: pytest ended with {status} before any test, expected 0")
-    counts = ElementTree.parse(log).getroot()[0].attrib
+    suite = ElementTree.parse(log).getroot()[0]
+    counts = suite.attrib
     log.unlink()
     figures.add(**{name: int(counts[name]) for name in ("tests", "failures", "errors", "skipped")})
+    figures.add(failed={case.attrib["name"]: _why(case) for case in suite.iter("testcase") if _why(case)})
     if status or counts["skipped"] != "0":
         raise UserError(f"tests: pytest ended with {status} and {counts['skipped']} skipped, expected 0 and none")
+
+
+def _why(case: ElementTree.Element) -> str:
+    """Return the last lines of why a test failed; empty if it passed."""
+    found = case.find("failure")
+    if found is None:
+        found = case.find("error")
+    return "" if found is None else (found.text or "")[-2000:]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 Whisper's encoder halves the frames once, and the adapter three times.
 """
 
+from typing import Any, TypeVar
+
 from pipeline.audio.mono_16k import SAMPLE_RATE_HZ
 
 MEL_FRAMES_PER_S = 100
@@ -11,19 +13,21 @@ MAX_MEL_FRAMES = MAX_DURATION_S * MEL_FRAMES_PER_S
 HOP_SAMPLES = SAMPLE_RATE_HZ // MEL_FRAMES_PER_S
 NUM_HALVINGS = 4
 
+Length = TypeVar("Length", bound=Any)
+
 
 def num_mel_frames(num_samples: int) -> int:
     """Return the number of mel frames of a clip, at most 3,000 because Whisper truncates clips to 30 s."""
     return min(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES)
 
 
-def num_encoder_frames(num_frames: int) -> int:
-    """Return the number of encoder frames (50 per second) of a clip of `num_frames` mel frames."""
-    return (num_frames - 1) // 2 + 1
+def halved(length: Length) -> Length:
+    """Return the length after a convolution of stride 2 with "same" padding; also of an array or a tensor."""
+    return (length - 1) // 2 + 1  # type: ignore[no-any-return]
 
 
 def num_speech_tokens(num_frames: int) -> int:
     """Return the number of speech embeddings of a clip of `num_frames` mel frames: 63 for 1,000 frames (10 s)."""
     for _ in range(NUM_HALVINGS):
-        num_frames = (num_frames - 1) // 2 + 1
+        num_frames = halved(num_frames)
     return num_frames

@@ -75,10 +75,11 @@ def test_every_part_runs_tiny_and_one_that_fails_stops_no_other(
     assert figures["learning"]["within"]
     for stage in ("semantic", "emotion"):
         steps = figures[f"steps-{stage}"]
-        assert steps["flops_executed"]["official_over_useful"] > 2 * steps["flops_executed"]["ours_over_useful"]
+        assert steps["flops_executed"]["official_over_useful"] > 2 * steps["flops_executed"]["packed_over_useful"]
         sections = {"encoder layers", "adapter", "student", "loss", "adapter, backward", "optimizer"}
-        assert sections < steps["sections_new"].keys()
-        assert steps["ours_new"]["peak_gib"] is steps["synchronisations"] is steps["kernels_seen"] is None
+        assert sections < steps["sections_padded_new"].keys()
+        assert steps["packed_new"]["peak_gib"] is steps["synchronisations_packed"] is None
+        assert steps["kernels_seen_packed"] is None
 
     some = ("learning", "machine")
     done = run(checkout, "benchmarks/gpu/run.sh", "--tiny", "--out", str(out), "--rows", "nowhere", *some)
@@ -149,9 +150,9 @@ def test_useful_flops_are_those_of_a_step_without_padding() -> None:
     for stage in STAGES:
         steps = Steps(tiny(), stage)
         (clip,) = draw_clips(tiny(), stage, 1, seed=5)
-        executed = measure_flops(steps, [[clip]])["ours_over_useful"] * steps.useful([clip])
+        executed = measure_flops(steps, [[clip]])["padded_over_useful"] * steps.useful([clip])
         costs = Costs(encoder=steps.sizes.encoder, llm=steps.sizes.llm, rank=RANK)
-        away = steps.ours_on([clip]).num_positions - num_speech_tokens(clip.num_frames)
+        away = steps.padded_on([clip]).num_positions - num_speech_tokens(clip.num_frames)
         at_other_positions = costs.lora_positions(away) if stage == "emotion" else 0
         # 1 but for masked attention, and for the gradients that the start and the last block do without
         assert 0.95 < executed / (steps.useful([clip]) + at_other_positions) < 1.15

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from train.data.log_mel import LogMel
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.inference import Answering, Clip
 from train.model import Batch, SpeechLLM
-from train.model.inputs import sequences
+from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
 from train.precision import autocast
 from train.saved_model import ModelConfig
@@ -83,9 +84,19 @@ def build(models: ModelsParams, dtype: torch.dtype, device: torch.device) -> Spe
 
 
 @pytest.fixture(scope="module")
-def batch(packed_folder: Path, tiny_models: ModelsParams) -> Batch:
-    examples = Examples(packed.load(packed_folder, "train"), LogMel(fetch(tiny_models.encoder), False), EMOTIONS)
-    return Collator(packed.load_shell(packed_folder), with_teacher=True)([examples[i] for i in (0, 5, 11)])
+def batches(packed_folder: Path, tiny_models: ModelsParams) -> dict[str, Batch]:
+    rows = Examples(packed.load(packed_folder, "train"), LogMel(fetch(tiny_models.encoder), False), EMOTIONS)
+    shell, examples = packed.load_shell(packed_folder), [rows[i] for i in (0, 5, 11)]
+    packing = partial(packed_sequences, shares_start=True)
+    return {
+        "padded": Collator(shell, with_teacher=True)(examples),
+        "packed": Collator(shell, with_teacher=True, lay_out=packing)(examples),
+    }
+
+
+@pytest.fixture(scope="module")
+def batch(batches: dict[str, Batch]) -> Batch:
+    return batches["padded"]
 
 
 def objective(stage: str, model: SpeechLLM) -> Objective:
@@ -129,12 +140,20 @@ def test_encoder_adapter_and_head_give_the_same(
 
 
 @pytest.mark.parametrize("stage", ["semantic", "emotion"])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, TIGHT), (torch.bfloat16, BOUNDED)])
 def test_losses_and_gradients_are_the_cpus(
-    tiny_models: ModelsParams, batch: Batch, device: torch.device, dtype: torch.dtype, within: float, stage: str
+    tiny_models: ModelsParams,
+    batches: dict[str, Batch],
+    device: torch.device,
+    dtype: torch.dtype,
+    within: float,
+    layout: str,
+    stage: str,
 ) -> None:
-    expected, cpu = loss_and_gradients(build(tiny_models, torch.float32, torch.device("cpu")), batch, stage)
-    found, ours = loss_and_gradients(build(tiny_models, dtype, device), batch.to(device), stage)
+    on_cpu = build(tiny_models, torch.float32, torch.device("cpu"))
+    expected, cpu = loss_and_gradients(on_cpu, batches["padded"], stage)
+    found, ours = loss_and_gradients(build(tiny_models, dtype, device), batches[layout].to(device), stage)
     assert off(found, expected) < within
     assert cpu.keys() == ours.keys()
     assert any("lora_A" in name for name in cpu)
@@ -194,7 +213,9 @@ def fit(params_file: Path, kind: str, data: Path, output: str, *how: str) -> "su
     command += ["--init", str(folder / "init")] if kind == "emotion" else []
     env = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 4))}  # four run at a time
     env |= {"ACCELERATE_USE_CPU": "1"} if os.environ.get("BLSP_TEST_DEVICE") == "cpu" else {}
-    return subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def losses(folder: Path) -> list[float]:
@@ -210,12 +231,12 @@ def test_both_stages_train_in_bfloat16_and_go_on_after_a_kill(
     wholes = [fit(params_file, kind, packed_folder, kind, "-m", "train.fit") for kind in kinds]
     killed = [fit(params_file, kind, packed_folder, f"killed-{kind}", "-c", KILL) for kind in kinds]
     for process, status in zip([*wholes, *killed], [0, 0, -signal.SIGKILL, -signal.SIGKILL], strict=True):
-        process.communicate()
-        assert process.returncode == status
+        _, error = process.communicate()
+        assert process.returncode == status, error
     resumed = [fit(params_file, kind, packed_folder, f"killed-{kind}", "-m", "train.fit") for kind in kinds]
     for kind, process in zip(kinds, resumed, strict=True):
-        told, _ = process.communicate()
-        assert process.returncode == 0
+        told, error = process.communicate()
+        assert process.returncode == 0, error
         assert f"continues after step {KILLED_AFTER} of 9" in told
         assert len(losses(folder / kind)) == 9
         assert losses(folder / f"killed-{kind}") == pytest.approx(losses(folder / kind), rel=0.02)

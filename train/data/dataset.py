@@ -15,7 +15,8 @@ from pipeline.audio import mono_16k
 from pipeline.audio.speech_tokens import (
     HOP_SAMPLES,
     MAX_MEL_FRAMES,
-    num_encoder_frames,
+    NUM_HALVINGS,
+    halved,
     num_mel_frames,
     num_speech_tokens,
 )
@@ -24,7 +25,7 @@ from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
 from train.data.log_mel import LogMel
 from train.model import Batch, Sequences, TopKTeacher
-from train.model.inputs import PackedClips, pad_features, sequences
+from train.model.inputs import pad_features, sequences
 from train.model.packing import Segments
 
 
@@ -80,7 +81,7 @@ def row_costs(
         rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("speech", "text", "response")
     )
     mel_frames = np.minimum(rows.column("num_samples").to_numpy() // HOP_SAMPLES, MAX_MEL_FRAMES)
-    frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else (mel_frames.astype(np.int64) - 1) // 2 + 1
+    frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else halved(mel_frames.astype(np.int64))
     starts = (shell.before_speech, shell.before_text or [])
     before_speech, before_text = (0 if shares_start else len(start) for start in starts)
     student = before_speech + speech + len(shell.after) + response
@@ -146,17 +147,15 @@ class Collator:
         return self.lay_out(self.shell.before_text, texts, self.shell.after, responses)
 
 
-def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Tensor, PackedClips | None]:
-    """Return the log-mel of all clips, padded or one after another, and where the packed clips are."""
+def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Tensor, tuple[Segments, ...] | None]:
+    """Return the log-mel of all clips, padded or one after another, and where the packed clips are (`Batch.clips`)."""
     features = [example.features for example in examples]
     if not packed:
         return pad_features(features), None
-    num_frames = [example.num_frames for example in examples]
-    clips = PackedClips(
-        states=Segments.of([num_encoder_frames(count) for count in num_frames]),
-        embeddings=Segments.of([num_speech_tokens(count) for count in num_frames]),
-    )
-    return torch.cat([clip.T for clip in features]), clips
+    lengths = [[example.num_frames for example in examples]]
+    for _ in range(NUM_HALVINGS):
+        lengths.append([halved(length) for length in lengths[-1]])
+    return torch.cat([clip.T for clip in features]), tuple(Segments.of(level) for level in lengths)
 
 
 def _signals(examples: Sequence[Example]) -> TopKTeacher:

@@ -23,7 +23,7 @@ from train.data.dataset import Example, join_clips
 from train.fit.loop import Data, Schedule, check_finite
 from train.fit.params import FitParams, WarmStartParams
 from train.model import SpeechLLM
-from train.model.inputs import PackedClips
+from train.model.packing import Segments
 
 SCALE = 20.0  # initial factor of the cosines; it gives a peaked distribution, but not one close to one-hot
 
@@ -54,8 +54,8 @@ class TranscribedClips:
     num_frames: Int[Tensor, " b"]
     tokens: list[Int[Tensor, " _"]]
     ids: list[str]
-    clips: PackedClips | None
-    """Where packed clips are; None if they are padded."""
+    clips: tuple[Segments, ...] | None
+    """As in `Batch`."""
 
 
 class Vocabulary:
@@ -124,7 +124,7 @@ def warm_start(
 def ctc_loss(model: SpeechLLM, ctc_head: CTCHead, batch: TranscribedClips) -> Float[Tensor, ""]:
     """Return the CTC loss in nats per token; the loss of a clip too short for its transcript is 0."""
     device = ctc_head.blank.weight.device
-    clips = None if batch.clips is None else batch.clips.changed(lambda tensor: tensor.to(device))
+    clips = batch.clips and tuple(segments.changed(lambda tensor: tensor.to(device)) for segments in batch.clips)
     speech = model.encode_speech(batch.features.to(device), batch.num_frames.to(device), clips)
     log_p = ctc_head(speech.embeddings).transpose(0, 1)
     loss = functional.ctc_loss(

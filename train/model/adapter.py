@@ -1,13 +1,15 @@
 """The modality adapter: turns encoder states (50 per second) into LLM embeddings (6.25 per second)."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.model.encoder import halved, valid
-from train.model.packing import convolve
+from pipeline.audio.speech_tokens import halved
+from train.model.encoder import valid
+from train.model.packing import Segments, convolve
 
 NUM_CONVOLUTIONS = 3
 KERNEL_SIZE = 5
@@ -47,13 +49,15 @@ class ConvAdapter(nn.Module):
             lengths = halved(lengths)
         return self._bottleneck(x.transpose(1, 2)), lengths
 
-    def packed(self, states: Float[Tensor, "t e"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "s d"]:
-        """Return the speech embeddings of clips whose states stand one after another."""
+    def packed(self, states: Float[Tensor, "t e"], levels: Sequence[Segments]) -> Float[Tensor, "s d"]:
+        """Return the speech embeddings of clips whose states stand one after another.
+
+        `levels` are the segments of the states, and of the result of each convolution.
+        """
         x = states
-        for convolution in self.convolutions:
+        for convolution, (before, after) in zip(self.convolutions, pairwise(levels), strict=True):
             assert isinstance(convolution, nn.Conv1d)
-            x, lengths = convolve(x, lengths, convolution)
-            x = functional.glu(x, dim=1)
+            x = functional.glu(convolve(x, before, after, convolution), dim=1)
         return self._bottleneck(x)
 
     def _bottleneck(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:

@@ -11,12 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from pipeline.audio.speech_tokens import halved
 from train.model.packing import Segments, convolve, packed_attention
-
-
-def halved(lengths: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """Return the lengths after a convolution of stride 2 with "same" padding: (L - 1) // 2 + 1."""
-    return (lengths - 1) // 2 + 1
 
 
 def valid(lengths: Int[Tensor, " b"], size: int) -> Bool[Tensor, "b size"]:
@@ -62,16 +58,13 @@ class SpeechEncoder(nn.Module):
         x = self.whisper.layer_norm(x)
         return x[:, : int(lengths.max())], lengths
 
-    def packed(
-        self, features: Float[Tensor, "f m"], num_frames: Int[Tensor, " b"], rows: Segments
-    ) -> tuple[Float[Tensor, "t e"], Int[Tensor, " b"]]:
-        """Encode clips that stand one after another; `rows` are the segments of their states."""
+    def packed(self, features: Float[Tensor, "f m"], frames: Segments, rows: Segments) -> Float[Tensor, "t e"]:
+        """Encode clips that stand one after another; `frames` are the segments of the log-mel, `rows` of the states."""
         assert not self.pad_to_30s
-        x, lengths = convolve(features, num_frames, self.whisper.conv1)
-        x, lengths = convolve(functional.gelu(x), lengths, self.whisper.conv2)
-        x = functional.gelu(functional.pad(x, (0, 0, 0, len(rows.back) - len(x))))
+        x = functional.gelu(convolve(features, frames, frames, self.whisper.conv1))
+        x = functional.gelu(convolve(x, frames, rows, self.whisper.conv2))
         x = (x + self.whisper.embed_positions.weight[rows.offsets])[None]
         with packed_attention(self.whisper):
             for layer in self.whisper.layers:
                 x = layer(x, None, segments=rows)
-        return self.whisper.layer_norm(x[0]), lengths
+        return self.whisper.layer_norm(x[0])  # type: ignore[no-any-return]

@@ -64,20 +64,6 @@ class TopKTeacher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackedClips:
-    """Where the clips of a packed batch are."""
-
-    states: Segments
-    """The segments of the encoder states."""
-    embeddings: Segments
-    """The segments of the speech embeddings."""
-
-    def changed(self, change: Callable[[Tensor], Tensor]) -> "PackedClips":
-        """Return segments whose tensors are `change` of these."""
-        return PackedClips(states=self.states.changed(change), embeddings=self.embeddings.changed(change))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Clips, the sequences that contain them, and the training targets."""
 
@@ -96,8 +82,9 @@ class Batch:
     true."""
     emotion: Int[Tensor, " b"]
     """Emotion class of each clip; -1 if unknown."""
-    clips: "PackedClips | None" = None
-    """Where the clips are in the packed layout; None if they are padded."""
+    clips: tuple[Segments, ...] | None = None
+    """In the packed layout, the segments of the clips: of the log-mel, of the encoder states, and of the result of each
+    convolution of the adapter; the last are those of the speech embeddings."""
     ids: tuple[str, ...] = ()
     """Ids of the rows, for messages."""
 
@@ -123,7 +110,7 @@ class Batch:
             signals=None if self.signals is None else self.signals.changed(change),
             response_ids=change(self.response_ids),
             emotion=change(self.emotion),
-            clips=None if self.clips is None else self.clips.changed(change),
+            clips=None if self.clips is None else tuple(segments.changed(change) for segments in self.clips),
             ids=self.ids,
         )
 
@@ -179,7 +166,7 @@ def packed_sequences(
         speech=torch.tensor([[token is None for token in whole]]),
         predicts=torch.tensor([predicts]),
         num_shared=len(start),
-        rows=Segments.of([len(row) for row in rows]),
+        rows=Segments.of([len(row) for row in rows], num_shared=len(start)),
     )
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedConfig
 
 ATTENTION = "packed_rows"
@@ -29,40 +30,97 @@ class Segments:
     """
 
     places: Int[Tensor, "b n"]
-    """The positions of each row, in the first columns; n is the length of the longest row."""
-    valid: Bool[Tensor, "b n"]
-    """True where `places` holds a position."""
+    """The positions of each row in the first columns, then l; n is the length of the longest row."""
     back: Int[Tensor, " l"]
     """For each position of the sequence, its number in the flattened rectangle; b n if it is padding."""
+    starts: Int32[Tensor, " b+1"]
+    """The first position of each row, and the end of the last row."""
+    num_shared: int = 0
+    """The number of positions of a start that all rows see; it is computed before, and is not part of the sequence."""
 
     @staticmethod
-    def of(lengths: Sequence[int], size: int | None = None) -> "Segments":
+    def of(lengths: Sequence[int], size: int | None = None, num_shared: int = 0) -> "Segments":
         """Return the segments of rows with these lengths, in a sequence of `size` positions (default: no padding)."""
         row_lengths = torch.tensor(lengths)
-        starts = row_lengths.cumsum(0) - row_lengths
+        starts = functional.pad(row_lengths.cumsum(0), (1, 0))
+        size = int(starts[-1]) if size is None else size
         columns = torch.arange(int(row_lengths.max()))
         valid = columns < row_lengths[:, None]
-        back = torch.full((int(row_lengths.sum()) if size is None else size,), valid.numel())
-        back[: int(row_lengths.sum())] = valid.flatten().nonzero()[:, 0]
-        return Segments(places=(starts[:, None] + columns) * valid, valid=valid, back=back)
+        back = torch.full((size,), valid.numel())
+        back[: int(starts[-1])] = valid.flatten().nonzero()[:, 0]
+        return Segments(
+            places=(starts[:-1, None] + columns).where(valid, size),
+            back=back,
+            starts=starts.int(),
+            num_shared=num_shared,
+        )
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Segments":
         """Return segments whose tensors are `change` of these."""
-        return Segments(places=change(self.places), valid=change(self.valid), back=change(self.back))
+        places, back, starts = change(self.places), change(self.back), change(self.starts)
+        return Segments(places=places, back=back, starts=starts, num_shared=self.num_shared)
+
+    @property
+    def valid(self) -> Bool[Tensor, "b n"]:
+        """True where the rectangle holds a position."""
+        return self.places < len(self.back)
+
+    @property
+    def rows(self) -> Int[Tensor, " l"]:
+        """The row of each position; b at padding."""
+        return self.back // self.places.shape[1]
 
     @property
     def offsets(self) -> Int[Tensor, " l"]:
         """The place of each position within its row; 0 at padding."""
-        return self.back % self.places.shape[1] * (self.back < self.places.numel())
+        return self.back % self.places.shape[1]
+
+    def at(self, rows: Int[Tensor, "*#d"], offsets: Int[Tensor, "*#d"]) -> Int[Tensor, "*d"]:
+        """Return the positions of these places within these rows; l where there is none."""
+        num_rows, longest = self.places.shape
+        found = self.places[rows.clamp(max=num_rows - 1), offsets.clamp(0, longest - 1)]
+        return found.where((rows < num_rows) & (offsets >= 0) & (offsets < longest), len(self.back))
 
     def rectangle(self, x: Float[Tensor, "l ..."]) -> Float[Tensor, "b n ..."]:
-        """Return the values of each row; other values where `valid` is false."""
-        return x[self.places]
+        """Return the values of each row, then 0."""
+        return _gather(x, self.places, self.back)
 
     def sequence(self, x: Float[Tensor, "b n ..."]) -> Float[Tensor, "l ..."]:
         """Return the values of the sequence; 0 at padding."""
-        flat = x.flatten(0, 1)
-        return torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])[self.back]
+        return _gather(x.flatten(0, 1), self.back, self.places.flatten())
+
+
+class _Gather(torch.autograd.Function):
+    """Gathers rows; so does its gradient, which is faster on a GPU than that of indexing, and always the same."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, "s ..."], index: Int[Tensor, "*i"], inverse: Int[Tensor, "s ..."]
+    ) -> Float[Tensor, "..."]:
+        ctx.save_for_backward(index, inverse)
+        return _with_zeros(x, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Float[Tensor, "..."]) -> tuple[Float[Tensor, "s ..."], None, None]:
+        index, inverse = ctx.saved_tensors
+        found = _with_zeros(gradient.flatten(0, index.ndim - 1), inverse)
+        return found if inverse.ndim == 1 else found.sum(1), None, None
+
+
+def _gather(x: Float[Tensor, "s ..."], index: Int[Tensor, "*i"], inverse: Int[Tensor, "s ..."]) -> Float[Tensor, "..."]:
+    """Return the rows of `x` with these numbers; the number s stands for zeros.
+
+    `inverse` holds, for each row of `x`, where it stands in the flattened result: one place, or several with the
+    number of places in the result where there is none.
+    """
+    found: Tensor = _Gather.apply(x, index, inverse)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _with_zeros(x: Float[Tensor, "s ..."], index: Int[Tensor, "*i"]) -> Float[Tensor, "..."]:
+    padded = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+    found: Tensor = padded.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return found
 
 
 def attend(
@@ -87,30 +145,84 @@ def attend(
     """
     if s_aux is not None:
         raise NotImplementedError("attention with sinks")
-    num_rows, longest = segments.places.shape
-    num_shared = key.shape[2] - query.shape[2]
+    assert key.shape[2] == segments.num_shared + query.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if _varlen_runs(query) and softcap is None and not dropout:
+        return _varlen(query, key, value, segments, scale, causal, sliding_window)[None], None
+    num_rows, longest = segments.places.shape
+    num_shared = segments.num_shared
 
-    def rows(x: Tensor) -> Tensor:
-        own = segments.rectangle(x[0, :, x.shape[2] - query.shape[2] :].transpose(0, 1)).transpose(1, 2)
-        shared = x[:, :, : x.shape[2] - query.shape[2]].expand(num_rows, -1, -1, -1)
-        return torch.cat([shared, own], dim=2) if shared.shape[2] else own
+    def rows(x: Float[Tensor, "1 h l c"]) -> Float[Tensor, "b h n c"]:
+        return segments.rectangle(x[0].transpose(0, 1)).transpose(1, 2)
+
+    def keys(x: Float[Tensor, "1 g p c"]) -> Float[Tensor, "b g _ c"]:
+        own = rows(x[:, :, num_shared:])
+        return torch.cat([x[:, :, :num_shared].expand(num_rows, -1, -1, -1), own], dim=2) if num_shared else own
 
     mask = functional.pad(segments.valid, (num_shared, 0), value=True)[:, None, None]
     if causal:
         mask = mask & mask.new_ones(longest, num_shared + longest).tril(num_shared)
     if sliding_window is not None:
         mask = mask & mask.new_ones(longest, num_shared + longest).triu(num_shared - sliding_window + 1)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda and softcap is None:
         is_grouped = query.shape[1] != key.shape[1]
         output = functional.scaled_dot_product_attention(
-            rows(query), rows(key), rows(value), mask, dropout, scale=scale, enable_gqa=is_grouped
+            rows(query), keys(key), keys(value), mask, dropout, scale=scale, enable_gqa=is_grouped
         )
     else:
         with torch.autocast(query.device.type, enabled=False):  # it would round the scores to bfloat16
-            output = _attention(rows(query), rows(key), rows(value), mask, scale, softcap)
+            output = _attention(rows(query), keys(key), keys(value), mask, scale, softcap)
     return segments.sequence(output.transpose(1, 2))[None], None
+
+
+def _varlen_runs(query: Tensor) -> bool:
+    """Return whether torch's attention over rows of several lengths accepts this query: FlashAttention 2's limits."""
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and torch.cuda.get_device_capability()[0] >= 8
+
+
+def _varlen(
+    query: Float[Tensor, "1 h l c"],
+    key: Float[Tensor, "1 g p c"],
+    value: Float[Tensor, "1 g p c"],
+    segments: Segments,
+    scale: float,
+    causal: bool,
+    sliding_window: int | None,
+) -> Float[Tensor, "l h c"]:
+    """Compute attention without the rectangle; if causal, the last query of a row sees all keys of the row."""
+    num_rows, longest = segments.places.shape
+    num_shared = segments.num_shared
+    groups = query.shape[1] // key.shape[1]
+    row_numbers = torch.arange(num_rows + 1, device=query.device, dtype=torch.int32)
+    key_starts = segments.starts + num_shared * row_numbers
+    own_places = torch.arange(query.shape[2], device=query.device) + num_shared * (segments.rows + 1).clamp(
+        max=num_rows
+    )
+    start_places = key_starts[:-1, None] + torch.arange(num_shared, device=query.device)
+
+    def keys(x: Float[Tensor, "1 g p c"]) -> Float[Tensor, "_ h c"]:
+        x = x[0].transpose(0, 1).to(query.dtype).repeat_interleave(groups, dim=1)
+        if not num_shared:
+            return x
+        whole = x.new_empty(len(x) - num_shared + num_rows * num_shared, *x.shape[1:])
+        whole[start_places.long()] = x[:num_shared].detach()  # it holds no speech, so it needs no gradient
+        return whole.index_copy(0, own_places, x[num_shared:])
+
+    before = -1 if sliding_window is None else sliding_window - 1
+    return varlen_attn(  # type: ignore[return-value]
+        query[0].transpose(0, 1).contiguous(),
+        keys(key).contiguous(),
+        keys(value).contiguous(),
+        segments.starts,
+        key_starts,
+        longest,
+        num_shared + longest,
+        scale=scale,
+        window_size=(before, 0 if causal else -1),
+    )
 
 
 def _attention(
@@ -158,23 +270,21 @@ def _config(module: nn.Module) -> PreTrainedConfig | None:
 
 
 def convolve(
-    x: Float[Tensor, "l c"], lengths: Int[Tensor, " b"], convolution: nn.Conv1d
-) -> tuple[Float[Tensor, "m d"], Int[Tensor, " b"]]:
-    """Return a convolution over each of the packed rows, with zeros before and after it, and the new lengths.
+    x: Float[Tensor, "l c"], before: Segments, after: Segments, convolution: nn.Conv1d
+) -> Float[Tensor, "m d"]:
+    """Return a convolution over each of the packed rows, with zeros before and after it.
 
-    The kernel is a matrix that multiplies the gathered neighbours of each position. On a GPU, this has no plan for each
-    new length, which a convolution has.
+    `before` are the segments of `x`, and `after` those of the result. The kernel is a matrix that multiplies the
+    gathered neighbours of each position. On a GPU, this has no plan for each new length, which a convolution has.
     """
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     padding = kernel // 2
     assert convolution.padding == (padding,)
-    halved = (lengths - 1) // stride + 1
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), halved)
-    first_in, first_out = lengths.cumsum(0) - lengths, halved.cumsum(0) - halved
-    offset = torch.arange(len(row), device=x.device) - first_out[row]
-    taps = offset[:, None] * stride - padding + torch.arange(kernel, device=x.device)
-    outside = (taps < 0) | (taps >= lengths[row, None])
-    neighbours = (first_in[row, None] + taps).masked_fill(outside, len(x))
-    gathered = torch.cat([x, x.new_zeros(1, x.shape[1])])[neighbours]
+    taps = torch.arange(kernel, device=x.device)
+    neighbours = before.at(after.rows[:, None], after.offsets[:, None] * stride - padding + taps)
+    ends = before.offsets[:, None] + padding - taps  # stride times the place that this tap computes
+    results = after.at(before.rows[:, None], ends // stride).where(ends % stride == 0, len(after.back))
+    places = torch.where(results < len(after.back), results * kernel + taps, neighbours.numel())
+    gathered = _gather(x, neighbours, places)
     kernels = convolution.weight.permute(0, 2, 1).flatten(1)
-    return functional.linear(gathered.flatten(1), kernels, convolution.bias), halved
+    return functional.linear(gathered.flatten(1), kernels, convolution.bias)

@@ -13,9 +13,9 @@ from transformers import Cache, PreTrainedModel
 from train.model.adapter import ConvAdapter
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
-from train.model.inputs import Batch, PackedClips, Sequences
+from train.model.inputs import Batch, Sequences
 from train.model.output_head import OutputHead, output_head
-from train.model.packing import packed_attention
+from train.model.packing import Segments, packed_attention
 from train.model.plora import SpeechMask, add_plora, train_dropout
 
 
@@ -86,13 +86,13 @@ class SpeechLLM(nn.Module):
         self,
         features: Float[Tensor, "b m f"] | Float[Tensor, "f m"],
         num_frames: Int[Tensor, " b"],
-        clips: PackedClips | None = None,
+        clips: tuple[Segments, ...] | None = None,
     ) -> Speech:
-        """Turn log-mel into embeddings for the LLM; `clips` says where packed clips are."""
+        """Turn log-mel into embeddings for the LLM; `clips` says where packed clips are (`Batch.clips`)."""
         if clips is not None:
-            states, lengths = self.encoder.packed(features, num_frames, clips.states)
-            packed = self.adapter.packed(states, lengths)
-            return Speech(embeddings=clips.embeddings.rectangle(packed), valid=clips.embeddings.valid)
+            states = self.encoder.packed(features, clips[0], clips[1])
+            embeddings = self.adapter.packed(states, clips[1:])
+            return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid)
         states, lengths = self.encoder(features, num_frames)
         embeddings, lengths = self.adapter(states, lengths)
         return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))

@@ -94,8 +94,8 @@ def test_padding_after_the_rows_changes_nothing(model: SpeechLLM) -> None:
     packing = partial(packed_sequences, shares_start=True)
     batch = batch_of(examples(), packing)
     assert batch.clips is not None
-    states = Segments.of(batch.clips.states.valid.sum(1).tolist(), size=400)
-    longer = replace(batch, clips=replace(batch.clips, states=states))
+    frames, states, *others = batch.clips
+    longer = replace(batch, clips=(frames, Segments.of(states.valid.sum(1).tolist(), size=400), *others))
     found, expected = (float(loss_of(model, given).detach()) for given in (longer, batch))
     assert found == pytest.approx(expected, rel=1e-12)
 
@@ -122,11 +122,12 @@ def test_no_row_sees_another(model: SpeechLLM) -> None:
 def test_a_convolution_over_packed_rows_is_that_over_each_row(lengths: list[int], shape: tuple[int, int]) -> None:
     kernel, stride = shape
     convolution = nn.Conv1d(2, 3, kernel, stride=stride, padding=kernel // 2, dtype=torch.float64)
-    x = torch.randn(sum(lengths), 2, dtype=torch.float64)
-    found, new_lengths = convolve(x, torch.tensor(lengths), convolution)
+    x = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
     expected = [convolution(row.T[None])[0].T for row in x.split(lengths)]
-    assert new_lengths.tolist() == [len(row) for row in expected]
+    found = convolve(x, Segments.of(lengths), Segments.of([len(row) for row in expected]), convolution)
     torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(y.sin().sum(), x)[0] for y in (found, torch.cat(expected))]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
 @given(LENGTHS, st.integers(0, 5))
