@@ -27,7 +27,8 @@ def command_line(
     class Commands(TyperGroup):
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             name, _, rest = super().resolve_command(ctx, args)
-            module = importlib.import_module(elsewhere.get(name or "", f"{package}.commands.{name}"))
+            module_name = (name or "").replace("-", "_")
+            module = importlib.import_module(elsewhere.get(name or "", f"{package}.commands.{module_name}"))
             called = typer.Typer(**options)
             called.command(name)(module.main)
             return name, typer.main.get_command(called), rest

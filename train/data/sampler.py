@@ -15,7 +15,7 @@ The rows of an epoch are shuffled and cut into windows. Within a window, rows ar
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Literal
@@ -120,21 +120,30 @@ class Mixture:
     before has stopped. So the visits of two rows of a corpus differ by at most one, at any time.
     """
 
-    corpora: Sequence[NDArray[np.int64]]
+    corpora: Mapping[str, NDArray[np.int64]]
     """The row numbers of each corpus."""
-    visits: Sequence[int]
+    visits: Mapping[str, int]
     """The number of rows of each corpus in an epoch."""
 
     def rows(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """Return the rows of an epoch."""
         chosen = []
-        for number, (corpus, length) in enumerate(zip(self.corpora, self.visits, strict=True)):
+        for number, (name, corpus) in enumerate(self.corpora.items()):
+            length = self.visits[name]
             first, last = epoch * length, (epoch + 1) * length
             passes = range(first // len(corpus), -(-last // len(corpus)))
             orders = [_generator(seed, _PASSES, number, turn).permutation(corpus) for turn in passes]
             start = first - len(corpus) * passes.start
             chosen.append(np.concatenate([*orders, corpus[:0]])[start : start + length])
         return np.concatenate(chosen)
+
+    def describe(self) -> str:
+        """Say how long an epoch is, and how often it reads the rows of each corpus."""
+        parts = (
+            f"{name} {count:,} ({count / len(self.corpora[name]):.2f} times each)"
+            for name, count in self.visits.items()
+        )
+        return f"an epoch reads {sum(self.visits.values()):,} rows: {', '.join(parts)}"
 
 
 def visits(sizes: Sequence[int], weights: Sequence[float], temperature: float) -> list[int]:

@@ -21,6 +21,16 @@ class BatchParams(Section):
     """Batches of an optimizer step, on all devices together."""
 
 
+class MixtureParams(Section):
+    """How often each corpus is read in an epoch, which has as many rows as all corpora together."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    """The share of a corpus is its weight times its rows to the power of 1 / temperature. 1 keeps the sizes; a higher
+    temperature brings the corpora closer together."""
+    weights: dict[str, Annotated[float, Field(gt=0)]]
+    """Weight of a corpus; a corpus that is not listed has the weight 1."""
+
+
 class FitParams(Section):
     """The parameters that both stages share."""
 
@@ -29,6 +39,8 @@ class FitParams(Section):
     max_steps: PositiveInt | None
     """Stop after this number of optimizer steps, if the epochs do not end earlier."""
     batches: BatchParams
+    mixture: MixtureParams | None
+    """null: each row once an epoch."""
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]

@@ -21,13 +21,13 @@ from train import saved_model
 from train.data import stored_teacher
 from train.data.dataset import Collator, Examples, row_costs
 from train.data.log_mel import LogMel
-from train.data.sampler import Budget, Sampler
+from train.data.sampler import Budget, Mixture, Sampler, visits
 from train.fit import checkpoint
 from train.fit.ctc_warm_start import warm_start
 from train.fit.identity import fingerprint, identify
 from train.fit.loop import Data, Intervals, Schedule, Trainer, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
-from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
+from train.fit.params import BatchParams, EmotionFitParams, FitParams, MixtureParams, SemanticFitParams
 from train.fit.progress import Progress
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
@@ -67,6 +67,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
         if main:
             teacher = f"using the stored teacher ({num_top} tokens per position)"
             say(f"fit: {kind}: {teacher}; the logged kl is a lower bound, dev_kl is exact")
+    if main and data.sampler.mixture is not None:
+        say(f"fit: {kind}: {data.sampler.mixture.describe()}")
     num_batches = data.sampler.num_batches(settings.epochs, settings.max_steps)
     if main and (line := spare_batches(num_batches, accelerator.num_processes)):
         say(f"fit: {kind}: {line}")
@@ -178,8 +180,11 @@ def open_data(
     lay_out = partial(packed_sequences, shares_start=shares_start) if is_packed else sequences
     run_teacher = with_teacher and not stored
     sampler, dev_sampler = (
-        make_sampler(rows, row_costs(rows, shell, config.pad_to_30s, with_it, shares_start), settings)
-        for rows, with_it in ((train_rows, run_teacher), (dev_rows, with_teacher))
+        make_sampler(rows, row_costs(rows, shell, config.pad_to_30s, with_it, shares_start), settings, mixture)
+        for rows, with_it, mixture in (
+            (train_rows, run_teacher, make_mixture(train_rows, settings.mixture)),
+            (dev_rows, with_teacher, None),
+        )
     )
     return Data(
         train=Examples(train_rows, log_mel, config.emotions),
@@ -192,10 +197,34 @@ def open_data(
     )
 
 
-def make_sampler(rows: packed.Rows, costs: Int[np.ndarray, "n 3"], settings: FitParams) -> Sampler:
+def make_mixture(rows: packed.Rows, mixture: MixtureParams | None) -> Mixture | None:
+    """Return how often the corpora of `rows` are read; raises UserError if a weight is that of no corpus."""
+    if mixture is None:
+        return None
+    encoded = rows.column("corpus").combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    numbers = encoded.indices.to_numpy()
+    corpora = {name: np.flatnonzero(numbers == names.index(name)) for name in sorted(names)}
+    if unknown := sorted(set(mixture.weights) - set(corpora)):
+        raise UserError(
+            f"fit.*.mixture.weights: found {unknown[0]}, expected corpora of {rows.path}: {', '.join(corpora)}"
+        )
+    weights = [mixture.weights.get(name, 1.0) for name in corpora]
+    counts = visits([len(corpus) for corpus in corpora.values()], weights, mixture.temperature)
+    return Mixture(corpora=corpora, visits=dict(zip(corpora, counts, strict=True)))
+
+
+def make_budget(limits: BatchParams) -> Budget:
+    """Return the budget of a batch."""
+    return Budget(max_frames=limits.max_frames, max_positions=limits.max_positions, layout=limits.layout)
+
+
+def make_sampler(
+    rows: packed.Rows, costs: Int[np.ndarray, "n 3"], settings: FitParams, mixture: Mixture | None
+) -> Sampler:
     """Return the sampler of rows with these costs; raises UserError if a row alone is over the budget of a batch."""
     limits = settings.batches
-    budget = Budget(max_frames=limits.max_frames, max_positions=limits.max_positions, layout=limits.layout)
+    budget = make_budget(limits)
     if len(too_large := budget.too_large(costs)):
         frames, *positions = costs[too_large[0]].tolist()
         raise UserError(
@@ -204,7 +233,7 @@ def make_sampler(rows: packed.Rows, costs: Int[np.ndarray, "n 3"], settings: Fit
             f"rows of {rows.split} ({len(too_large):,} more than that); raise max_frames and max_positions in "
             "fit.*.batches"
         )
-    return Sampler(costs=costs, budget=budget, batches_per_step=limits.per_step, seed=settings.seed)
+    return Sampler(costs=costs, budget=budget, batches_per_step=limits.per_step, seed=settings.seed, mixture=mixture)
 
 
 def with_response(rows: packed.Rows) -> packed.Rows:

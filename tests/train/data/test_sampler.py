@@ -43,8 +43,9 @@ def samplers(draw: st.DrawFn) -> Sampler:
 @st.composite
 def mixtures(draw: st.DrawFn, num_rows: int) -> Mixture:
     corpus = np.array(draw(st.lists(st.integers(0, 2), min_size=num_rows, max_size=num_rows)))
-    rows = [np.flatnonzero(corpus == number) for number in np.unique(corpus)]
-    return Mixture(corpora=rows, visits=[draw(st.integers(0, 2 * len(r) + 1)) or 1 for r in rows])
+    rows = {str(number): np.flatnonzero(corpus == number) for number in np.unique(corpus)}
+    visits_of = {name: draw(st.integers(0, 2 * len(numbers) + 1)) or 1 for name, numbers in rows.items()}
+    return Mixture(corpora=rows, visits=visits_of)
 
 
 def rows_of(sampler: Sampler, epoch: int) -> list[int]:
@@ -57,7 +58,7 @@ def test_every_row_once_in_an_epoch(sampler: Sampler, epoch: int) -> None:
         assert sorted(rows_of(sampler, epoch)) == list(range(len(sampler.costs)))
     else:
         expected = sampler.mixture.rows(sampler.seed, epoch)
-        assert len(expected) == sum(sampler.mixture.visits)
+        assert len(expected) == sum(sampler.mixture.visits.values())
         assert sorted(rows_of(sampler, epoch)) == sorted(expected.tolist())
 
 

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from accelerate.state import AcceleratorState
 
 from pipeline.stage import UserError
+from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
 from tests.builders import batch_section, emotion_fit_section, semantic_fit_section
 from train.fit import run
-from train.fit.params import EmotionFitParams, SemanticFitParams
+from train.fit.params import EmotionFitParams, MixtureParams, SemanticFitParams
 from train.fit.run import RunFolders
 
 EMOTIONS = ["sad", "happy"]
@@ -55,8 +57,8 @@ def test_both_stages_start_at_the_same_losses_in_both_layouts(
         run.fit(emotion(batches, precision=precision), tiny_models, EMOTIONS, second, resume=False)
         losses[layout] = first_losses(first.output) + first_losses(second.output)
     assert len(losses["packed"]) == 4
-    for packed, padded in zip(losses["packed"], losses["padded"], strict=True):
-        assert packed == pytest.approx(padded, rel=within)
+    for ours, padded in zip(losses["packed"], losses["padded"], strict=True):
+        assert ours == pytest.approx(padded, rel=within)
 
 
 def test_a_layout_that_the_model_cannot_compute_is_told(
@@ -77,6 +79,27 @@ def test_a_row_over_the_budget_is_named(tiny_models: ModelsParams, folders: RunF
     )
     with pytest.raises(UserError, match=message):
         run.fit(semantic({"max_frames": 56}), tiny_models, EMOTIONS, folders, resume=False)
+
+
+def test_a_mixture_repeats_a_small_corpus(packed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = packed.load(packed_folder, "train")
+    names = pa.chunked_array([["small"], ["large"] * 11])
+    monkeypatch.setattr(packed.Rows, "column", lambda _rows, _name: names)
+    mixture = run.make_mixture(rows, MixtureParams(temperature=1.0, weights={"small": 11.0}))
+    assert mixture is not None
+    assert mixture.describe() == "an epoch reads 12 rows: large 6 (0.55 times each), small 6 (6.00 times each)"
+    assert run.make_mixture(rows, None) is None
+    message = r"^fit\.\*\.mixture\.weights: found smal, expected corpora of .*: large, small$"
+    with pytest.raises(UserError, match=message):
+        run.make_mixture(rows, MixtureParams(temperature=1.0, weights={"smal": 2.0}))
+
+
+def test_training_reads_the_mixture(
+    tiny_models: ModelsParams, folders: RunFolders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = semantic({}, epochs=1.0, mixture={"temperature": 1.0, "weights": {"corpus": 3.0}})
+    run.fit(settings, tiny_models, EMOTIONS, folders, resume=False)
+    assert "fit: semantic: an epoch reads 12 rows: corpus 12 (1.00 times each)" in capsys.readouterr().out
 
 
 def test_spare_batches_are_told() -> None:
