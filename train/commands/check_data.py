@@ -217,10 +217,10 @@ def other_labels(train: packed.Rows, emotions: Sequence[str]) -> dict[str, int]:
 
 
 def walk_rows(
-    parts: "Sequence[Examples]", collate: "Collator", size: int, sample: int | None
+    splits: "Sequence[Examples]", collate: "Collator", size: int, sample: int | None
 ) -> tuple[list[str], Walk]:
     """Decode rows and put them into batches of `size`; return what is wrong with rows, and the speed."""
-    starts = np.cumsum([0, *(len(part) for part in parts)])
+    starts = np.cumsum([0, *(len(split) for split in splits)])
     places = np.arange(starts[-1])
     if sample is not None and sample < len(places):
         places = np.sort(np.random.default_rng(0).choice(places, sample, replace=False))
@@ -228,9 +228,9 @@ def walk_rows(
     batch = []
     started = time.monotonic()
     for place in track(places, "check-data", len(places)):
-        part = int(np.searchsorted(starts, place, side="right")) - 1
+        split = int(np.searchsorted(starts, place, side="right")) - 1
         try:
-            batch.append(parts[part][int(place - starts[part])])
+            batch.append(splits[split][int(place - starts[split])])
         except UserError as error:
             damaged.append(str(error))
         if len(batch) == size:

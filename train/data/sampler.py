@@ -139,11 +139,11 @@ class Mixture:
 
     def describe(self) -> str:
         """Say how long an epoch is, and how often it reads the rows of each corpus."""
-        parts = (
+        corpora = (
             f"{name} {count:,} ({count / len(self.corpora[name]):.2f} times each)"
             for name, count in self.visits.items()
         )
-        return f"an epoch reads {sum(self.visits.values()):,} rows: {', '.join(parts)}"
+        return f"an epoch reads {sum(self.visits.values()):,} rows: {', '.join(corpora)}"
 
 
 def visits(sizes: Sequence[int], weights: Sequence[float], temperature: float) -> list[int]:
