@@ -75,7 +75,7 @@ class Segments:
         """The place of each position within its row; 0 at padding."""
         return self.back % self.places.shape[1]
 
-    def at(self, rows: Int[Tensor, "*#d"], offsets: Int[Tensor, "*#d"]) -> Int[Tensor, "*d"]:
+    def lookup(self, rows: Int[Tensor, "*#d"], offsets: Int[Tensor, "*#d"]) -> Int[Tensor, "*d"]:
         """Return the positions of these places within these rows; l where there is none."""
         num_rows, longest = self.places.shape
         found = self.places[rows.clamp(max=num_rows - 1), offsets.clamp(0, longest - 1)]
@@ -281,9 +281,9 @@ def convolve(
     padding = kernel // 2
     assert convolution.padding == (padding,)
     taps = torch.arange(kernel, device=x.device)
-    neighbours = before.at(after.rows[:, None], after.offsets[:, None] * stride - padding + taps)
+    neighbours = before.lookup(after.rows[:, None], after.offsets[:, None] * stride - padding + taps)
     ends = before.offsets[:, None] + padding - taps  # stride times the place that this tap computes
-    results = after.at(before.rows[:, None], ends // stride).where(ends % stride == 0, len(after.back))
+    results = after.lookup(before.rows[:, None], ends // stride).where(ends % stride == 0, len(after.back))
     places = torch.where(results < len(after.back), results * kernel + taps, neighbours.numel())
     gathered = _gather(x, neighbours, places)
     kernels = convolution.weight.permute(0, 2, 1).flatten(1)
