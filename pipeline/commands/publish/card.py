@@ -60,7 +60,11 @@ def write(folder: Path, facts: Facts, groups: list[Published], max_echo: float) 
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"{DATA}/{split}-*.parquet"} for split in facts.splits],
+                "data_files": [
+                    {"split": split, "path": f"{DATA}/{split}-*.parquet"}
+                    for split, count in facts.splits.items()
+                    if count
+                ],
             }
         ],
     )
@@ -75,17 +79,10 @@ def title(facts: Facts) -> str:
 
 def _facts(facts: Facts, groups: list[Published], max_echo: float) -> Mapping[str, Any]:
     emotions = sum((group.counts.emotions for group in groups), Counter[str]())
-    splits = [
-        {
-            "name": split,
-            "rows": f"{sum(group.counts.rows[split] for group in groups):,}",
-        }
-        for split in facts.splits
-    ]
     return {
         "title": title(facts),
         "kind": facts.kind,
-        "splits": splits,
+        "splits": [{"name": split, "rows": f"{count:,}"} for split, count in facts.splits.items()],
         "corpora": [_corpus(group) for group in groups],
         "emotions": [(name, f"{count:,}") for name, count in emotions.most_common()],
         "hours": f"{sum(group.hours for group in groups):,.2f}",

@@ -60,6 +60,8 @@ def publish(source: dict[str, packed.Rows], facts: Facts, withholder: Withholder
     counts = {pair: Counts() for pair in withholder.terms}
     shards = []
     for split, rows in source.items():
+        if not len(rows):
+            continue
         writer = SplitWriter(folder / DATA, split, schema(facts.has_signals), facts.shard_mb * 1_000_000)
         for row in track(rows, f"publish {split}", len(rows)):
             published = withholder.publish(row)
@@ -121,7 +123,7 @@ def main(
     limit = params.load(params_file, f"filter.{kind}", FilterParams).max_echo
     facts = Facts(
         kind=kind,
-        splits=list(splits),
+        splits={name: len(rows) for name, rows in splits.items()},
         has_signals=any(set(SIGNALS) <= set(rows.names) for rows in splits.values()),
         shard_mb=params.load(params_file, "pack", PackParams).shard_mb,
     )

@@ -42,7 +42,8 @@ class Facts:
     """What rebuild needs to know about the packed folder."""
 
     kind: str
-    splits: list[str]
+    splits: dict[str, int]
+    """Number of rows of each split. One without rows has no shards: `datasets` cannot load an empty split."""
     has_signals: bool
     """Whether the packed rows have the columns of teacher signals."""
     shard_mb: int
@@ -145,7 +146,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def write_facts(folder: Path, facts: Facts) -> None:
     """Write publish.json."""
     content = {"layout": LAYOUT, **asdict(facts)}
-    (folder / FACTS_FILE).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    (folder / FACTS_FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_facts(folder: Path) -> Facts:
@@ -159,7 +160,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the published rows of a split; raises UserError if a shard is missing or damaged."""
+    """Yield the published rows of a split that has some; raises UserError if a shard is missing or damaged."""
     shards = sorted((folder / DATA).glob(f"{split}-*-of-*.parquet"))
     total = int(shards[0].stem.rpartition("-")[2]) if shards else 1
     if len(shards) != total:

@@ -137,8 +137,10 @@ def rebuild(folder: Path, manifest_file: Path, kept_file: Path | None, output: P
     rebuilder = Rebuilder(prompter, read_roots(params_file), params_file)
     schema = packed.SCHEMA_WITH_SIGNALS if facts.has_signals else packed.SCHEMA
     with packed.Writer(output, shell, facts.shard_mb * 1_000_000, schema) as writer:
-        for split in facts.splits:
+        for split, count in facts.splits.items():
             writer.open(split)
+            if not count:
+                continue
             pairs = _pairs(folder, split, manifest_file, kept_file)
             for (pair, answer), clip in in_threads(pairs, lambda item: rebuilder.clip(item[0])):
                 row = rebuilder.restore(pair, clip, answer)

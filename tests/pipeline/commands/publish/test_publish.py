@@ -17,8 +17,9 @@ from huggingface_hub import DatasetCard
 
 from pipeline.filter.scores import words
 from pipeline.stage import UserError
-from pipeline.tables import manifest
+from pipeline.tables import manifest, packed
 from tests.builders import change_params, write_table
+from tests.doubles import let_runs_load_nothing
 from tests.pipeline.commands.publish.conftest import REFUSED, SAID, Project
 
 
@@ -36,6 +37,10 @@ def leaves(value: Any) -> Iterator[Any]:
             yield from leaves(each)
     elif isinstance(value, str | bytes | list):
         yield value
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def forbidden() -> list[str]:
@@ -71,10 +76,10 @@ def test_nothing_that_a_licence_forbids_is_in_the_folder(make_project: Callable[
 
 def test_no_clip_of_a_forbidden_row_is_in_the_folder(project: Project) -> None:
     folder = project.publish()
-    content = [leaf for row in published_rows(folder) for leaf in leaves(row) if isinstance(leaf, bytes)]
-    content += [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
-    heard = np.concatenate([soundfile.read(io.BytesIO(each), dtype="int16")[0] for each in content[:3]]).tobytes()
-    assert len(content) > 8
+    found = [leaf for row in published_rows(folder) for leaf in leaves(row) if isinstance(leaf, bytes)]
+    found += [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
+    heard = np.concatenate([soundfile.read(io.BytesIO(each), dtype="int16")[0] for each in found[:3]]).tobytes()
+    assert len(found) > 8
     checked = 0
     for row in project.rows().values():
         clip = row["audio"]["bytes"]
@@ -82,7 +87,7 @@ def test_no_clip_of_a_forbidden_row_is_in_the_folder(project: Project) -> None:
         if row["corpus"] in REFUSED:
             checked += 1
             frames = range(clip.index(b"\xff\xf8"), len(clip) - 16, 16)
-            assert not any(clip[start : start + 16] in each for each in content for start in frames)
+            assert not any(clip[start : start + 16] in each for each in found for start in frames)
             assert samples[200:232] not in heard
         else:
             assert samples[200:232] in heard
@@ -207,12 +212,34 @@ def test_croissant_describes_every_column(make_project: Callable[..., Project], 
     ]
 
 
-def test_publishing_again_gives_the_same_bytes(project: Project) -> None:
-    def content() -> dict[str, bytes]:
-        folder = project.publish()
-        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_may_hold_free_corpora_alone_and_an_empty_split(project: Project, tmp_path: Path) -> None:
+    free = [row for row in project.rows().values() if row["corpus"] == "libri"]
+    with packed.Writer(project.packed, packed.load_shell(project.packed), 1_000_000) as writer:
+        writer.write("train", free)
+        writer.write("dev", [])
+    folder = project.publish()
+    assert [path.name for path in (folder / "data").iterdir()] == ["train-00000-of-00001.parquet"]
+    assert [row["withheld"] for row in published_rows(folder)] == [[], [], []]
+    assert content(project.rebuild()) == content(project.packed)
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.license == ["cc-by-4.0"]
+    assert "## What is withheld\n\nNothing." in card.text
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 3}
+    assert len(list(mlcroissant.Dataset(folder / "croissant.json").records("rows"))) == 3
 
-    assert content() == content()
+
+def test_free_corpora_need_no_tokenizer(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [row for row in project.rows().values() if row["corpus"] == "libri"]
+    with packed.Writer(project.packed, packed.load_shell(project.packed), 1_000_000) as writer:
+        writer.write("train", free)
+    let_runs_load_nothing(monkeypatch)
+    assert len(published_rows(project.publish())) == 3
+
+
+def test_publishing_again_gives_the_same_bytes(project: Project) -> None:
+    assert content(project.publish()) == content(project.publish())
 
 
 def test_a_folder_that_publish_has_not_written_is_refused(project: Project) -> None:
