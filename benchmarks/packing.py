@@ -19,7 +19,7 @@ import soundfile
 
 from benchmarks.results_file import median_and_runs, recorded
 from pipeline.audio import mono_16k
-from pipeline.pack.__main__ import pack_row, with_audio
+from pipeline.pack.__main__ import in_threads, pack_row, read_clip
 from pipeline.tables import continuations, manifest, packed
 
 NUM_CLIPS = 3_000
@@ -56,7 +56,7 @@ def write_ours(rows: list[tuple[dict[str, Any], dict[str, Any]]], folder: Path, 
     with packed.Writer(output, shell, SHARD_BYTES) as writer:
         for split in manifest.SPLITS:
             writer.open(split)
-        for row, answer, audio in with_audio(rows, {"c": folder}):
+        for (row, answer), audio in in_threads(rows, lambda pair: read_clip(pair[0], {"c": folder})):
             writer.add("train", pack_row(row, answer, audio, 0))
 
 

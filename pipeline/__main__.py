@@ -25,11 +25,13 @@ COMMANDS = {
     "history": "Print all stored answers to a row, and choose one.",
     "leaks": "Report the leaks from train and dev into test, by corpus.",
     "download": "Download corpora, or list them with their licences.",
+    "publish": "Write what the licences allow of packed data, for a hub.",
     "doctor": "Print what a bug report needs: versions, hardware, disk.",
 }
 ELSEWHERE = {
     "import": "pipeline.commands.import_",
     "download": "pipeline.commands.download.command",
+    "publish": "pipeline.commands.publish.command",
 }
 """Commands whose module has another name than pipeline.commands.NAME."""
 

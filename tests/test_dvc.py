@@ -73,7 +73,8 @@ def test_deps_list_no_own_file_that_a_stage_does_not_import(stage: Stage) -> Non
 
 
 def test_every_template_of_the_code_is_a_dependency() -> None:
-    templates = [str(file.relative_to(ROOT)) for name in PACKAGES for file in (ROOT / name).rglob("*.jinja")]
+    files = (file.relative_to(ROOT) for name in PACKAGES for file in (ROOT / name).rglob("*.jinja"))
+    templates = [str(file) for file in files if "commands" not in file.parts]  # no stage reads those of commands
     assert templates
     assert not [file for file in templates if not any(covers(dep, ROOT / file) for s in STAGES for dep in s.deps)]
 

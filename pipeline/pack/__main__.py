@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 import typer
@@ -32,6 +32,8 @@ from pipeline.tables import continuations, manifest, packed, parquet
 from pipeline.weights.source import Weights, fetch
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
+R = TypeVar("R")
 
 _CLIPS_AHEAD = 16  # for each thread
 _DROPPED_SCHEMA = pa.schema([continuations.SCHEMA.field(name) for name in ("id", "key", "text_ids")])
@@ -60,7 +62,7 @@ def choose_rows(utterances: Iterable[Row], kept: Iterator[Row], dropped: Iterato
 def pack_row(row: Row, answer: Row, audio: tuple[bytes, int], end_id: int) -> dict[str, Any]:
     """Return the packed row of an utterance; `end_id` ends an answer whose end token is not known."""
     flac_bytes, num_samples = audio
-    response_ids = _response_ids(answer, end_id) if "token_ids" in answer else []
+    response_ids = response_ids_of(answer, end_id) if "token_ids" in answer else []
     votes = row["emotion_votes"]
     return {
         **{name: row[name] for name in ("id", "corpus", "speaker", "language", "licence", "emotion")},
@@ -74,40 +76,42 @@ def pack_row(row: Row, answer: Row, audio: tuple[bytes, int], end_id: int) -> di
         "text_ids": answer["text_ids"],
         "response_ids": response_ids,
         "continuation_key": answer["key"],
-        "row_hash": _hash(row),
+        "row_hash": hash_row(row),
         **{name: answer[name] for name in continuations.SIGNALS_SCHEMA.names if name in answer},
     }
 
 
-def _response_ids(answer: Row, end_id: int) -> list[int]:
+def response_ids_of(answer: Row, end_id: int) -> list[int]:
     """Return the continuation's ids, with the end token only if the LLM ended the continuation itself."""
     if answer["finish_reason"] != continuations.STOP:
         return list(answer["token_ids"])
     return [*answer["token_ids"], end_id if answer["end_id"] is None else answer["end_id"]]
 
 
-def _hash(row: Row) -> str:
+def hash_row(row: Row) -> str:
+    """Return the MD5 of a manifest row."""
     return hashlib.md5(json.dumps(row, sort_keys=True).encode()).hexdigest()
 
 
-def with_audio(rows: Iterable[tuple[Row, Row]], corpora: Mapping[str, Path]) -> Iterator[tuple[Row, Row, Any]]:
-    """Yield the rows, each with its clip as FLAC and the number of samples; threads read the clips ahead."""
+def in_threads(items: Iterable[T], function: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+    """Yield the items in order, each with the result of `function`; threads compute a little ahead."""
     num_threads = len(os.sched_getaffinity(0))
-    waiting: deque[tuple[Row, Row, Future[tuple[bytes, int]]]] = deque()
+    waiting: deque[tuple[T, Future[R]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
         try:
-            for row, answer in rows:
-                waiting.append((row, answer, pool.submit(_read_clip, row, corpora)))
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
                 if len(waiting) > num_threads * _CLIPS_AHEAD:
-                    row, answer, clip = waiting.popleft()
-                    yield row, answer, clip.result()
-            for row, answer, clip in waiting:
-                yield row, answer, clip.result()
+                    item, result = waiting.popleft()
+                    yield item, result.result()
+            for item, result in waiting:
+                yield item, result.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read_clip(row: Row, corpora: Mapping[str, Path]) -> tuple[bytes, int]:
+def read_clip(row: Row, corpora: Mapping[str, Path]) -> tuple[bytes, int]:
+    """Read the clip of a manifest row as FLAC, and its number of samples; raises UserError if that fails."""
     path = corpora[row["corpus"]] / row["audio"]
     try:
         return recordings.read_flac(path, row["start_s"], row["duration_s"])
@@ -155,7 +159,7 @@ def main(
     with packed.Writer(output, shell, settings.shard_mb * 1_000_000, schema) as writer:
         for split in manifest.SPLITS:
             writer.open(split)
-        for row, answer, audio in with_audio(rows, corpora):
+        for (row, answer), audio in in_threads(rows, lambda pair: read_clip(pair[0], corpora)):
             writer.add(row["split"], pack_row(row, answer, audio, prompter.end_id))
         if writer.counts["train"] == 0:
             raise UserError(f"{kept_file}: no continuation of a train row of {manifest_file} was kept")

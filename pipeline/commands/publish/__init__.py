@@ -1,0 +1,1 @@
+"""Publish what may be passed on of a packed folder."""
