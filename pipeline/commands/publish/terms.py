@@ -50,7 +50,7 @@ def _decide(name: str, licence: str | None, corpus: CorpusParams | None) -> Term
         if statement is None:
             refused = f"pipeline/corpora/licences.py has no statement for {corpus.reader}"
         elif facts.licence != licence:
-            refused = f"the rows have the licence {licence}, but {facts.title} has {facts.licence}"
+            refused = f"the rows have {licence or 'no licence'}, but {facts.title} has {facts.licence}"
         else:
             refused = statement.forbids or refused
     return Terms(corpus=name, licence=licence, title=title, home=home, source=source, refused=refused)

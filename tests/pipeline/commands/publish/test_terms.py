@@ -24,7 +24,7 @@ def test_the_rows_of_a_free_corpus_are_passed_on_with_its_source() -> None:
         ("GPL-3.0-only", "meld", "TV series"),
         ("CC0-1.0", "commonvoice", "forbid copies"),
         ("CC-BY-NC-ND-4.0", "tess", "allows no derivatives"),
-        ("MIT", "iemocap", "the rows have the licence MIT, but IEMOCAP has LicenseRef-IEMOCAP"),
+        ("MIT", "iemocap", "the rows have MIT, but IEMOCAP has LicenseRef-IEMOCAP"),
         ("ours", "table", "ours is not known to allow it"),
         (None, "hub", "no licence is stated"),
     ],
