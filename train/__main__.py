@@ -7,7 +7,10 @@ STAGES = {
     "check": "check that the LLM can be trained, before it generates anything",
     "fit": "train one stage: semantic alignment, or emotion alignment of a stage-1 model",
 }
-COMMANDS = {"show": "Print a packed row as the model gets it."}
+COMMANDS = {
+    "hear": "Write a training clip before and after augmentation.",
+    "show": "Print a packed row as the model gets it.",
+}
 
 app = command_line("train", "Train: from packed data to a model.", STAGES, COMMANDS)
 

@@ -1,8 +1,8 @@
 """Turn packed rows into examples, and examples into batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -23,7 +23,9 @@ from pipeline.audio.speech_tokens import (
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
+from train.data.augmentation import Augmentation, apply
 from train.data.log_mel import LogMel
+from train.data.sampler import Budget
 from train.model import Batch, Sequences, TopKTeacher
 from train.model.inputs import pad_features, sequences
 from train.model.packing import Segments
@@ -45,22 +47,42 @@ class Example:
     id: str = ""
 
 
+class Visit(NamedTuple):
+    """A row that is read in an epoch; the epoch decides how its clip is augmented."""
+
+    row: int
+    epoch: int
+
+
+def visits(rows: Iterable[int], epoch: int) -> list[Visit]:
+    """Return the visits of a batch of rows in an epoch."""
+    return [Visit(row, epoch) for row in rows]
+
+
 class Examples(Dataset[Example]):
     """The rows of a packed split; each row is decoded when it is read."""
 
-    def __init__(self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str]) -> None:
+    def __init__(
+        self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str], augmentation: Augmentation | None = None
+    ) -> None:
         self.rows = rows
         self.log_mel = log_mel
+        self.augmentation = augmentation
         self.emotions = {emotion: index for index, emotion in enumerate(emotions)}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
-        row = self.rows[index]
+    def __getitem__(self, index: int | Visit) -> Example:
+        """Read a row as it is packed, or a visit of a row, with its augmentation."""
+        number, epoch = index if isinstance(index, Visit) else (index, None)
+        row = self.rows[number]
+        samples = decode(self.rows, row, number)
+        if self.augmentation is not None and epoch is not None:
+            samples = apply(self.augmentation.draw(number, row["id"], len(samples), epoch), samples)
         return Example(
-            features=self.log_mel(decode(self.rows, row, index)),
-            num_frames=num_mel_frames(row["num_samples"]),
+            features=self.log_mel(samples),
+            num_frames=num_mel_frames(len(samples)),
             text_ids=row["text_ids"],
             response_ids=row["response_ids"],
             emotion=self.emotions.get(row["emotion"], -1),
@@ -71,22 +93,44 @@ class Examples(Dataset[Example]):
 
 
 def row_costs(
-    rows: packed.Rows, shell: PromptShell, pad_to_30s: bool, with_teacher: bool, shares_start: bool
+    rows: packed.Rows,
+    shell: PromptShell,
+    pad_to_30s: bool,
+    with_teacher: bool,
+    shares_start: bool,
+    num_samples: Int[np.ndarray, " n"] | None = None,
 ) -> Int[np.ndarray, "n 3"]:
     """Return the encoder frames, student positions and teacher positions of each row.
 
     With `shares_start`, the positions before speech and transcript do not count, because a batch computes them once.
+    `num_samples` are the lengths of the clips, if they are not those of the packed clips.
     """
-    speech, text, response = (
-        rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("speech", "text", "response")
-    )
-    mel_frames = np.minimum(rows.column("num_samples").to_numpy() // HOP_SAMPLES, MAX_MEL_FRAMES)
-    frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else halved(mel_frames.astype(np.int64))
+    if num_samples is None:
+        num_samples = rows.column("num_samples").to_numpy()
+    text, response = (rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("text", "response"))
+    mel_frames = np.minimum(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES).astype(np.int64)
+    speech = num_speech_tokens(mel_frames)
+    frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else halved(mel_frames)
     starts = (shell.before_speech, shell.before_text or [])
     before_speech, before_text = (0 if shares_start else len(start) for start in starts)
     student = before_speech + speech + len(shell.after) + response
     teacher = before_text + text + len(shell.after) + response
     return np.stack([frames, student, teacher if with_teacher else np.zeros_like(teacher)], axis=1)
+
+
+def longest_clips(rows: packed.Rows, shell: PromptShell, budget: Budget, with_teacher: bool) -> Int[np.ndarray, " n"]:
+    """Return the number of samples to which each clip may be slowed down; at least its own.
+
+    The row stays within 30 s and within the budget of a batch, as if the batch held it alone and shared no start. So
+    the length does not depend on the model.
+    """
+    num_samples = rows.column("num_samples").to_numpy().astype(np.int64)
+    costs = row_costs(rows, shell, False, with_teacher, shares_start=False)
+    speech = num_speech_tokens(np.minimum(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES))
+    for_speech = budget.max_positions - (costs[:, 1] + costs[:, 2] - speech)
+    by_budget = np.minimum(2 * budget.max_frames, 2**NUM_HALVINGS * for_speech)
+    longest: Int[np.ndarray, " n"] = np.maximum(num_samples, np.minimum(by_budget, MAX_MEL_FRAMES) * HOP_SAMPLES)
+    return longest
 
 
 def decode(rows: packed.Rows, row: Mapping[str, Any], index: int) -> mono_16k.Samples:

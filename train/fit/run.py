@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from pipeline.weights.lora import check_targets
 from pipeline.weights.source import ModelsParams, fetch
 from train import saved_model
 from train.data import stored_teacher
-from train.data.dataset import Collator, Examples, row_costs
+from train.data.dataset import Collator, Examples, Visit, row_costs, visits
 from train.data.log_mel import LogMel
-from train.data.sampler import Budget, Sampler
+from train.data.sampler import Sampler
 from train.fit import checkpoint
+from train.fit.augmented_rows import make_augmentation, make_budget, sound_folders
 from train.fit.ctc_warm_start import warm_start
 from train.fit.identity import fingerprint, identify
 from train.fit.loop import Data, Intervals, Schedule, Trainer, train
@@ -71,7 +72,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if main and (line := spare_batches(num_batches, accelerator.num_processes)):
         say(f"fit: {kind}: {line}")
     schedule = make_schedule(settings, len(num_batches))
-    inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
+    inputs = [folders.data, *([] if folders.init is None else [folders.init]), *sound_folders(settings)]
     of_run = identify(settings, config, inputs, llm_dtype(settings))
     run = f"{kind}-{fingerprint(of_run)}"
     folder = folders.checkpoints / run
@@ -181,8 +182,12 @@ def open_data(
         make_sampler(rows, row_costs(rows, shell, config.pad_to_30s, with_it, shares_start), settings)
         for rows, with_it in ((train_rows, run_teacher), (dev_rows, with_teacher))
     )
+    augmentation = make_augmentation(settings, train_rows, shell)
+    if augmentation is not None and (speeds := augmentation.speeds) is not None:
+        costs = partial(row_costs, train_rows, shell, config.pad_to_30s, run_teacher, shares_start)
+        sampler = replace(sampler, costs_in=lambda epoch: costs(speeds.lengths(epoch)))
     return Data(
-        train=Examples(train_rows, log_mel, config.emotions),
+        train=Examples(train_rows, log_mel, config.emotions, augmentation),
         sampler=sampler,
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
         dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step] if len(dev_rows) else [],
@@ -194,8 +199,7 @@ def open_data(
 
 def make_sampler(rows: packed.Rows, costs: Int[np.ndarray, "n 3"], settings: FitParams) -> Sampler:
     """Return the sampler of rows with these costs; raises UserError if a row alone is over the budget of a batch."""
-    limits = settings.batches
-    budget = Budget(max_frames=limits.max_frames, max_positions=limits.max_positions, layout=limits.layout)
+    limits, budget = settings.batches, make_budget(settings)
     if len(too_large := budget.too_large(costs)):
         frames, *positions = costs[too_large[0]].tolist()
         raise UserError(
@@ -215,10 +219,10 @@ def with_response(rows: packed.Rows) -> packed.Rows:
 @torch.no_grad()
 def standardise_head(model: SpeechLLM, data: Data) -> None:
     """Set the emotion head's mean and deviation to those of training clips, as the model encodes them now."""
-    batches: list[list[int]] = []
+    batches: list[list[Visit]] = []
     for step in data.sampler.plan(epoch=0):
         if sum(map(len, batches)) < STANDARDISING_CLIPS:
-            batches += step
+            batches += [visits(rows, 0) for rows in step]
     on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
     speech = (model.encode_speech(batch.features, batch.num_frames, batch.clips) for batch in on_device)
     model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
