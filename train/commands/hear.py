@@ -34,16 +34,14 @@ class Heard:
 
 def hear(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, section: str) -> Heard:
     """Write the clip of a train row as two WAV files; raises UserError if there is none, or no augmentation."""
-    from train.data.augmentation import apply, excess_db
+    from train.data.augmentation import apply, excess_db, unlimited
     from train.data.dataset import decode
     from train.fit.augmented_rows import make_augmentation
 
     rows = packed.load(folder, "train")
     ids = rows.column("id").to_pylist()
     if row_id not in ids:
-        raise UserError(
-            f"{folder}: found no train row {row_id}; expected the id of one, as other rows stay as they are"
-        )
+        raise UserError(f"{folder}: found no train row {row_id}; expected the id of one, as only these are augmented")
     augmentation = make_augmentation(settings, rows, packed.load_shell(folder))
     if augmentation is None:
         raise UserError(f"{section}.augment: found none, expected a preset such as emotion-safe, or effects")
@@ -51,11 +49,9 @@ def hear(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, s
     samples = decode(rows, rows[number], number)
     effects = augmentation.draw(number, row_id, len(samples), epoch)
     drawn = {effect.name: str(effect) for effect in effects}
-    changed = samples
-    for effect in effects:
-        changed = effect(changed)
-    if (over_db := excess_db(changed)) > 0:
+    if (over_db := excess_db(unlimited(effects, samples))) > 0:
         drawn["level"] = f"lowered by {over_db:.1f} dB, so that no sample is over full scale"
+    changed = apply(effects, samples)
     name = re.sub(r"[^\w.-]", "_", row_id)
     return Heard(
         id=row_id,
@@ -65,7 +61,7 @@ def hear(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, s
         augmented_duration_s=len(changed) / SAMPLE_RATE_HZ,
         drawn=drawn,
         before=_write(to / f"{name}.before.wav", samples),
-        after=_write(to / f"{name}.epoch-{epoch}.wav", apply(effects, samples)),
+        after=_write(to / f"{name}.epoch-{epoch}.wav", changed),
     )
 
 

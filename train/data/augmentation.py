@@ -8,6 +8,7 @@ Room and noise are not those of audiomentations. Its impulse response sets the p
 global generator even when frozen, and its background noise leaves out silent noises with no more than a warning.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Room:
 
     def __call__(self, samples: Samples) -> Samples:
         """Return the clip with reverberation, at its own length and level (RMS)."""
-        from scipy.signal import oaconvolve  # loads slowly, and most runs do not need it
+        from scipy.signal import oaconvolve
 
         changed: Samples = oaconvolve(samples, self.response.samples)[: len(samples)].astype(np.float32)
         level = _rms(changed)
@@ -159,6 +160,8 @@ class Augmentation:
 
     def __init__(self, params: AugmentParams, seed: int, speeds: Speeds | None) -> None:
         """Open the folders of sounds; raises UserError if one cannot be used. `speeds` is None without speed."""
+        for library in ("audiomentations", "scipy.signal"):  # a second, which workers then need not spend again
+            importlib.import_module(library)
         self.params, self.seed, self.speeds = params, seed, speeds
         noise, room = params.noise, params.room
         self.noises: Noises = ColouredNoises()
@@ -167,6 +170,10 @@ class Augmentation:
         self.responses: Responses = DecayingNoises()
         if room is not None and room.folder is not None:
             self.responses = ResponseFolder(Folder.open("fit.*.augment.room.folder", Path(room.folder)))
+
+    def __call__(self, row: int, row_id: str, samples: Samples, epoch: int) -> Samples:
+        """Return the samples of a row as it is read in an epoch."""
+        return apply(self.draw(row, row_id, len(samples), epoch), samples)
 
     def draw(self, row: int, row_id: str, num_samples: int, epoch: int) -> list[Drawn]:
         """Return the effects of a row in an epoch, in the order in which they are applied."""
@@ -193,12 +200,17 @@ class Augmentation:
 
 
 def apply(drawn: Sequence[Drawn], samples: Samples) -> Samples:
-    """Apply effects in their order; the level is lowered where a sample would be over full scale."""
-    changed = samples
+    """Apply effects in their order; the level of the whole clip is lowered if a sample would be over full scale."""
+    changed = unlimited(drawn, samples)
+    over_db = excess_db(changed)
+    return changed * np.float32(10 ** (-over_db / 20)) if over_db > 0 else changed
+
+
+def unlimited(drawn: Sequence[Drawn], samples: Samples) -> Samples:
+    """Apply effects in their order; samples may be over full scale."""
     for effect in drawn:
-        changed = effect(changed)
-    over = excess_db(changed)
-    return changed * np.float32(10 ** (-over / 20)) if drawn and over > 0 else changed
+        samples = effect(samples)
+    return samples
 
 
 def excess_db(samples: Samples) -> float:

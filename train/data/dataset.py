@@ -23,9 +23,7 @@ from pipeline.audio.speech_tokens import (
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
-from train.data.augmentation import Augmentation, apply
 from train.data.log_mel import LogMel
-from train.data.sampler import Budget
 from train.model import Batch, Sequences, TopKTeacher
 from train.model.inputs import pad_features, sequences
 from train.model.packing import Segments
@@ -47,6 +45,10 @@ class Example:
     id: str = ""
 
 
+Augment = Callable[[int, str, mono_16k.Samples, int], mono_16k.Samples]
+"""Changes the samples of a clip, given the number of its row, the row's id, the samples and the epoch."""
+
+
 class Visit(NamedTuple):
     """A row that is read in an epoch; the epoch decides how its clip is augmented."""
 
@@ -63,11 +65,11 @@ class Examples(Dataset[Example]):
     """The rows of a packed split; each row is decoded when it is read."""
 
     def __init__(
-        self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str], augmentation: Augmentation | None = None
+        self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str], augment: Augment | None = None
     ) -> None:
         self.rows = rows
         self.log_mel = log_mel
-        self.augmentation = augmentation
+        self.augment = augment
         self.emotions = {emotion: index for index, emotion in enumerate(emotions)}
 
     def __len__(self) -> int:
@@ -78,8 +80,8 @@ class Examples(Dataset[Example]):
         number, epoch = index if isinstance(index, Visit) else (index, None)
         row = self.rows[number]
         samples = decode(self.rows, row, number)
-        if self.augmentation is not None and epoch is not None:
-            samples = apply(self.augmentation.draw(number, row["id"], len(samples), epoch), samples)
+        if self.augment is not None and epoch is not None:
+            samples = self.augment(number, row["id"], samples, epoch)
         return Example(
             features=self.log_mel(samples),
             num_frames=num_mel_frames(len(samples)),
@@ -116,21 +118,6 @@ def row_costs(
     student = before_speech + speech + len(shell.after) + response
     teacher = before_text + text + len(shell.after) + response
     return np.stack([frames, student, teacher if with_teacher else np.zeros_like(teacher)], axis=1)
-
-
-def longest_clips(rows: packed.Rows, shell: PromptShell, budget: Budget, with_teacher: bool) -> Int[np.ndarray, " n"]:
-    """Return the number of samples to which each clip may be slowed down; at least its own.
-
-    The row stays within 30 s and within the budget of a batch, as if the batch held it alone and shared no start. So
-    the length does not depend on the model.
-    """
-    num_samples = rows.column("num_samples").to_numpy().astype(np.int64)
-    costs = row_costs(rows, shell, False, with_teacher, shares_start=False)
-    speech = num_speech_tokens(np.minimum(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES))
-    for_speech = budget.max_positions - (costs[:, 1] + costs[:, 2] - speech)
-    by_budget = np.minimum(2 * budget.max_frames, 2**NUM_HALVINGS * for_speech)
-    longest: Int[np.ndarray, " n"] = np.maximum(num_samples, np.minimum(by_budget, MAX_MEL_FRAMES) * HOP_SAMPLES)
-    return longest
 
 
 def decode(rows: packed.Rows, row: Mapping[str, Any], index: int) -> mono_16k.Samples:
