@@ -13,12 +13,12 @@ NONE = "none"
 PRESETS: dict[str, dict[str, Any] | None] = {
     NONE: None,
     "emotion-safe": {
-        "gain": {"probability": 0.5, "min_db": -6.0, "max_db": 6.0},
-        "polarity": {"probability": 0.5},
+        "speed": None,
         "room": {"probability": 0.3, "folder": None},
         "noise": {"probability": 0.5, "folder": None, "min_snr_db": 15.0, "max_snr_db": 30.0},
         "telephone": {"probability": 0.1},
-        "speed": None,
+        "gain": {"probability": 0.5, "min_db": -6.0, "max_db": 6.0},
+        "polarity": {"probability": 0.5},
     },
 }
 PRESETS["with-speed"] = {
@@ -81,8 +81,9 @@ class SpeedParams(Effect):
 
 
 class AugmentParams(Section):
-    """The effects on the clips of the train split, in the order in which they are applied (but speed is the first)."""
+    """The effects on the clips of the train split, in the order in which they are applied."""
 
+    speed: SpeedParams | None
     room: RoomParams | None
     noise: NoiseParams | None
     telephone: Effect | None
@@ -90,7 +91,6 @@ class AugmentParams(Section):
     gain: GainParams | None
     polarity: Effect | None
     """Inverts the sign of all samples."""
-    speed: SpeedParams | None
 
 
 class EmotionAugmentParams(AugmentParams):
