@@ -18,7 +18,7 @@ from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class AugmentedClip:
     """A clip, and its augmentation in an epoch."""
 
     id: str
@@ -32,7 +32,7 @@ class Heard:
     after: str
 
 
-def hear(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, section: str) -> Heard:
+def write_clips(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, section: str) -> AugmentedClip:
     """Write the clip of a train row as two WAV files; raises UserError if there is none, or no augmentation."""
     from train.data.augmentation import apply, excess_db, unlimited
     from train.data.dataset import decode
@@ -53,7 +53,7 @@ def hear(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, s
         drawn["level"] = f"lowered by {over_db:.1f} dB, so that no sample is over full scale"
     changed = apply(effects, samples)
     name = re.sub(r"[^\w.-]", "_", row_id)
-    return Heard(
+    return AugmentedClip(
         id=row_id,
         epoch=epoch,
         seed=settings.seed,
@@ -65,12 +65,12 @@ def hear(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, s
     )
 
 
-def describe(heard: Heard) -> str:
+def describe(clip: AugmentedClip) -> str:
     """Lay out what was drawn, a line for each effect."""
-    lines = [f"{heard.id} (epoch {heard.epoch}, seed {heard.seed}, {heard.duration_s:.2f} s)"]
-    lines += [f"  {name:<9}  {values}" for name, values in heard.drawn.items()]
-    lines += [] if heard.drawn else ["  no effect was drawn in this epoch"]
-    return "\n".join([*lines, f"before     {heard.before}", f"after      {heard.after}"])
+    lines = [f"{clip.id} (epoch {clip.epoch}, seed {clip.seed}, {clip.duration_s:.2f} s)"]
+    lines += [f"  {name:<9}  {values}" for name, values in clip.drawn.items()]
+    lines += [] if clip.drawn else ["  no effect was drawn in this epoch"]
+    return "\n".join([*lines, f"before     {clip.before}", f"after      {clip.after}"])
 
 
 def _write(path: Path, samples: Samples) -> str:
@@ -101,5 +101,5 @@ def main(
     kind = "emotion" if packed.load_shell(folder).before_text is None else "semantic"
     section = f"fit.{kind}"
     settings = params.load(params_file, section, EmotionFitParams if kind == "emotion" else SemanticFitParams)
-    heard = hear(folder, row, epoch, to, settings, f"{params_file}: {section}")
-    print_found(heard, describe(heard), as_json)
+    clip = write_clips(folder, row, epoch, to, settings, f"{params_file}: {section}")
+    print_found(clip, describe(clip), as_json)

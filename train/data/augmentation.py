@@ -8,7 +8,6 @@ Room and noise are not those of audiomentations. Its impulse response sets the p
 global generator even when frozen, and its background noise leaves out silent noises with no more than a warning.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +159,8 @@ class Augmentation:
 
     def __init__(self, params: AugmentParams, seed: int, speeds: Speeds | None) -> None:
         """Open the folders of sounds; raises UserError if one cannot be used. `speeds` is None without speed."""
-        for library in ("audiomentations", "scipy.signal"):  # a second, which workers then need not spend again
-            importlib.import_module(library)
+        import audiomentations  # noqa: F401 - takes a second, which workers need not spend again
+
         self.params, self.seed, self.speeds = params, seed, speeds
         noise, room = params.noise, params.room
         self.noises: Noises = ColouredNoises()

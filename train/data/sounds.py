@@ -157,8 +157,8 @@ def _coloured(exponent: float) -> Samples:
     noise = _white()
     frequencies_hz = np.fft.rfftfreq(len(noise), 1 / SAMPLE_RATE_HZ)
     weights = np.zeros(len(frequencies_hz), np.float32)
-    heard = frequencies_hz >= LOWEST_HZ
-    weights[heard] = frequencies_hz[heard] ** (-exponent / 2)
+    kept = frequencies_hz >= LOWEST_HZ
+    weights[kept] = frequencies_hz[kept] ** (-exponent / 2)
     coloured = np.fft.irfft(np.fft.rfft(noise) * weights, len(noise)).astype(np.float32)
     return coloured / np.sqrt(np.square(coloured).mean())  # type: ignore[no-any-return]
 
