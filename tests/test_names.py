@@ -54,6 +54,9 @@ ALLOWED = {
     "generation_config", "GenerationConfig", "WhisperForConditionalGeneration",  # transformers' own
 }  # fmt: skip
 
+COMMANDS = {"hear"}
+"""The files of commands are named as users call them."""
+
 
 def names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the line and the identifier of each definition, argument, assignment and import."""
@@ -97,7 +100,7 @@ def test_no_identifier_says_an_old_word(root: Path) -> None:
     files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
     assert len(files) > 100
     found = [f"{file.relative_to(root)}:{line}" for file in files for line in old_names(file.read_text())]
-    found += [f"{file.relative_to(root)}" for file in files if set(words_of(file.stem)) & OLD_WORDS.keys()]
+    found += [f"{file.relative_to(root)}" for file in files if set(words_of(file.stem)) & OLD_WORDS.keys() - COMMANDS]
     assert found == []
 
 

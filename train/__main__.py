@@ -9,6 +9,7 @@ STAGES = {
 }
 COMMANDS = {
     "check-data": "Walk packed data as training does, without training.",
+    "hear": "Write a training clip before and after augmentation.",
     "show": "Print a packed row as the model gets it.",
 }
 

@@ -26,8 +26,11 @@ def halved(length: Length) -> Length:
     return (length - 1) // 2 + 1  # type: ignore[no-any-return]
 
 
-def num_speech_tokens(num_frames: int) -> int:
-    """Return the number of speech embeddings of a clip of `num_frames` mel frames: 63 for 1,000 frames (10 s)."""
+def num_speech_tokens(num_frames: Length) -> Length:
+    """Return the number of speech embeddings of a clip of `num_frames` mel frames: 63 for 1,000 frames (10 s).
+
+    Also of an array.
+    """
     for _ in range(NUM_HALVINGS):
         num_frames = halved(num_frames)
     return num_frames

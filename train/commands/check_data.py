@@ -114,7 +114,8 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
     from pipeline.prompts import Prompter
     from train.data.dataset import Collator, Examples, row_costs
     from train.data.log_mel import LogMel
-    from train.fit.run import make_budget, make_mixture, make_sampler, with_response
+    from train.fit.augmented_rows import make_budget
+    from train.fit.planned_rows import plan_train_rows, with_response
 
     models = params.load(params_file, "models", ModelsParams)
     emotions = read_classes(params_file)
@@ -126,19 +127,22 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
     }
     train = with_response(packed.load(folder, "train"))
     costs = row_costs(train, shell, pad_to_30s, runs_teacher, shares_start=True)
-    over = make_budget(settings.batches).too_large(costs)
+    over = make_budget(settings).too_large(costs)
     fits = np.setdiff1d(np.arange(len(train)), over)
     if len(fits) == 0:
         raise UserError(
             f"{folder}: found no train row with a continuation that fits into a batch, expected at least one"
         )
     fitting = train.select(fits)
-    sampler = make_sampler(fitting, costs[fits], settings, make_mixture(fitting, settings.mixture))
+    sampler, augmentation = plan_train_rows(fitting, shell, settings, pad_to_30s, runs_teacher, shares_start=True)
     epoch = describe_epoch(sampler, settings)
     log_mel = LogMel(fetch(models.encoder), pad_to_30s)
-    read = [train, *(with_response(rows) for split, rows in splits.items() if split != "train")]
+    others = [train.select(over), *(with_response(rows) for split, rows in splits.items() if split != "train")]
     damaged, walk = walk_rows(
-        [Examples(rows, log_mel, emotions) for rows in read],
+        [
+            Examples(fitting, log_mel, emotions, augmentation),
+            *(Examples(rows, log_mel, emotions) for rows in others),
+        ],
         Collator(shell, with_teacher=shell.before_text is not None),
         max(1, round(epoch.clips_per_step / settings.batches.per_step)),
         sample,
@@ -184,7 +188,8 @@ def describe_epoch(sampler: "Sampler", settings: FitParams) -> Epoch:
     from train.data.sampler import real_share
 
     plan = sampler.plan(epoch=0)
-    shares = np.array([real_share(sampler.costs, step, len(step), sampler.budget) for step in plan])
+    costs = sampler.costs if sampler.costs_in is None else sampler.costs_in(0)
+    shares = np.array([real_share(costs, step, len(step), sampler.budget) for step in plan])
     worst = np.sort(shares, axis=0)[: max(1, len(plan) // 100)].mean(0)
     rows = sum(len(batch) for step in plan for batch in step)
     return Epoch(
@@ -219,7 +224,9 @@ def other_labels(train: packed.Rows, emotions: Sequence[str]) -> dict[str, int]:
 def walk_rows(
     splits: "Sequence[Examples]", collate: "Collator", size: int, sample: int | None
 ) -> tuple[list[str], Walk]:
-    """Decode rows and put them into batches of `size`; return what is wrong with rows, and the speed."""
+    """Read rows as in the first epoch, in batches of `size`; return what is wrong with rows, and the speed."""
+    from train.data.dataset import Visit
+
     starts = np.cumsum([0, *(len(split) for split in splits)])
     places = np.arange(starts[-1])
     if sample is not None and sample < len(places):
@@ -230,7 +237,7 @@ def walk_rows(
     for place in track(places, "check-data", len(places)):
         split = int(np.searchsorted(starts, place, side="right")) - 1
         try:
-            batch.append(splits[split][int(place - starts[split])])
+            batch.append(splits[split][Visit(int(place - starts[split]), epoch=0)])
         except UserError as error:
             damaged.append(str(error))
         if len(batch) == size:

@@ -1,8 +1,8 @@
 """Turn packed rows into examples, and examples into batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -45,22 +45,46 @@ class Example:
     id: str = ""
 
 
+Augment = Callable[[int, str, mono_16k.Samples, int], mono_16k.Samples]
+"""Changes the samples of a clip, given the number of its row, the row's id, the samples and the epoch."""
+
+
+class Visit(NamedTuple):
+    """A row that is read in an epoch; the epoch decides how its clip is augmented."""
+
+    row: int
+    epoch: int
+
+
+def visits(rows: Iterable[int], epoch: int) -> list[Visit]:
+    """Return the visits of a batch of rows in an epoch."""
+    return [Visit(row, epoch) for row in rows]
+
+
 class Examples(Dataset[Example]):
     """The rows of a packed split; each row is decoded when it is read."""
 
-    def __init__(self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str]) -> None:
+    def __init__(
+        self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str], augment: Augment | None = None
+    ) -> None:
         self.rows = rows
         self.log_mel = log_mel
+        self.augment = augment
         self.emotions = {emotion: index for index, emotion in enumerate(emotions)}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
-        row = self.rows[index]
+    def __getitem__(self, index: int | Visit) -> Example:
+        """Read a row as it is packed, or a visit of a row, with its augmentation."""
+        number, epoch = index if isinstance(index, Visit) else (index, None)
+        row = self.rows[number]
+        samples = decode(self.rows, row, number)
+        if self.augment is not None and epoch is not None:
+            samples = self.augment(number, row["id"], samples, epoch)
         return Example(
-            features=self.log_mel(decode(self.rows, row, index)),
-            num_frames=num_mel_frames(row["num_samples"]),
+            features=self.log_mel(samples),
+            num_frames=num_mel_frames(len(samples)),
             text_ids=row["text_ids"],
             response_ids=row["response_ids"],
             emotion=self.emotions.get(row["emotion"], -1),
@@ -71,17 +95,24 @@ class Examples(Dataset[Example]):
 
 
 def row_costs(
-    rows: packed.Rows, shell: PromptShell, pad_to_30s: bool, with_teacher: bool, shares_start: bool
+    rows: packed.Rows,
+    shell: PromptShell,
+    pad_to_30s: bool,
+    with_teacher: bool,
+    shares_start: bool,
+    num_samples: Int[np.ndarray, " n"] | None = None,
 ) -> Int[np.ndarray, "n 3"]:
     """Return the encoder frames, student positions and teacher positions of each row.
 
     With `shares_start`, the positions before speech and transcript do not count, because a batch computes them once.
+    `num_samples` are the lengths of the clips, if they are not those of the packed clips.
     """
-    speech, text, response = (
-        rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("speech", "text", "response")
-    )
-    mel_frames = np.minimum(rows.column("num_samples").to_numpy() // HOP_SAMPLES, MAX_MEL_FRAMES)
-    frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else halved(mel_frames.astype(np.int64))
+    if num_samples is None:
+        num_samples = rows.column("num_samples").to_numpy()
+    text, response = (rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("text", "response"))
+    mel_frames = np.minimum(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES).astype(np.int64)
+    speech = num_speech_tokens(mel_frames)
+    frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else halved(mel_frames)
     starts = (shell.before_speech, shell.before_text or [])
     before_speech, before_text = (0 if shares_start else len(start) for start in starts)
     student = before_speech + speech + len(shell.after) + response

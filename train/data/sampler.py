@@ -3,9 +3,9 @@
 A batch is what one device computes at a time. Its cost is limited by a budget of encoder frames and LLM positions. A
 step is the batches between two updates of the weights; they are divided over the devices.
 
-The plan of an epoch is a pure function of the rows' costs, the budget, the batches of a step, the seed and the epoch.
-It depends neither on the number of devices nor on the number of workers. So a run continues at any step and on any
-number of devices, and reads no row of the steps before.
+The plan of an epoch is a pure function of the rows' costs in this epoch, the budget, the batches of a step, the seed
+and the epoch. It depends neither on the number of devices nor on the number of workers. So a run continues at any step
+and on any number of devices, and reads no row of the steps before.
 
 The rows of an epoch are shuffled and cut into windows. Within a window, rows are sorted by cost, and go into batches:
 
@@ -15,7 +15,7 @@ The rows of an epoch are shuffled and cut into windows. Within a window, rows ar
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Literal
@@ -78,18 +78,21 @@ class Sampler:
     seed: int
     mixture: "Mixture | None" = None
     """None: each row once in an epoch."""
+    costs_in: Callable[[int], Int[np.ndarray, "n 3"]] | None = None
+    """Returns the costs of the rows in an epoch, where augmentation changes them; None: `costs` in each epoch."""
 
     def plan(self, epoch: int) -> list[list[Batch]]:
         """Return the steps of an epoch, each as its batches; a step has at least one batch, and no batch is empty."""
         generator = _generator(self.seed, _SHUFFLE, epoch)
         rows = np.arange(len(self.costs)) if self.mixture is None else self.mixture.rows(self.seed, epoch)
         order = generator.permutation(rows)
-        loads, capacity = self.budget.loads(self.costs), self.budget.capacity
+        costs = self.costs if self.costs_in is None else self.costs_in(epoch)
+        loads, capacity = self.budget.loads(costs), self.budget.capacity
         if self.budget.layout == "packed":
             return _packed_steps(loads, capacity, order, self.batches_per_step, generator)
         batches: list[Batch] = []
         for window in np.array_split(order, max(1, round(len(order) / WINDOW_ROWS))):
-            batches += _shuffled(_padded_batches(self.costs, self.budget, window), generator)
+            batches += _shuffled(_padded_batches(costs, self.budget, window), generator)
         starts = range(0, len(batches), self.batches_per_step)
         return [batches[start : start + self.batches_per_step] for start in starts]
 
@@ -146,7 +149,7 @@ class Mixture:
         return f"an epoch reads {sum(self.visits.values()):,} rows: {', '.join(corpora)}"
 
 
-def visits(sizes: Sequence[int], weights: Sequence[float], temperature: float) -> list[int]:
+def visit_counts(sizes: Sequence[int], weights: Sequence[float], temperature: float) -> list[int]:
     """Return the number of rows of each corpus in an epoch, which has as many rows as all corpora together.
 
     The share of a corpus is proportional to its weight times its size to the power of 1 / `temperature`. A temperature

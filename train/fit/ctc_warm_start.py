@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.progress import Task
 from pipeline.stage import say
-from train.data.dataset import Example, join_clips
+from train.data.dataset import Example, join_clips, visits
 from train.fit.loop import Data, Schedule, check_finite
 from train.fit.params import FitParams, WarmStartParams
 from train.model import SpeechLLM
@@ -90,7 +90,9 @@ def warm_start(
     ctc_head = CTCHead(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
     trained = [*model.adapter.parameters(), *ctc_head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate)
-    epochs = [[batch for step in data.sampler.plan(epoch) for batch in step] for epoch in range(settings.epochs)]
+    epochs = [
+        [visits(rows, epoch) for step in data.sampler.plan(epoch) for rows in step] for epoch in range(settings.epochs)
+    ]
     num_steps = sum(len(batches) for batches in epochs)
     schedule = Schedule(
         seed=fit.seed,

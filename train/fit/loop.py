@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pipeline.stage import UserError
-from train.data.dataset import Collator, Examples
+from train.data.dataset import Collator, Examples, Visit, visits
 from train.data.sampler import Sampler, of_rank
 from train.fit import checkpoint
 from train.fit.checkpoint import Checkpoint
@@ -64,12 +64,15 @@ class Data:
     dev_collate: Collator
     workers: int
 
-    def batches(self, rows: Iterable[list[int]]) -> Iterator[Batch]:
-        """Return an iterator over the batches with these train rows; workers read some batches ahead."""
+    def batches(self, batches: Iterable[list[Visit] | list[int]]) -> Iterator[Batch]:
+        """Return an iterator over batches of these visits of train rows; workers read some batches ahead.
+
+        A row number in place of a visit reads the clip as it is packed.
+        """
         return iter(
             DataLoader(
                 self.train,
-                batch_sampler=rows,
+                batch_sampler=batches,
                 collate_fn=self.collate,
                 num_workers=self.workers,
                 prefetch_factor=BATCHES_AHEAD if self.workers else None,
@@ -221,11 +224,12 @@ def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals
     schedule = trainer.schedule
     rank, num_ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
     steps = islice(data.sampler.steps(progress.first_step), schedule.num_steps - progress.first_step)
-    for_loader, for_loop = tee(of_rank(step, rank, num_ranks) for _, step in steps)  # the loader reads ahead
-    batches = data.batches(rows for own, _ in for_loader for rows in own)
+    for_loader, for_loop = tee((epoch, *of_rank(step, rank, num_ranks)) for epoch, step in steps)
+    # the loader reads ahead
+    batches = data.batches(visits(rows, epoch) for epoch, own, _ in for_loader for rows in own)
     if progress.first_step == 0:
         _evaluate(trainer, data, progress, 0)
-    for step, (own, num_spare) in enumerate(for_loop, progress.first_step):
+    for step, (_, own, num_spare) in enumerate(for_loop, progress.first_step):
         started = time.monotonic()
         taken = [next(batches) for _ in own]
         waited_s = time.monotonic() - started

@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from pipeline.params import Precision, Section
 from pipeline.weights.lora import Targets
+from train.data.effects import Augment, EmotionAugment
 
 
 class BatchParams(Section):
@@ -41,6 +42,8 @@ class FitParams(Section):
     batches: BatchParams
     mixture: MixtureParams | None
     """null: each row once an epoch."""
+    augment: Augment
+    """The augmentation of training clips (train/data/effects.py); none as published."""
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -98,6 +101,9 @@ class PloraParams(Section):
 
 class EmotionFitParams(FitParams):
     """Stage 2."""
+
+    augment: EmotionAugment
+    """As in stage 1, but no effect may change pitch or tempo unless `allow_pitch_and_tempo` is true."""
 
     plora: PloraParams
     train_encoder: bool

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Int
 
 from pipeline.stage import UserError, replace_folder, say
 from pipeline.tables import packed
@@ -19,15 +17,16 @@ from pipeline.weights.lora import check_targets
 from pipeline.weights.source import ModelsParams, fetch
 from train import saved_model
 from train.data import stored_teacher
-from train.data.dataset import Collator, Examples, row_costs
+from train.data.dataset import Collator, Examples, Visit, row_costs, visits
 from train.data.log_mel import LogMel
-from train.data.sampler import Budget, Mixture, Sampler, visits
 from train.fit import checkpoint
+from train.fit.augmented_rows import sound_folders
 from train.fit.ctc_warm_start import warm_start
 from train.fit.identity import fingerprint, identify
 from train.fit.loop import Data, Intervals, Schedule, Trainer, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
-from train.fit.params import BatchParams, EmotionFitParams, FitParams, MixtureParams, SemanticFitParams
+from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
+from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.progress import Progress
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
@@ -73,7 +72,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if main and (line := spare_batches(num_batches, accelerator.num_processes)):
         say(f"fit: {kind}: {line}")
     schedule = make_schedule(settings, len(num_batches))
-    inputs = [folders.data] if folders.init is None else [folders.data, folders.init]
+    inputs = [folders.data, *([] if folders.init is None else [folders.init]), *sound_folders(settings)]
     of_run = identify(settings, config, inputs, llm_dtype(settings))
     run = f"{kind}-{fingerprint(of_run)}"
     folder = folders.checkpoints / run
@@ -179,15 +178,11 @@ def open_data(
     is_packed = settings.batches.layout == "packed"
     lay_out = partial(packed_sequences, shares_start=shares_start) if is_packed else sequences
     run_teacher = with_teacher and not stored
-    sampler, dev_sampler = (
-        make_sampler(rows, row_costs(rows, shell, config.pad_to_30s, with_it, shares_start), settings, mixture)
-        for rows, with_it, mixture in (
-            (train_rows, run_teacher, make_mixture(train_rows, settings.mixture)),
-            (dev_rows, with_teacher, None),
-        )
-    )
+    sampler, augmentation = plan_train_rows(train_rows, shell, settings, config.pad_to_30s, run_teacher, shares_start)
+    dev_costs = row_costs(dev_rows, shell, config.pad_to_30s, with_teacher, shares_start)
+    dev_sampler = make_sampler(dev_rows, dev_costs, settings)
     return Data(
-        train=Examples(train_rows, log_mel, config.emotions),
+        train=Examples(train_rows, log_mel, config.emotions, augmentation),
         sampler=sampler,
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
         dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step] if len(dev_rows) else [],
@@ -197,57 +192,13 @@ def open_data(
     )
 
 
-def make_mixture(rows: packed.Rows, mixture: MixtureParams | None) -> Mixture | None:
-    """Return how often the corpora of `rows` are read; raises UserError if a weight is that of no corpus."""
-    if mixture is None:
-        return None
-    encoded = rows.column("corpus").combine_chunks().dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    numbers = encoded.indices.to_numpy()
-    corpora = {name: np.flatnonzero(numbers == names.index(name)) for name in sorted(names)}
-    if unknown := sorted(set(mixture.weights) - set(corpora)):
-        raise UserError(
-            f"fit.*.mixture.weights: found {unknown[0]}, expected corpora of {rows.path}: {', '.join(corpora)}"
-        )
-    weights = [mixture.weights.get(name, 1.0) for name in corpora]
-    counts = visits([len(corpus) for corpus in corpora.values()], weights, mixture.temperature)
-    return Mixture(corpora=corpora, visits=dict(zip(corpora, counts, strict=True)))
-
-
-def make_budget(limits: BatchParams) -> Budget:
-    """Return the budget of a batch."""
-    return Budget(max_frames=limits.max_frames, max_positions=limits.max_positions, layout=limits.layout)
-
-
-def make_sampler(
-    rows: packed.Rows, costs: Int[np.ndarray, "n 3"], settings: FitParams, mixture: Mixture | None
-) -> Sampler:
-    """Return the sampler of rows with these costs; raises UserError if a row alone is over the budget of a batch."""
-    limits = settings.batches
-    budget = make_budget(limits)
-    if len(too_large := budget.too_large(costs)):
-        frames, *positions = costs[too_large[0]].tolist()
-        raise UserError(
-            f"{rows.path}: {rows[too_large[0]]['id']}: found {frames:,} encoder frames and {sum(positions):,} LLM "
-            f"positions, expected at most {limits.max_frames:,} and {limits.max_positions:,}, as for all {len(rows):,} "
-            f"rows of {rows.split} ({len(too_large):,} more than that); raise max_frames and max_positions in "
-            "fit.*.batches"
-        )
-    return Sampler(costs=costs, budget=budget, batches_per_step=limits.per_step, seed=settings.seed, mixture=mixture)
-
-
-def with_response(rows: packed.Rows) -> packed.Rows:
-    """Return the rows that have a continuation."""
-    return rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
-
-
 @torch.no_grad()
 def standardise_head(model: SpeechLLM, data: Data) -> None:
     """Set the emotion head's mean and deviation to those of training clips, as the model encodes them now."""
-    batches: list[list[int]] = []
+    batches: list[list[Visit]] = []
     for step in data.sampler.plan(epoch=0):
         if sum(map(len, batches)) < STANDARDISING_CLIPS:
-            batches += step
+            batches += [visits(rows, 0) for rows in step]
     on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
     speech = (model.encode_speech(batch.features, batch.num_frames, batch.clips) for batch in on_device)
     model.head.standardise(torch.cat([clips.pooled() for clips in speech]))

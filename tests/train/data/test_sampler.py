@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.data.sampler import Budget, Layout, Mixture, Sampler, of_rank, real_share, visits
+from train.data.sampler import Budget, Layout, Mixture, Sampler, of_rank, real_share, visit_counts
 
 Costs = NDArray[np.int64]
 LAYOUTS: list[Layout] = ["padded", "packed"]
@@ -148,7 +148,7 @@ def test_a_row_over_the_budget_is_found() -> None:
     [((1, 1), 1, [900, 100]), ((1, 9), 1, [500, 500]), ((1, 1), 2, [750, 250]), ((1, 0.0001), 1, [999, 1])],
 )
 def test_the_share_of_a_corpus(weights: tuple[float, float], temperature: float, expected: list[int]) -> None:
-    assert visits([900, 100], weights, temperature) == expected
+    assert visit_counts([900, 100], weights, temperature) == expected
 
 
 @given(st.lists(st.tuples(st.integers(1, 1000), st.floats(0.01, 100)), min_size=1, max_size=6), st.floats(0.5, 10))
@@ -156,6 +156,6 @@ def test_an_epoch_of_a_mixture_has_as_many_rows_as_all_corpora(
     corpora: list[tuple[int, float]], temperature: float
 ) -> None:
     sizes, weights = zip(*corpora, strict=True)
-    counts = visits(sizes, weights, temperature)
+    counts = visit_counts(sizes, weights, temperature)
     assert min(counts) >= 1
     assert sum(sizes) <= sum(counts) <= sum(sizes) + len(sizes)

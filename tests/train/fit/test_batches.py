@@ -16,6 +16,7 @@ from pipeline.weights.source import ModelsParams
 from tests.builders import batch_section, emotion_fit_section, semantic_fit_section
 from train.fit import run
 from train.fit.params import EmotionFitParams, MixtureParams, SemanticFitParams
+from train.fit.planned_rows import make_mixture
 from train.fit.run import RunFolders
 
 EMOTIONS = ["sad", "happy"]
@@ -85,13 +86,13 @@ def test_a_mixture_repeats_a_small_corpus(packed_folder: Path, monkeypatch: pyte
     rows = packed.load(packed_folder, "train")
     names = pa.chunked_array([["small"], ["large"] * 11])
     monkeypatch.setattr(packed.Rows, "column", lambda _rows, _name: names)
-    mixture = run.make_mixture(rows, MixtureParams(temperature=1.0, weights={"small": 11.0}))
+    mixture = make_mixture(rows, MixtureParams(temperature=1.0, weights={"small": 11.0}))
     assert mixture is not None
     assert mixture.describe() == "an epoch reads 12 rows: large 6 (0.55 times each), small 6 (6.00 times each)"
-    assert run.make_mixture(rows, None) is None
+    assert make_mixture(rows, None) is None
     message = r"^fit\.\*\.mixture\.weights: found smal, expected corpora of .*: large, small$"
     with pytest.raises(UserError, match=message):
-        run.make_mixture(rows, MixtureParams(temperature=1.0, weights={"smal": 2.0}))
+        make_mixture(rows, MixtureParams(temperature=1.0, weights={"smal": 2.0}))
 
 
 def test_training_reads_the_mixture(
