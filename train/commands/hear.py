@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pyarrow.compute as pc
 import typer
 
 from pipeline import params
@@ -32,20 +33,25 @@ class AugmentedClip:
     after: str
 
 
-def write_clips(folder: Path, row_id: str, epoch: int, to: Path, settings: FitParams, section: str) -> AugmentedClip:
-    """Write the clip of a train row as two WAV files; raises UserError if there is none, or no augmentation."""
+def write_clips(
+    folder: Path, row_id: str | None, epoch: int, to: Path, settings: FitParams, section: str
+) -> AugmentedClip:
+    """Write the clip of a train row (None: the first one) as two WAV files.
+
+    Raises UserError if there is no such row, or no augmentation.
+    """
     from train.data.augmentation import apply, excess_db, unlimited
     from train.data.dataset import decode
     from train.fit.augmented_rows import make_augmentation
 
     rows = packed.load(folder, "train")
-    ids = rows.column("id").to_pylist()
-    if row_id not in ids:
+    number = 0 if row_id is None else pc.index(rows.column("id"), row_id).as_py()
+    if number < 0:
         raise UserError(f"{folder}: found no train row {row_id}; expected the id of one, as only these are augmented")
     augmentation = make_augmentation(settings, rows, packed.load_shell(folder))
     if augmentation is None:
         raise UserError(f"{section}.augment: found none, expected a preset such as emotion-safe, or effects")
-    number = ids.index(row_id)
+    row_id = rows[number]["id"]
     samples = decode(rows, rows[number], number)
     effects = augmentation.draw(number, row_id, len(samples), epoch)
     drawn = {effect.name: str(effect) for effect in effects}
@@ -84,7 +90,7 @@ def _write(path: Path, samples: Samples) -> str:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="A packed folder, such as data/packed/emotion.", show_default=False)],
-    row: Annotated[str, typer.Option(help="Id of a row of the train split.", show_default=False)],
+    row: Annotated[str | None, typer.Option(help="Id of a row of the train split; by default the first one.")] = None,
     epoch: Annotated[int, typer.Option(min=0, help="The epoch, counted from 0.")] = 0,
     to: Annotated[Path, typer.Option(help="Folder of the two WAV files.")] = Path("heard"),
     as_json: Json = False,
