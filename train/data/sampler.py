@@ -16,7 +16,7 @@ The rows of an epoch are shuffled and cut into windows. Within a window, rows ar
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, pairwise
 from typing import Literal
 
@@ -78,9 +78,20 @@ class Sampler:
     seed: int
     mixture: "Mixture | None" = None
     """None: each row once in an epoch."""
+    _planned: dict[int, list[list[Batch]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The epoch that was planned last: a run of one epoch counts its steps before it takes them."""
 
     def plan(self, epoch: int) -> list[list[Batch]]:
-        """Return the steps of an epoch, each as its batches; a step has at least one batch, and no batch is empty."""
+        """Return the steps of an epoch, each as its batches; a step has at least one batch, and no batch is empty.
+
+        The caller must not change them.
+        """
+        if epoch not in self._planned:
+            self._planned.clear()
+            self._planned[epoch] = self._plan(epoch)
+        return self._planned[epoch]
+
+    def _plan(self, epoch: int) -> list[list[Batch]]:
         generator = _generator(self.seed, _SHUFFLE, epoch)
         rows = np.arange(len(self.costs)) if self.mixture is None else self.mixture.rows(self.seed, epoch)
         order = generator.permutation(rows)
