@@ -196,8 +196,8 @@ def _packed_steps(
     state = generator.bit_generator.state
     while True:
         generator.bit_generator.state = state
-        steps, left = _try_packed(loads, capacity, order, num_steps, per_step, generator)
-        if not left:
+        steps = _try_packed(loads, capacity, order, num_steps, per_step, generator)
+        if steps is not None:
             return steps
         num_steps += math.ceil((1 - FILL) * num_steps)
 
@@ -209,10 +209,14 @@ def _try_packed(
     num_steps: int,
     per_step: int,
     generator: np.random.Generator,
-) -> tuple[list[list[Batch]], Batch]:
-    """Return the steps, and the rows for which there was no room."""
-    binding = loads[order].sum(0).argmax()
-    cumulative = loads[order, binding].cumsum()
+) -> list[list[Batch]] | None:
+    """Return the steps; None if there is not enough room in them.
+
+    A window takes the rows for which there was no room before. So it stops as soon as the rows that are left cannot
+    fit. Otherwise every window would take more of them, and time would grow with the square.
+    """
+    so_far = loads[order].cumsum(0)
+    cumulative = so_far[:, so_far[-1].argmax()]
     num_windows = min(num_steps, max(1, round(len(order) / WINDOW_ROWS)))
     ends = np.arange(num_windows + 1) * num_steps // num_windows  # in steps
     cuts = np.searchsorted(cumulative, cumulative[-1] * ends / num_steps, side="right")
@@ -224,7 +228,10 @@ def _try_packed(
         batches, left = _spread(loads, capacity, rows, int(last - first) * per_step)
         batches = _shuffled(batches, generator)
         steps += [[b for b in batches[i : i + per_step] if b] for i in range(0, len(batches), per_step)]
-    return [step for step in steps if step], left
+        still = so_far[-1] - so_far[stop - 1] + loads[left].sum(0) if stop else so_far[-1]
+        if (still > int(num_steps - last) * per_step * capacity).any():
+            return None
+    return [step for step in steps if step]
 
 
 def _spread(
