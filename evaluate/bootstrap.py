@@ -6,16 +6,19 @@ resamples are computed by one matrix product.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
 
-CHUNK_CELLS = 4_000_000  # resamples x clusters held at once, 32 MB
+CHUNK_CELLS = 4_000_000  # resamples x clusters that are drawn at once, 32 MB
+KEPT_CELLS = 50_000_000  # resamples x clusters that are kept for the next system, 200 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +69,26 @@ def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], how: Resampli
     """
     if len(sums) < 2:  # a single cluster excludes nothing
         return Interval(-math.inf, math.inf)
-    rng = np.random.default_rng(how.seed)
-    count = len(sums)
-    chunk = max(1, CHUNK_CELLS // count)
-    drawn = []
-    for start in range(0, how.resamples, chunk):
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, how.resamples - start))
-        drawn.append(statistic(weights @ sums))
+    draws = _kept_draws if how.resamples * len(sums) <= KEPT_CELLS else _draws
+    drawn = [statistic(weights @ sums) for weights in draws(how, len(sums))]
     tail = (1 - how.confidence) / 2
     low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def _draws(how: Resampling, count: int) -> Iterator[Int32s]:
+    """Yield how often each resample draws each of `count` clusters, in chunks of (resamples, clusters)."""
+    rng = np.random.default_rng(how.seed)
+    chunk = max(1, CHUNK_CELLS // count)
+    for start in range(0, how.resamples, chunk):
+        size = min(chunk, how.resamples - start)
+        yield rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.int32)
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(how: Resampling, count: int) -> list[Int32s]:
+    """Return `_draws`, and keep them: one system after another is scored on the same clusters."""
+    return list(_draws(how, count))
 
 
 def count_confusions(truth: Ints, predicted: Ints, num_classes: int, by: Clusters) -> Floats:

@@ -55,7 +55,7 @@ def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling)
     metrics: Metrics = {}
     confusions: Confusions = {}
     for corpus, rows in _by_corpus(table):
-        present = len(set(rows["emotion"].to_pylist()))
+        present = len(rows["emotion"].unique())
         protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / present, DIGITS)}}
         confusions[corpus] = {}
         for system in SYSTEMS:
@@ -136,9 +136,10 @@ def _score_system(counts: Floats, by: Clusters, how: Resampling) -> dict[str, fl
 
 
 def _codes(rows: pa.Table, emotions: Sequence[str]) -> tuple[Ints, Ints]:
-    code = {None: -1} | {emotion: i for i, emotion in enumerate(emotions)}
-    truth, predicted = ([code[label] for label in rows[name].to_pylist()] for name in ("emotion", "predicted"))
-    return np.array(truth), np.array(predicted)
+    known = pa.array(emotions, pa.string())
+    codes = (pc.fill_null(pc.index_in(rows[name], value_set=known), -1) for name in ("emotion", "predicted"))
+    truth, predicted = (column.to_numpy().astype(np.int64) for column in codes)
+    return truth, predicted
 
 
 def _kl_and_tokens(rows: pa.Table) -> Floats:
@@ -147,7 +148,7 @@ def _kl_and_tokens(rows: pa.Table) -> Floats:
 
 
 def _by_corpus(table: pa.Table) -> list[tuple[str, pa.Table]]:
-    return [(corpus, _where(table, "corpus", corpus)) for corpus in sorted(set(table["corpus"].to_pylist()))]
+    return [(corpus, _where(table, "corpus", corpus)) for corpus in sorted(table["corpus"].unique().to_pylist())]
 
 
 def _where(table: pa.Table, column: str, value: str) -> pa.Table:

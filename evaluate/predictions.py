@@ -5,12 +5,14 @@ condition has the same rows, except those with a wrong clip, which may all lack 
 missing rows would make the scores incomparable without any warning.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -103,13 +105,16 @@ def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
     """Read the recognised emotions; check that every id has its systems once, labels in `emotions`, finite scores."""
     table = parquet.read(path, RECOGNITION_SCHEMA)
     _check_paired(path, table, "system", [system.name for system in SYSTEMS])
-    for column, allowed in (("emotion", {*emotions}), ("predicted", {*emotions, None})):
-        for id_, label in zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True):
-            if label not in allowed:
-                raise UserError(f"{path}: {id_}: {column}: found {label}, expected one of {', '.join(emotions)}")
-    for id_, scores in zip(table["id"].to_pylist(), table["scores"].to_pylist(), strict=True):
-        if scores is not None and not np.isfinite(np.array(scores, float)).all():
-            raise UserError(f"{path}: {id_}: scores: found {scores}, expected finite numbers")
+    for column, allowed in (("emotion", [*emotions]), ("predicted", [*emotions, None])):
+        is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
+        for row in _first(table, pc.invert(is_allowed)):
+            found = f"{column}: found {row[column]}, expected one of {', '.join(emotions)}"
+            raise UserError(f"{path}: {row['id']}: {found}")
+    scores = table["scores"].combine_chunks()
+    is_finite = pc.fill_null(pc.is_finite(pc.list_flatten(scores)), False)
+    of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
+    for row in table.take(of_row[:1]).to_pylist():
+        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
     return table
 
 
@@ -118,17 +123,30 @@ def read_examples(path: Path) -> pa.Table:
     return parquet.read(path, EXAMPLES_SCHEMA)
 
 
-def _check_paired(path: Path, table: pa.Table, column: str, expected: Collection[str]) -> None:
-    names, ids = table[column].to_pylist(), table["id"].to_pylist()
-    seen: dict[str, set[str]] = {name: set() for name in expected}
-    for name, id_ in zip(names, ids, strict=True):
-        if name not in seen:
-            raise UserError(f"{path}: {id_}: {column}: found {name}, expected one of {', '.join(expected)}")
-        if id_ in seen[name]:
-            raise UserError(f"{path}: {id_}: {column} {name} found twice, expected once")
-        seen[name].add(id_)
-    every = set(ids)
-    with_wrong_clip = set().union(*(seen[name] for name in expected if name.startswith(WRONG_CLIP)))
-    for name in expected:
-        if missing := (with_wrong_clip if name.startswith(WRONG_CLIP) else every) - seen[name]:
-            raise UserError(f"{path}: {min(missing)}: found no {column} {name}, expected every {column} for every id")
+def _first(table: pa.Table, is_wrong: pa.ChunkedArray) -> list[dict[str, Any]]:
+    """Return the first wrong row, if there is one."""
+    rows: list[dict[str, Any]] = table.take(pc.indices_nonzero(is_wrong)[:1]).to_pylist()
+    return rows
+
+
+def _check_paired(path: Path, table: pa.Table, column: str, expected: Sequence[str]) -> None:
+    names = pc.fill_null(pc.index_in(table[column], value_set=pa.array(expected, pa.string())), -1).to_numpy()
+    ids = table["id"].combine_chunks().dictionary_encode(null_encoding="encode")
+    numbers = ids.indices.to_numpy()
+    is_twice = np.ones(len(table), bool)
+    is_twice[np.unique(numbers * np.int64(1 + len(expected)) + names, return_index=True)[1]] = False
+    for row in _first(table, pa.array((names < 0) | is_twice)):
+        if row[column] not in expected:
+            raise UserError(
+                f"{path}: {row['id']}: {column}: found {row[column]}, expected one of {', '.join(expected)}"
+            )
+        raise UserError(f"{path}: {row['id']}: {column} {row[column]} found twice, expected once")
+    has = np.zeros((len(ids.dictionary), len(expected)), bool)
+    has[numbers, names] = True
+    is_wrong_clip = np.array([name.startswith(WRONG_CLIP) for name in expected])
+    with_wrong_clip = has[:, is_wrong_clip].any(axis=1)
+    for name, having, is_wrong in zip(expected, has.T, is_wrong_clip.tolist(), strict=True):
+        missing = np.flatnonzero(with_wrong_clip & ~having if is_wrong else ~having)
+        if len(missing):
+            first = min(ids.dictionary.take(pa.array(missing)).to_pylist())
+            raise UserError(f"{path}: {first}: found no {column} {name}, expected every {column} for every id")

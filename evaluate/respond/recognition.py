@@ -31,7 +31,9 @@ from train.inference import Answering, Clip
 from train.precision import answering_dtype, best_device
 
 Row = dict[str, Any]
-"""A packed row without its audio."""
+"""What is known of a packed row: _ABOUT."""
+
+_ABOUT = ("id", "corpus", "speaker", "emotion", "text")
 
 
 def check_finite(where: str, scores: Sequence[Sequence[float]], ids: Sequence[str]) -> None:
@@ -45,9 +47,8 @@ class Respondent:
 
     def __init__(self, folder: Path, rows: packed.Rows, prompts: PromptsParams, settings: RespondParams) -> None:
         config = saved_model.load_config(folder)
-        columns = [name for name in rows.names if name != "audio"]
-        self.rows: list[Row] = pa.table({name: rows.column(name) for name in columns}).to_pylist()
-        self.audio = rows
+        self.rows: list[Row] = pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()
+        self.packed = rows
         self.emotions = config.emotions
         self.prompts = prompts
         self.settings = settings
@@ -78,15 +79,15 @@ class Respondent:
         check_finite("respond: head", scores, [self.rows[i]["id"] for i in numbers])
         return parquet.from_rows(
             (
-                {key: self.rows[i][key] for key in ("id", "corpus", "speaker", "emotion", "text")}
+                self.rows[i]
                 | {
-                    "audio": self.audio[i]["audio"]["bytes"],
+                    "audio": packed_row["audio"]["bytes"],
                     "predicted": self.emotions[int(np.argmax(scores[n]))],
                     "voice_answer": voice_answers[n],
                     "transcript_answer": transcript_answers[n],
-                    "target": self.prompter.decode(self.rows[i]["response_ids"]),
+                    "target": self.prompter.decode(packed_row["response_ids"]),
                 }
-                for n, i in enumerate(numbers)
+                for n, (i, packed_row) in enumerate((i, self.packed[i]) for i in numbers)
             ),
             EXAMPLES_SCHEMA,
         )
@@ -142,7 +143,7 @@ class Respondent:
         return _table(system, rows, answers, [label(a, self.emotions) for a in answers], [None] * len(answers))
 
     def _clip(self, number: int) -> Clip:
-        samples = decode(self.audio, self.audio[number], number)
+        samples = decode(self.packed, self.packed[number], number)
         return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
 
     def _speech_for(self, text: str) -> PromptIds:

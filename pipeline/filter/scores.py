@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from pipeline.tables import languages
@@ -46,12 +46,14 @@ MARKERS = r"<\|[a-z_]+\|>|\[/?INST\]|</?s>|###\s*(?:Instruction|Response|Input)"
 NGRAM = 3  # words
 MIN_WORDS_FOR_LANGUAGE = 5  # fewer words do not show the language
 
+_APOSTROPHE = re.compile("['’]")
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=16)  # several scores of a row ask for the same texts, and many rows have the same prompt
+def words(text: str) -> tuple[str, ...]:
     """Split a text into words in lower case."""
-    return _WORD.findall(re.sub(r"['’]", "", text.casefold()))
+    return tuple(_WORD.findall(_APOSTROPHE.sub("", text.casefold())))
 
 
 def refusal(continuation: str) -> float:
@@ -78,13 +80,13 @@ def echo(continuation: str, transcript: str) -> float:
 def repetition(continuation: str) -> float:
     """Return the share of an answer's runs of three words that repeat an earlier one."""
     answer = words(continuation)
-    runs = [tuple(answer[i : i + NGRAM]) for i in range(len(answer) - NGRAM + 1)]
+    runs = [answer[i : i + NGRAM] for i in range(len(answer) - NGRAM + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def non_text(continuation: str) -> float:
     """Return the share of an answer's characters that are not letters, digits or spaces; it is below 0.1 in prose."""
-    other = sum(unicodedata.category(character)[0] not in "LMNZ" for character in continuation)
+    other = sum(map(_is_other, continuation))
     return other / len(continuation) if continuation else 0.0
 
 
@@ -102,6 +104,11 @@ def other_language(continuation: str, language: str) -> float:
         return 0.0
     found, probability = _identifier().classify(continuation)
     return 0.0 if languages.are_same(found, language) else float(probability)
+
+
+@cache
+def _is_other(character: str) -> bool:
+    return unicodedata.category(character)[0] not in "LMNZ"
 
 
 def _matches(patterns: Sequence[str], text: str) -> bool:

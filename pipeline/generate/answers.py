@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.generate.engines.interface import Answer, Engine, Request, check_logprob
 from pipeline.generate.plan import Plan
 from pipeline.generate.run import SHARD_S, Run, StartEngine, tokenised
-from pipeline.generate.store import StoredAnswer
+from pipeline.generate.store import KEY, StoredAnswer
 from pipeline.progress import Task
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
@@ -73,30 +74,32 @@ def answer_requests(
     Processes with the same requests share them: the second process begins at another request, and each leaves out
     requests that another process has answered meanwhile.
     """
-    fed: list[Request] = []
+    keys = pa.array((request.key for request in requests), KEY)
+    fed: list[int] = []
     others: set[bytes] = set()
 
-    def feed(ordered: Sequence[Request]) -> Iterator[Request]:
-        for request in ordered:
+    def feed(first: int) -> Iterator[Request]:
+        for number in chain(range(first, len(requests)), range(first)):
+            request = requests[number]
             if request.key not in others:
-                fed.append(request)
+                fed.append(number)
                 yield request
 
     writer = ShardWriter(run, llm, anew, on_shard)
     with Task(f"generate {run.kind}", len(requests), "answers") as task, run.store.writing() as is_first:
         middle = 0 if is_first else random.randrange(len(requests))
         try:
-            for position, given in llm.generate(feed([*requests[middle:], *requests[:middle]])):
-                is_due = writer.take(fed[position], given)
+            for position, given in llm.generate(feed(middle)):
+                is_due = writer.take(requests[fed[position]], given)
                 task.advance(note=f"{writer.tokens_per_s:.0f} tok/s")
                 if is_due:
                     if run.store.refresh() and not anew:
-                        others = run.store.known(request.key for request in requests)
+                        others = run.store.known(keys)
                     writer.write()
         finally:  # also if the engine fails half way
             writer.write()
-    if lost := set() if anew else {request.key for request in requests} - run.store.known(r.key for r in requests):
-        raise UserError(f"generate: {llm.name}: no answer to {len(lost):,} of {len(requests):,} prompts; run again")
+    if not anew and (lost := len(run.store.missing(keys.unique()))):
+        raise UserError(f"generate: {llm.name}: no answer to {lost:,} of {len(requests):,} prompts; run again")
     return writer.written
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.generate.engines.interface import Request
-from pipeline.generate.run import Run, make_requests, seed_attempts
+from pipeline.generate.run import Requests, Run, make_requests, seed_attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Plan:
     """The requests of a run and their number."""
 
     run: Run
-    requests: list[Request]
+    requests: Requests
     counts: Counts
 
 
@@ -41,7 +41,7 @@ def make_plan(utterances: pa.Table, keys: pa.Array, run: Run, *, anew: bool = Fa
     distinct = keys.drop_null().unique()
     missing = run.store.missing(distinct)
     requests = make_requests(utterances, keys, distinct if anew else missing, run)
-    fitting = [request for request in requests if len(request.prompt_ids) <= run.settings.max_prompt_tokens]
+    fitting = requests.fitting()
     if anew:
         fitting = seed_attempts(fitting, run)
     new_tokens = len(fitting) * run.settings.max_new_tokens
@@ -51,7 +51,7 @@ def make_plan(utterances: pa.Table, keys: pa.Array, run: Run, *, anew: bool = Fa
         left_out=keys.null_count + len(requests) - len(fitting),
         prompts=len(distinct),
         stored=len(distinct) - len(missing),
-        prompt_tokens=sum(len(request.prompt_ids) for request in fitting),
+        prompt_tokens=pc.sum(fitting.table["num_prompt_tokens"], min_count=0).as_py(),
         new_tokens=new_tokens,
         minutes=None if rate is None else new_tokens / rate / 60,
     )

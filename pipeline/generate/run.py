@@ -1,10 +1,10 @@
 """A run of generate: its parameters, its store, and the requests for the utterances of a manifest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +26,16 @@ from pipeline.weights.source import Weights, fetch
 
 StartEngine = Callable[[], Engine]
 SHARD_S = 60.0  # longest time between two shards: a slow engine writes small ones
+REQUESTS = pa.schema(
+    [
+        ("key", KEY),
+        ("text", pa.string()),
+        ("emotion", pa.string()),
+        ("text_ids", pa.list_(pa.int32())),
+        ("num_prompt_tokens", pa.int32()),
+        ("seed", pa.int64()),
+    ]
+)
 READ = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "text", "emotion")])
 
 
@@ -148,18 +158,79 @@ def keys_of(utterances: pa.Table, run: Run) -> pa.Array:
 
     A prompt needs a transcript. A prompt that names the emotion also needs a label among the run's classes.
     """
-    key, texts = run.signature.key, utterances["text"].to_pylist()
-    if not run.signature.names_emotion:
-        return pa.array([key(text, None) if text else None for text in texts], KEY)
-    pairs = zip(texts, utterances["emotion"].to_pylist(), strict=True)
-    return pa.array([key(text, emotion) if text and emotion in run.classes else None for text, emotion in pairs], KEY)
+    key, names_emotion, classes = run.signature.key, run.signature.names_emotion, run.classes
+
+    def of_row(text: str | None, emotion: str | None) -> bytes | None:
+        if not text or (names_emotion and emotion not in classes):
+            return None
+        return key(text, emotion if names_emotion else None)
+
+    made = [pa.array([], KEY)]
+    for chunk in _chunks(utterances):
+        made.append(pa.array(map(of_row, chunk["text"].to_pylist(), chunk["emotion"].to_pylist()), KEY))
+    return pa.concat_arrays(made)
 
 
-def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, run: Run) -> list[Request]:
+class Requests(Sequence[Request]):
+    """The requests of a run as a table of REQUESTS; each is made when it is read.
+
+    As objects, a million requests would need 2 GB.
+    """
+
+    def __init__(self, table: pa.Table, run: Run) -> None:
+        self.table = table
+        self._run = run
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[Request]:
+        for chunk in self.table.to_batches(max_chunksize=parquet.ROWS_AT_ONCE):
+            yield from map(self._make, chunk.to_pylist())
+
+    @overload
+    def __getitem__(self, place: int) -> Request: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Requests": ...
+
+    def __getitem__(self, place: int | slice) -> "Request | Requests":
+        if isinstance(place, slice):
+            return Requests(self.table.take(pa.array(range(len(self))[place], pa.int64())), self._run)
+        (row,) = self.table.slice(range(len(self))[place], 1).to_pylist()
+        return self._make(row)
+
+    def fitting(self) -> "Requests":
+        """Return the requests whose prompt leaves room for a whole answer."""
+        fits = pc.less_equal(self.table["num_prompt_tokens"], self._run.settings.max_prompt_tokens)
+        return Requests(self.table.filter(fits), self._run)
+
+    def with_seeds(self, seeds: Sequence[int]) -> "Requests":
+        """Return the requests, each with a seed of its own."""
+        number = self.table.schema.get_field_index("seed")
+        return Requests(self.table.set_column(number, "seed", pa.array(seeds, pa.int64())), self._run)
+
+    def _make(self, row: Mapping[str, Any]) -> Request:
+        return replace(make_request(row["key"], row, row["text_ids"], self._run), seed=row["seed"])
+
+
+def make_requests(utterances: pa.Table, keys: pa.Array, wanted: pa.Array, run: Run) -> Requests:
     """Make a request for each of the `wanted` keys; `keys` are those of the utterances."""
-    rows = utterances.take(pc.index_in(wanted, value_set=keys)).to_pylist()
-    contents = tokenised([row["text"] for row in rows], lambda: run.prompter)
-    return [make_request(key, row, ids, run) for key, row, ids in zip(wanted.to_pylist(), rows, contents, strict=True)]
+    rows = utterances.select(["text", "emotion"]).take(pc.index_in(wanted, value_set=keys)).append_column("key", wanted)
+    tables = [REQUESTS.empty_table()]
+    for chunk in _chunks(rows):
+        made = chunk.to_pylist()
+        text_ids = run.prompter.all_content_ids([row["text"] for row in made])
+        pairs = zip(made, text_ids, strict=True)
+        prompts = [make_request(row["key"], row, ids, run).prompt_ids for row, ids in pairs]
+        columns = {
+            **{name: chunk[name] for name in ("key", "text", "emotion")},
+            "text_ids": pa.array(text_ids, REQUESTS.field("text_ids").type),
+            "num_prompt_tokens": pa.array(map(len, prompts), pa.int32()),
+            "seed": pa.array([run.signature.seed] * len(made), pa.int64()),
+        }
+        tables.append(pa.table(columns, REQUESTS))
+    return Requests(pa.concat_tables(tables).combine_chunks(), run)
 
 
 def tokenised(texts: Sequence[str], prompter: Callable[[], Prompter]) -> list[tuple[int, ...]]:
@@ -174,13 +245,16 @@ def make_request(key: bytes, utterance: Mapping[str, Any], text_ids: Sequence[in
     return Request(key, utterance["text"], emotion, ids, run.signature.seed, tuple(text_ids))
 
 
-def seed_attempts(requests: Sequence[Request], run: Run) -> list[Request]:
+def seed_attempts(requests: Requests, run: Run) -> Requests:
     """Give each request the seed of its next attempt: the signature's seed plus the number of attempts so far.
 
     Greedy requests stay as they are.
     """
     if run.signature.seed is None:
-        return list(requests)
-    newest = run.store.newest([request.key for request in requests])
-    seeds = [run.signature.seed + attempts for attempts in newest]
-    return [replace(request, seed=seed) for request, seed in zip(requests, seeds, strict=True)]
+        return requests
+    newest = run.store.newest(requests.table["key"].to_pylist())
+    return requests.with_seeds([run.signature.seed + attempts for attempts in newest])
+
+
+def _chunks(table: pa.Table) -> list[pa.RecordBatch]:
+    return table.to_batches(max_chunksize=parquet.ROWS_AT_ONCE)  # type: ignore[no-any-return]

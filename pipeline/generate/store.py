@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -132,16 +132,18 @@ class AnswerStore:
                 self._add(shard, _read(shard, _STORED_INDEX), int(_note(shard, _NUM_TOP)))
         return len(self._shards) > len(known)
 
-    def known(self, keys: Iterable[bytes]) -> set[bytes]:
+    def known(self, keys: pa.Array) -> set[bytes]:
         """Return the keys that have an answer."""
-        wanted = pa.array(keys, KEY)
-        return set(wanted.to_pylist()) - set(self.missing(wanted).to_pylist())
+        return set(keys.filter(self._has(keys)).to_pylist())
 
     def missing(self, keys: pa.Array) -> pa.Array:
         """Return the keys that have no answer."""
+        return keys.filter(pc.invert(self._has(keys)))
+
+    def _has(self, keys: pa.Array) -> pa.Array:
         index = self._index()
         answered = index["key"].filter(pc.greater_equal(index["num_top"], self.num_top))
-        return keys.filter(pc.invert(pc.is_in(keys, value_set=answered.combine_chunks())))
+        return pc.is_in(keys, value_set=answered.combine_chunks())
 
     def read(self, keys: pa.Array, chosen: Mapping[bytes, int], columns: Sequence[str]) -> pa.Table:
         """Return the answer to each key, in the order of the keys: the `chosen` attempt, or else the first one.
@@ -191,7 +193,7 @@ class AnswerStore:
         """
         with self._locked():
             self.refresh()
-            known = set() if anew else self.known(answer.key for answer in answers)
+            known = set() if anew else self.known(pa.array((answer.key for answer in answers), KEY))
             answers = [answer for answer in answers if answer.key not in known]
             if not answers:
                 return 0

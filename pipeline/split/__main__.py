@@ -164,14 +164,20 @@ def main(
     parquet.write(acted.kept, emotion)
     parquet.write(left_out, excluded)
     counts = f"semantic {_count(speech.kept)}, emotion {_count(acted.kept)}"
-    reasons = Counter(left_out["reason"].to_pylist()).most_common()
+    reasons = _counted(left_out["reason"]).most_common()
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
     say(f"split: {counts} rows for train/dev/test; {left_out.num_rows:,} excluded" + (f" ({why})" if why else ""))
 
 
 def _count(table: pa.Table) -> str:
-    counts = Counter(table["split"].to_pylist())
+    counts = _counted(table["split"])
     return "/".join(f"{counts[split]:,}" for split in manifest.SPLITS)
+
+
+def _counted(column: pa.ChunkedArray) -> Counter[str]:
+    """Count the values of a column, in the order in which they first appear."""
+    found = column.value_counts()
+    return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
 
 
 if __name__ == "__main__":

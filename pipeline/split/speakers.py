@@ -74,9 +74,10 @@ def _speaker_groups(table: pa.Table) -> list[list[str]]:
     meetings = table.filter(pc.is_valid(table["dialogue"])).group_by("dialogue", use_threads=False)
     for speakers in meetings.aggregate([("speaker", "distinct")])["speaker_distinct"].to_pylist():
         for one, other in itertools.pairwise(speakers):
-            if groups[one] is not groups[other]:
-                groups[one] += groups[other]
-                groups.update(dict.fromkeys(groups[other], groups[one]))
+            large, small = sorted((groups[one], groups[other]), key=len, reverse=True)
+            if large is not small:  # a speaker changes the group at most log2(n) times
+                large += small
+                groups.update(dict.fromkeys(small, large))
     return [sorted(group) for group in {id(group): group for group in groups.values()}.values()]
 
 

@@ -81,3 +81,14 @@ def test_chunks_change_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_resample_without_a_class_averages_over_the_others() -> None:
     counts = np.array([[[3.0, 1, 0], [0, 0, 0]], [[1, 1, 0], [0, 4, 0]]])
     assert bootstrap.unweighted_accuracy(counts).tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("limit", ["KEPT_CELLS", "CHUNK_CELLS"])
+def test_an_interval_depends_neither_on_what_is_kept_nor_on_the_chunks(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = np.random.default_rng(2).random((30, 2))
+    expected = [bootstrap.bootstrap(part, bootstrap.ratio, HOW) for part in (sums, sums[:7], sums)]
+    monkeypatch.setattr(bootstrap, limit, 20_000)
+    bootstrap._kept_draws.cache_clear()
+    assert [bootstrap.bootstrap(part, bootstrap.ratio, HOW) for part in (sums, sums[:7], sums)] == expected

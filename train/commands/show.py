@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pyarrow.compute as pc
 import typer
 
 from pipeline import params
@@ -77,9 +78,8 @@ def _find(folder: Path, key: str | None) -> tuple[str, dict[str, Any]]:
         rows = packed.load(folder, split, allow_empty=True)
         if key is None and len(rows):
             return split, rows[0]
-        ids = rows.column("id").to_pylist()
-        if key in ids:
-            return split, rows[ids.index(key)]
+        if key is not None and (place := pc.index(rows.column("id"), key).as_py()) >= 0:
+            return split, rows[place]
     raise UserError(f"{folder}: found no row {key or ''}; expected the id of a packed row")
 
 

@@ -16,7 +16,7 @@ The rows of an epoch are shuffled and cut into windows. Within a window, rows ar
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, pairwise
 from typing import Literal
 
@@ -80,9 +80,20 @@ class Sampler:
     """None: each row once in an epoch."""
     costs_in: Callable[[int], Int[np.ndarray, "n 3"]] | None = None
     """Returns the costs of the rows in an epoch, where augmentation changes them; None: `costs` in each epoch."""
+    _planned: dict[int, list[list[Batch]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The epoch that was planned last: a run of one epoch counts its steps before it takes them."""
 
     def plan(self, epoch: int) -> list[list[Batch]]:
-        """Return the steps of an epoch, each as its batches; a step has at least one batch, and no batch is empty."""
+        """Return the steps of an epoch, each as its batches; a step has at least one batch, and no batch is empty.
+
+        The caller must not change them.
+        """
+        if epoch not in self._planned:
+            self._planned.clear()
+            self._planned[epoch] = self._plan(epoch)
+        return self._planned[epoch]
+
+    def _plan(self, epoch: int) -> list[list[Batch]]:
         generator = _generator(self.seed, _SHUFFLE, epoch)
         rows = np.arange(len(self.costs)) if self.mixture is None else self.mixture.rows(self.seed, epoch)
         order = generator.permutation(rows)
@@ -197,8 +208,8 @@ def _packed_steps(
     state = generator.bit_generator.state
     while True:
         generator.bit_generator.state = state
-        steps, left = _try_packed(loads, capacity, order, num_steps, per_step, generator)
-        if not left:
+        steps = _try_packed(loads, capacity, order, num_steps, per_step, generator)
+        if steps is not None:
             return steps
         num_steps += math.ceil((1 - FILL) * num_steps)
 
@@ -210,10 +221,14 @@ def _try_packed(
     num_steps: int,
     per_step: int,
     generator: np.random.Generator,
-) -> tuple[list[list[Batch]], Batch]:
-    """Return the steps, and the rows for which there was no room."""
-    binding = loads[order].sum(0).argmax()
-    cumulative = loads[order, binding].cumsum()
+) -> list[list[Batch]] | None:
+    """Return the steps; None if there is not enough room in them.
+
+    A window takes the rows for which there was no room before. So it stops as soon as the rows that are left cannot
+    fit. Otherwise every window would take more of them, and time would grow with the square.
+    """
+    so_far = loads[order].cumsum(0)
+    cumulative = so_far[:, so_far[-1].argmax()]
     num_windows = min(num_steps, max(1, round(len(order) / WINDOW_ROWS)))
     ends = np.arange(num_windows + 1) * num_steps // num_windows  # in steps
     cuts = np.searchsorted(cumulative, cumulative[-1] * ends / num_steps, side="right")
@@ -225,7 +240,10 @@ def _try_packed(
         batches, left = _spread(loads, capacity, rows, int(last - first) * per_step)
         batches = _shuffled(batches, generator)
         steps += [[b for b in batches[i : i + per_step] if b] for i in range(0, len(batches), per_step)]
-    return [step for step in steps if step], left
+        still = so_far[-1] - so_far[stop - 1] + loads[left].sum(0) if stop else so_far[-1]
+        if (still > int(num_steps - last) * per_step * capacity).any():
+            return None
+    return [step for step in steps if step]
 
 
 def _spread(

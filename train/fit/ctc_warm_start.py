@@ -11,6 +11,8 @@ only transcripts. It does not run the LLM, so a step costs a tenth of a step of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -61,9 +63,10 @@ class TranscribedClips:
 class Vocabulary:
     """Numbers the tokens that occur in the transcripts; CTC uses only these tokens."""
 
-    def __init__(self, transcripts: Sequence[Sequence[int]], packed: bool = False) -> None:
+    def __init__(self, transcripts: pa.ListArray | pa.ChunkedArray, packed: bool = False) -> None:
+        """Take the transcripts as lists of token ids."""
         self.packed = packed
-        self.ids = sorted({token for transcript in transcripts for token in transcript})
+        self.ids: list[int] = pc.unique(pc.list_flatten(transcripts)).sort().to_pylist()
         self.numbers = {token: number for number, token in enumerate(self.ids)}
 
     def collate(self, examples: Sequence[Example]) -> TranscribedClips:
@@ -85,7 +88,7 @@ def warm_start(
 
     The warm start is short, so every process does the same work; only the main process reports.
     """
-    vocabulary = Vocabulary(data.train.rows.column("text_ids").to_pylist(), packed=fit.batches.layout == "packed")
+    vocabulary = Vocabulary(data.train.rows.column("text_ids"), packed=fit.batches.layout == "packed")
     device = model.token_embeddings.weight.device
     ctc_head = CTCHead(model.token_embeddings.weight[vocabulary.ids].detach()).to(device)
     trained = [*model.adapter.parameters(), *ctc_head.parameters()]

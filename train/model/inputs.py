@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -157,14 +159,14 @@ def packed_sequences(
     own = [] if shares_start else list(before)
     rows = [[*own, *content, *after, *response] for content, response in zip(contents, responses, strict=True)]
     whole = [*start, *(token for row in rows for token in row)]
-    predicts = [False] * len(start)
-    for row, response in zip(rows, responses, strict=True):
-        predicts += [False] * (len(row) - 1 - len(response)) + [True] * len(response) + [False]
+    before_response = [len(row) - 1 - len(response) for row, response in zip(rows, responses, strict=True)]
+    runs = [(num, len(response), 1) for num, response in zip(before_response, responses, strict=True)]
+    predicts = np.repeat([False, *[False, True, False] * len(rows)], [len(start), *chain.from_iterable(runs)])
     return Sequences(
-        token_ids=torch.tensor([[token or 0 for token in whole]]),
+        token_ids=torch.from_numpy(np.array([[token or 0 for token in whole]], np.int64)),
         attended=torch.ones(1, len(whole), dtype=torch.bool),
-        speech=torch.tensor([[token is None for token in whole]]),
-        predicts=torch.tensor([predicts]),
+        speech=torch.from_numpy(np.array([[token is None for token in whole]])),
+        predicts=torch.from_numpy(predicts[np.newaxis]),
         num_shared=len(start),
         rows=Segments.of([len(row) for row in rows], num_shared=len(start)),
     )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor, nn
@@ -41,17 +42,17 @@ class Segments:
     @staticmethod
     def of(lengths: Sequence[int], size: int | None = None, num_shared: int = 0) -> "Segments":
         """Return the segments of rows with these lengths, in a sequence of `size` positions (default: no padding)."""
-        row_lengths = torch.tensor(lengths)
-        starts = functional.pad(row_lengths.cumsum(0), (1, 0))
+        row_lengths = np.asarray(lengths, np.int64)  # on small arrays NumPy takes a fifth of torch's time
+        starts = np.concatenate([[0], row_lengths.cumsum()])
         size = int(starts[-1]) if size is None else size
-        columns = torch.arange(int(row_lengths.max()))
-        valid = columns < row_lengths[:, None]
-        back = torch.full((size,), valid.numel())
-        back[: int(starts[-1])] = valid.flatten().nonzero()[:, 0]
+        columns = np.arange(row_lengths.max())
+        valid = columns < row_lengths[:, np.newaxis]
+        back = np.full(size, valid.size)
+        back[: starts[-1]] = np.flatnonzero(valid)
         return Segments(
-            places=(starts[:-1, None] + columns).where(valid, size),
-            back=back,
-            starts=starts.int(),
+            places=torch.from_numpy(np.where(valid, starts[:-1, np.newaxis] + columns, size)),
+            back=torch.from_numpy(back),
+            starts=torch.from_numpy(starts.astype(np.int32)),
             num_shared=num_shared,
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -176,13 +177,44 @@ def test_rows_without_a_wrong_clip_are_left_out_and_told(capsys: pytest.CaptureF
     assert capsys.readouterr().out.endswith("c/8, c/9 and 2 more\n")
 
 
-def test_wrong_clips_of_a_published_test_split_are_found_in_seconds() -> None:
-    """LibriSpeech's two test splits have 5,559 clips of 73 speakers; time grows with the square, not with the cube."""
-    rows = clips(*((f"{i % 73}", f"text {i}") for i in range(5559)), lengths=range(5559))
-    started = time.perf_counter()
-    pairs = wrong_clips(rows, ("speaker", "emotion"), 1, similar="num_samples")
-    assert time.perf_counter() - started < 5
-    assert len(pairs) == 5559
+def searched(rows: list[dict[str, Any]], differ: Sequence[str], seed: int, similar: str | None) -> list[Any]:
+    """Find the wrong clips by a look at every row for every row."""
+    generator, pairs = np.random.Generator(np.random.PCG64(seed)), []
+    for number, row in enumerate(rows):
+        may = [i for i, other in enumerate(rows) if all(other[name] != row[name] for name in differ)]
+        may = [i for i in may if rows[i]["corpus"] == row["corpus"]] or may
+        if similar is not None and may:
+            nearest = min(abs(rows[i][similar] - row[similar]) for i in may)
+            may = [i for i in may if abs(rows[i][similar] - row[similar]) == nearest]
+        if may:
+            pairs.append((number, may[generator.integers(len(may))]))
+    return pairs
+
+
+@pytest.mark.parametrize("differ", [("speaker", "emotion"), ("speaker",)])
+@pytest.mark.parametrize("similar", [None, "num_samples"])
+def test_wrong_clips_are_those_of_a_search_through_all_rows(differ: Sequence[str], similar: str | None) -> None:
+    generator, num_lacking = np.random.default_rng(0), 0
+    for seed in range(200):
+        limits = generator.integers(1, 6, 3).tolist()
+        drawn = [[int(generator.integers(limit)) for limit in (2, *limits)] for _ in range(generator.integers(25))]
+        rows = [dict(zip(("corpus", "speaker", "emotion", "num_samples"), row, strict=True)) for row in drawn]
+        found = wrong_clips(rows, differ, seed, similar=similar)
+        assert found == searched(rows, differ, seed, similar)
+        num_lacking += len(rows) - len(found)
+    assert num_lacking > 0
+
+
+def test_wrong_clips_of_ten_thousand_rows_are_found_in_two_seconds() -> None:
+    """LibriSpeech's two test splits have 5,559 clips of 73 speakers. Time does not grow with the square."""
+    times = []
+    for count in (10_000, 100_000):
+        rows = clips(*((f"{i % 73}", f"text {i}") for i in range(count)), lengths=range(count))
+        started = time.perf_counter()
+        assert len(wrong_clips(rows, ("speaker", "emotion"), 1, similar="num_samples")) == count
+        times.append(time.perf_counter() - started)
+    assert times[0] < 2
+    assert times[1] < 40 * times[0]  # 100 if time grew with the square
 
 
 @pytest.mark.parametrize("emotions", [["sad"], EMOTIONS])

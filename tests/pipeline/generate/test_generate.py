@@ -77,6 +77,19 @@ def test_what_changes_an_answer_is_generated_again_and_nothing_else(
     assert len(engine.asked) == 3 + again
 
 
+def test_a_request_is_the_same_read_alone_and_in_turn(tmp_path: Path, llm: Path) -> None:
+    write_texts(tmp_path / "manifest.parquet", ["a", "bc", "def", "a"])
+    opened = run.open_run("emotion", builders.write_generate_params(tmp_path / "params.yaml", llm, temperature=1.0))
+    utterances = run.read_utterances(tmp_path / "manifest.parquet")
+    keys = run.keys_of(utterances, opened)
+    requests = run.make_requests(utterances, keys, keys[:3], opened)
+    assert [request.transcript for request in requests] == ["a", "bc", "def"]
+    assert [requests[i] for i in range(3)] == list(requests) == [*requests[:2], requests[-1]]
+    assert {(request.emotion, request.seed) for request in requests} == {("sad", 1)}
+    assert [len(request.prompt_ids) for request in requests] == requests.table["num_prompt_tokens"].to_pylist()
+    assert [request.seed for request in requests.with_seeds([5, 6, 7])] == [5, 6, 7]
+
+
 def test_a_chosen_attempt_counts(tmp_path: Path, llm: Path, engine: RecordingEngine) -> None:
     write_texts(tmp_path / "manifest.parquet", ["a", "b"])
     run_generate(tmp_path, llm)

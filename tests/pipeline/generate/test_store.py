@@ -70,7 +70,7 @@ def test_what_another_process_has_written_meanwhile_is_not_written_again() -> No
     assert read(second, "a", "b", "c") == ["after a", "after b", "after c"]
     assert first.refresh()
     assert not first.refresh()
-    assert first.known(key for key in keys("a", "c", "d").to_pylist()) == set(keys("a", "c").to_pylist())
+    assert first.known(keys("a", "c", "d")) == set(keys("a", "c").to_pylist())
     assert first.append([answer_to("c")]) == 0
     assert len(list(first.folder.glob("parts/*"))) == 2
 

@@ -29,6 +29,18 @@ def test_a_row_brings_its_clip_and_its_token_ids(packed_folder: Path) -> None:
     assert packed.load_shell(packed_folder).after == [7]
 
 
+def test_every_value_is_the_one_that_datasets_reads(tmp_path: Path) -> None:
+    votes = [{"emotion": "sad", "share": 0.25}, {"emotion": "happy", "share": 0.75}]
+    some = EMPTY | {"id": "b", "emotion_votes": votes, "text_ids": [3, 4], "top_ids": [[1, 2], [3, 4]], "text": "é"}
+    rows = [EMPTY, some, EMPTY | {"emotion_votes": [], "text_ids": [], "num_samples": 7}, some | {"text_ids": None}]
+    for number, chosen in enumerate((rows, rows[:1], rows[1:2])):
+        shell = packed.PromptShell(before_speech=[1], before_text=None, after=[2])
+        with packed.Writer(tmp_path / f"{number}", shell, 10**6, packed.SCHEMA_WITH_SIGNALS) as writer:
+            writer.write("train", chosen)
+        theirs = datasets.load_from_disk(str(tmp_path / f"{number}" / "train"))
+        assert list(packed.load(tmp_path / f"{number}", "train")) == list(theirs)
+
+
 def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     shell = packed.PromptShell(before_speech=[1], before_text=None, after=[2])
     for name in ("a", "b"):

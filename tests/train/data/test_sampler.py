@@ -1,11 +1,12 @@
 """The plan of an epoch visits each row as often as it should, within the budget, whatever the number of devices."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, zip_longest
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -97,6 +98,15 @@ def test_the_visits_of_a_corpus_differ_by_at_most_one(sampler: Sampler, num_epoc
     for corpus in corpora:
         counts = [visited[int(row)] for row in corpus]
         assert max(counts) - min(counts) <= 1
+
+
+@settings(max_examples=20)
+@given(samplers())
+def test_an_epoch_has_the_same_steps_whatever_was_planned_before(sampler: Sampler) -> None:
+    fresh = replace(sampler)
+    assert [sampler.plan(epoch) for epoch in (0, 0, 1, 0)] == [fresh.plan(epoch) for epoch in (0, 0, 1, 0)]
+    assert sampler.num_batches(1.0) == [len(step) for step in replace(sampler).plan(0)]
+    assert sampler.plan(0) is sampler.plan(0)  # counting the steps of a run of one epoch also plans it
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

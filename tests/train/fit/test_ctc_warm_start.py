@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -45,9 +46,9 @@ def test_embeddings_come_to_spell_the_transcripts_and_nothing_else_is_trained(
 
 
 def test_the_vocabulary_holds_the_tokens_of_the_transcripts_alone(examples: Examples) -> None:
-    vocabulary = Vocabulary([[7, 5], [7, 9]])
+    vocabulary = Vocabulary(pa.array([[7, 5], [7, 9]]))
     assert vocabulary.ids == [5, 7, 9]
-    everything = Vocabulary(examples.rows.column("text_ids").to_pylist())
+    everything = Vocabulary(examples.rows.column("text_ids"))
     spelled = everything.collate([examples[0], examples[3]])
     assert [everything.ids[int(i)] for i in spelled.tokens[1]] == examples[3].text_ids
     assert spelled.num_frames.tolist() == [examples[0].num_frames, examples[3].num_frames]
@@ -61,7 +62,7 @@ def test_an_embedding_is_most_like_itself_whatever_its_length() -> None:
 
 
 def test_a_clip_too_short_for_its_transcript_counts_nothing(model: SpeechLLM, examples: Examples) -> None:
-    vocabulary = Vocabulary([list(range(40))])
+    vocabulary = Vocabulary(pa.array([list(range(40))]))
     spelled = vocabulary.collate([examples[0]])
     spelled.tokens[0] = torch.arange(40)
     assert ctc_loss(model, CTCHead(model.token_embeddings.weight[:40]), spelled) == 0

@@ -1,0 +1,155 @@
+"""Run a stage on made-up inputs, and print its time and its peak memory: python -m benchmarks.scale.stages NAME DIR
+
+Each stage runs in its own process, because the peak of a process never falls. The time excludes imports. To measure one
+more stage, write a function for it, and add it to STAGES.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Work = Callable[[], object]
+KIB = 2**10
+
+
+def split(folder: Path) -> Work:
+    """Split the corpora by speaker, into the manifests of both alignments."""
+    from pipeline.split.__main__ import main
+
+    semantic, emotion, excluded = (folder / f"{name}.parquet" for name in ("semantic", "emotion", "excluded"))
+    return lambda: main(folder / "manifests", semantic, emotion, excluded, folder / "params.yaml")
+
+
+def leaks(folder: Path) -> Work:
+    """Search both manifests for shared values; clips are not compared."""
+    from pipeline.leaks.__main__ import main
+
+    semantic, emotion, found = (folder / f"{name}.parquet" for name in ("semantic", "emotion", "leaks"))
+    return lambda: main(semantic, emotion, found, folder / "params.yaml")
+
+
+def generate(folder: Path) -> Work:
+    """Plan the requests for read speech; the store is empty, so every prompt is tokenised."""
+    from pipeline.generate.plan import make_plan
+    from pipeline.generate.run import keys_of, open_run, read_utterances
+
+    os.environ["BLSP_STORE"] = str(folder / "store")
+
+    def plan() -> None:
+        run = open_run("semantic", folder / "params.yaml")
+        utterances = read_utterances(folder / "semantic.parquet")
+        made = make_plan(utterances, keys_of(utterances, run), run)
+        assert len(made.requests) == len(utterances)
+
+    return plan
+
+
+def filter_(folder: Path) -> Work:
+    """Filter the continuations of read speech by all rules."""
+    from pipeline.filter.__main__ import main
+
+    return lambda: main(
+        kind="semantic",
+        manifest_file=folder / "semantic.parquet",
+        continuations_file=folder / "continuations.parquet",
+        kept=folder / "filtered.parquet",
+        dropped=folder / "refused.parquet",
+        metrics=folder / "filter.json",
+        params_file=folder / "params.yaml",
+    )
+
+
+def pack(folder: Path) -> Work:
+    """Pack emotional speech."""
+    from pipeline.pack.__main__ import main
+
+    return lambda: main(
+        kind="emotion",
+        manifest_file=folder / "emotion.parquet",
+        kept_file=folder / "kept.parquet",
+        dropped_file=folder / "dropped.parquet",
+        output=folder / "packed",
+        params_file=folder / "params.yaml",
+    )
+
+
+def sampler(folder: Path) -> Work:
+    """Open the packed rows, count the steps of an epoch, and plan it."""
+    from pipeline import params
+    from pipeline.tables import packed
+    from train.data.dataset import row_costs
+    from train.fit.params import EmotionFitParams
+    from train.fit.planned_rows import make_sampler, with_response
+
+    settings = params.load(folder / "params.yaml", "fit.emotion", EmotionFitParams)
+
+    def plan() -> None:
+        rows = with_response(packed.load(folder / "packed", "train"))
+        costs = row_costs(rows, packed.load_shell(folder / "packed"), False, False, True)
+        planner = make_sampler(rows, costs, settings)
+        counts = planner.num_batches(1.0)
+        assert [len(step) for step in planner.plan(0)] == counts
+
+    return plan
+
+
+def swap(folder: Path) -> Work:
+    """Find another clip for each test row, as both alignments do; test is a hundredth of the rows, at least 100."""
+    from benchmarks.scale.data import test_rows
+    from evaluate.respond.shuffled_clips import wrong_clips
+    from pipeline.tables import parquet
+
+    rows = test_rows(range(max(100, parquet.num_rows(folder / "continuations.parquet") // 100)))
+
+    def search() -> None:
+        assert len(wrong_clips(rows, ("speaker", "text"), 1, similar="num_samples")) == len(rows)
+        assert len(wrong_clips(rows, ("speaker", "emotion"), 1)) == len(rows)
+
+    return search
+
+
+def score(folder: Path) -> Work:
+    """Score the predictions; all systems together have as many answers as there are rows."""
+    from evaluate.score.__main__ import main
+
+    return lambda: main(
+        divergence=folder / "divergence.parquet",
+        recognition=folder / "recognition.parquet",
+        metrics=folder / "metrics.json",
+        confusions=folder / "confusions.json",
+        plots=folder / "plots",
+        params_file=folder / "params.yaml",
+    )
+
+
+STAGES: dict[str, Callable[[Path], Work]] = {
+    "split": split,
+    "leaks": leaks,
+    "generate": generate,
+    "filter": filter_,
+    "pack": pack,
+    "sampler": sampler,
+    "swap": swap,
+    "score": score,
+}
+
+
+def peak_gib() -> float:
+    """Return the largest memory of this process so far; files that are mapped into memory count, too."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * KIB / 2**30
+
+
+def main(name: str, folder: Path) -> None:
+    """Run a stage and print its figures as the last line."""
+    work = STAGES[name](folder)
+    started = time.perf_counter()
+    work()
+    print(json.dumps({"wall_s": time.perf_counter() - started, "peak_gib": peak_gib()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
