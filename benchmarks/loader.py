@@ -65,12 +65,17 @@ class Inputs:
             self.log_mel(soundfile.read(io.BytesIO(clip), dtype="float32")[0])
 
     def bare_in_processes(self) -> None:
-        """Share the clips among forked processes."""
-        shares = [multiprocessing.get_context("fork").Process(target=self.bare, args=(c,)) for c in self.shares()]
-        for process in shares:
+        """Share the clips among forked processes, as torch's loader forks its workers."""
+        fork = multiprocessing.get_context("fork")
+        processes = [fork.Process(target=self._bare_worker, args=(clips,)) for clips in self.shares()]
+        for process in processes:
             process.start()
-        for process in shares:
+        for process in processes:
             process.join()
+
+    def _bare_worker(self, clips: Sequence[bytes]) -> None:
+        torch.set_num_threads(1)  # as in torch's workers: the threads of the parent do not exist in a forked process
+        self.bare(clips)
 
     def bare_in_threads(self) -> None:
         """Share the clips among threads."""

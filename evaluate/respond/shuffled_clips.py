@@ -3,7 +3,7 @@
 The rows that may give their clip to a row are never listed, because there may be as many for each row as there are
 rows. They are counted instead: all rows of the corpus, without those of the same speaker, without those of the same
 words, plus those of both. A binary search over such counts finds the nearest of them, and the one that is drawn. So
-time grows with n log n: 10,000 rows take 0.2 s.
+time grows with n log n: 10,000 rows take half a second, and 100,000 rows 7 s.
 """
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence

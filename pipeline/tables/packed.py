@@ -157,7 +157,7 @@ class _Split:
 
 
 class Rows:
-    """The rows of a split, mapped into memory; reading a row takes a fifth of the time that `datasets` needs."""
+    """The rows of a split, mapped into memory; reading a row takes a third of the time that `datasets` needs."""
 
     def __init__(self, path: Path, split: str, numbers: NDArray[np.int64] | None = None) -> None:
         """Open the rows with these numbers of a split, by default all.

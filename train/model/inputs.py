@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.model.packing import Segments
+from train.model.shipping import Shipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sequences:
+class Sequences(Shipped):
     """Token sequences, padded on the right."""
 
     token_ids: Int[Tensor, "b l"]
@@ -52,7 +53,7 @@ class Sequences:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopKTeacher:
+class TopKTeacher(Shipped):
     """The stored teacher: for each response position, the k tokens that the teacher found most likely."""
 
     top_ids: Int[Tensor, "n k"]
@@ -66,7 +67,7 @@ class TopKTeacher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Shipped):
     """Clips, the sequences that contain them, and the training targets."""
 
     features: Float[Tensor, "b m f"] | Float[Tensor, "f m"]

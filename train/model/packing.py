@@ -19,12 +19,14 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedConfig
 
+from train.model.shipping import Shipped
+
 ATTENTION = "packed_rows"
 """Name of `attend` in transformers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segments:
+class Segments(Shipped):
     """The rows of a sequence, in their order; positions after the last row are padding.
 
     The functions of this module turn the sequence into a rectangle with a line for each row, and back.
