@@ -19,7 +19,7 @@ from tests.builders import utterance, write_table
 
 COMMANDS = (
     "show", "sample", "diff", "quarantine", "dropped", "generate", "export", "import", "compare", "history", "leaks",
-    "download", "doctor",
+    "download", "publish", "doctor",
 )  # fmt: skip
 
 
