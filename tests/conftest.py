@@ -32,6 +32,11 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PYTHONPATH"] = str(ROOT)  # processes that a test starts run the code of this checkout
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest test first: as the last one of several processes, it would run alone."""
+    items.sort(key=lambda item: item.path.name != "test_hearing.py")
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of the test's own: none may find or leave answers in the user's."""

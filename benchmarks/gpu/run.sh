@@ -29,7 +29,7 @@ while (($# > 0)); do
     shift
 done
 ((${#parts[@]})) || parts=("${order[@]}")
-((${#tiny[@]})) && patience=2 || patience=1 # a CPU may be busy with other work
+((${#tiny[@]})) && patience=4 || patience=1 # a CPU may be busy with other work
 
 cd "$root"
 benchmarks/gpu/travels.sh || true # its error matters only for a transfer
