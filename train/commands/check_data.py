@@ -109,6 +109,9 @@ class Checked:
 def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int | None) -> Checked:
     """Check a packed folder; `sample` limits the rows that are decoded (None: all that training may read).
 
+    The plan is that of an LLM which computes the start of the prompts once for a batch (`SpeechLLM.shares_start`). The
+    LLM itself is not loaded.
+
     Raises UserError if no train row has a continuation that fits into a batch.
     """
     from pipeline.prompts import Prompter
