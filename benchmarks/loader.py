@@ -2,9 +2,10 @@
 
 For each length, DIR gets a packed folder (24 MB in all), which is removed afterwards. Ours are the batches of
 training: rows are read, decoded, turned into log-mel and collated. Bare are soundfile's decoding of the same bytes in
-memory, and the same log-mel. Each process has one thread. Both run in turn; the results are medians of five. Two
-workers are compared with two bare processes; the start of the processes counts on both sides. Threads in place of
-processes are measured, too, for the bare work and for whole batches.
+memory, and the log-mel of transformers' extractor, which has the same bits as ours. Each process has one thread. Both
+run in turn; the results are medians of five. Two workers are compared with two bare processes; the start of the
+processes counts on both sides. Threads in place of processes are measured, too, for the bare work and for whole
+batches.
 """
 
 import io
@@ -24,6 +25,8 @@ import numpy as np
 import soundfile
 import torch
 import typer
+from numpy.typing import NDArray
+from transformers import WhisperFeatureExtractor
 
 from benchmarks.results_file import FOLDER, median_and_runs, recorded
 from pipeline import params
@@ -57,12 +60,19 @@ class Inputs:
     """The rows of each batch of the pass."""
     clips: list[bytes]
     """The FLAC bytes of each clip of the pass, in the same order."""
-    log_mel: LogMel
+    extractor: WhisperFeatureExtractor
 
     def bare(self, clips: Sequence[bytes]) -> None:
         """Decode clips and compute their log-mel."""
         for clip in clips:
-            self.log_mel(soundfile.read(io.BytesIO(clip), dtype="float32")[0])
+            self.bare_log_mel(soundfile.read(io.BytesIO(clip), dtype="float32")[0])
+
+    def bare_log_mel(self, samples: mono_16k.Samples) -> NDArray[np.float32]:
+        """Return the log-mel of a clip as transformers computes it."""
+        found = self.extractor(
+            samples, sampling_rate=mono_16k.SAMPLE_RATE_HZ, padding="do_not_pad", return_tensors="np"
+        )  # fmt: skip
+        return found["input_features"][0]  # type: ignore[no-any-return]
 
     def bare_in_processes(self) -> None:
         """Share the clips among forked processes, as torch's loader forks its workers."""
@@ -123,17 +133,18 @@ def prepare(folder: Path, duration_s: float, params_file: Path, pass_s: float) -
     with packed.Writer(folder, shell, 10**9) as writer:
         writer.write("train", packed_rows(duration_s))
     settings = params.load(params_file, "fit.semantic", SemanticFitParams)
-    log_mel = LogMel(fetch(params.load(params_file, "models.encoder", Weights)), pad_to_30s=False)
+    encoder = fetch(params.load(params_file, "models.encoder", Weights))
     rows = packed.load(folder, "train")
     sampler = make_sampler(rows, row_costs(rows, shell, False, True, True), settings)
     collate = Collator(shell, with_teacher=True, lay_out=partial(packed_sequences, shares_start=True))
     data = Data(
-        train=Examples(rows, log_mel, []), sampler=sampler, dev=None, dev_rows=[], collate=collate,
-        dev_collate=collate, workers=0,
+        train=Examples(rows, LogMel(encoder, pad_to_30s=False), []), sampler=sampler, dev=None, dev_rows=[],
+        collate=collate, dev_collate=collate, workers=0,
     )  # fmt: skip
     passes = max(1, round(pass_s / (duration_s * NUM_CLIPS)))
     batches = [batch for epoch in range(passes) for step in sampler.plan(epoch) for batch in step]
-    return Inputs(data, batches, [rows[row]["audio"]["bytes"] for batch in batches for row in batch], log_mel)
+    clips = [rows[row]["audio"]["bytes"] for batch in batches for row in batch]
+    return Inputs(data, batches, clips, WhisperFeatureExtractor.from_pretrained(encoder))
 
 
 def measure(inputs: Inputs) -> Figures:

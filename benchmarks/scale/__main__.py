@@ -46,7 +46,7 @@ def run(name: str, folder: Path) -> Figures:
         last = ["no message", *done.stderr.splitlines()][-1]
         raise UserError(f"{name}: exit status {done.returncode}: {last}")
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
-    say(f"{name:<9} {figures['wall_s']:8.1f} s {figures['peak_gib']:6.2f} GiB")
+    say(f"{name:<10} {figures['wall_s']:8.1f} s {figures['peak_gib']:6.2f} GiB")
     return figures
 
 
@@ -79,7 +79,7 @@ def main(
             sizes.append(measure(folder / f"{count}", count, params_file))
         figures |= {"rows": rows, **compare(*sizes)}
         for name, found in compare(*sizes).items():
-            say(f"{name:<9} {found['time_ratio']:5.1f} times as long, {found['all_peak_gib']:.2f} GiB at most")
+            say(f"{name:<10} {found['time_ratio']:5.1f} times as long, {found['all_peak_gib']:.2f} GiB at most")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,13 @@ def pack(folder: Path) -> Work:
     )
 
 
+def check_data(folder: Path) -> Work:
+    """Check the packed rows, each of which is decoded."""
+    from train.commands.check_data import main
+
+    return lambda: main(folder / "packed", sample=None, as_json=True, params_file=folder / "params.yaml")
+
+
 def sampler(folder: Path) -> Work:
     """Open the packed rows, count the steps of an epoch, and plan it."""
     from pipeline import params
@@ -131,6 +138,7 @@ STAGES: dict[str, Callable[[Path], Work]] = {
     "generate": generate,
     "filter": filter_,
     "pack": pack,
+    "check_data": check_data,
     "sampler": sampler,
     "swap": swap,
     "score": score,

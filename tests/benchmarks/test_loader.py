@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -22,7 +23,8 @@ def test_both_sides_read_the_same_clips(tmp_path: Path, params_file: Path) -> No
     inputs = loader.prepare(tmp_path / "rows", 0.5, params_file, pass_s=64)
     read = [inputs.data.train[row].features for batch in inputs.batches for row in batch]
     assert len(read) == len(inputs.clips) == 2 * loader.NUM_CLIPS
-    assert all(inputs.log_mel(mono_16k.decode(clip)).equal(own) for clip, own in zip(inputs.clips, read, strict=True))
+    for clip, own in zip(inputs.clips, read, strict=True):
+        np.testing.assert_array_equal(inputs.bare_log_mel(mono_16k.decode(clip)), own)
     assert sorted(inputs.clips) == sorted(clip for share in inputs.shares() for clip in share)
 
 

@@ -1,4 +1,4 @@
-"""Compute log-mel features with Whisper's own feature extractor."""
+"""Compute Whisper's log-mel features, as transformers' extractor does, without its work for each call."""
 
 from pathlib import Path
 
@@ -6,25 +6,37 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from transformers import WhisperFeatureExtractor
 
-from pipeline.audio.mono_16k import SAMPLE_RATE_HZ
+from pipeline.stage import UserError
 
 
 class LogMel:
-    """Computes Whisper's log-mel of a clip, at its true length or padded with silence to 30 s."""
+    """Computes Whisper's log-mel of a clip, at its true length or padded with silence to 30 s.
+
+    The operations are those of `WhisperFeatureExtractor._torch_extract_fbank_features`, in the same order, so the
+    features have the same bits. The extractor makes its window and its filters again for each clip; here they are made
+    once.
+    """
 
     def __init__(self, encoder_folder: Path, pad_to_30s: bool) -> None:
-        self.extractor = WhisperFeatureExtractor.from_pretrained(encoder_folder)
+        """Read the settings of an encoder's extractor; raises UserError if it adds noise to clips (dither)."""
+        extractor = WhisperFeatureExtractor.from_pretrained(encoder_folder)
+        if extractor.dither:
+            raise UserError(f"{encoder_folder}: found an extractor with dither {extractor.dither}, expected 0")
+        self.n_fft, self.hop = extractor.n_fft, extractor.hop_length
+        self.max_samples = extractor.n_samples
         self.pad_to_30s = pad_to_30s
+        self.window = torch.hann_window(self.n_fft)
+        self.filters = torch.from_numpy(extractor.mel_filters).to(torch.float32).T
 
     def __call__(self, clip: Float[np.ndarray, " samples"]) -> Float[Tensor, "m f"]:
-        """Return the log-mel of one 16 kHz mono clip."""
-        features = self.extractor(
-            clip,
-            sampling_rate=SAMPLE_RATE_HZ,
-            padding="max_length" if self.pad_to_30s else "do_not_pad",
-            truncation=True,
-            return_tensors="np",
-        )
-        return torch.from_numpy(features["input_features"][0])
+        """Return the log-mel of one 16 kHz mono clip; what exceeds 30 s is cut off."""
+        samples = torch.from_numpy(clip[: self.max_samples])
+        if self.pad_to_30s:
+            samples = functional.pad(samples, (0, self.max_samples - len(samples)))
+        spectrum = torch.stft(samples, self.n_fft, self.hop, window=self.window, return_complex=True)
+        power = (spectrum[:, :-1].abs() ** 2).contiguous()
+        levels = (self.filters @ power).clamp_(min=1e-10).log10_()
+        return torch.maximum(levels, levels.max() - 8.0).add_(4.0).div_(4.0)
