@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 # The times are of a run on two cores, from one output to the next.
 cat <<'END'
-demo: runs all stages on synthetic speech, from corpora to a report. It takes about 20 minutes on two cores.
+demo: runs all stages on synthetic speech, from corpora to a report. It takes about 16 minutes on two cores.
 The first run downloads two small models, 0.2 GB. DVC skips each stage that is up to date and runs the others:
 
   stage             about   what it does
@@ -14,13 +14,13 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   split             10 s    assigns the speakers to train, dev and test
   leaks             10 s    looks for speakers, sentences and recordings that test shares with train
   check             10 s    checks that the LLM can be trained: a small copy of it takes a few steps
-  generate          2.5 min lets the LLM continue the transcripts
-  filter            30 s    drops continuations that are not usable as targets
-  pack              30 s    writes token ids and audio for training
-  fit-semantic      8 min   trains the adapter, so that the LLM continues speech as it continues the transcript
-  fit-emotion       3 min   trains P-LoRA, the encoder and the emotion head on emotional speech
-  respond-semantic  1 min   compares continuations of test speech with those of its transcripts
-  respond-emotion   6 min   lets the trained model and the baselines name the emotions of test speech
+  generate          2 min   lets the LLM continue the transcripts
+  filter            5 s     drops continuations that are not usable as targets
+  pack              15 s    writes token ids and audio for training
+  fit-semantic      7 min   trains the adapter, so that the LLM continues speech as it continues the transcript
+  fit-emotion       3.5 min trains P-LoRA, the encoder and the emotion head on emotional speech
+  respond-semantic  40 s    compares continuations of test speech with those of its transcripts
+  respond-emotion   2 min   lets the trained model and the baselines name the emotions of test speech
   score             10 s    computes the scores and their intervals
   report            10 s    writes the report
 
