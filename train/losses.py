@@ -1,9 +1,9 @@
 """The losses of both stages, from final hidden states and the LLM's frozen output head.
 
-The hidden states are only those at positions that predict a response token. The KL is computed for a few rows at a
-time, so the logits of a whole batch are never in memory. Its gradient has a closed form: with
-p = softmax(teacher / tau) and q = softmax(student / tau), d KL(p || q) / d student logits = (q - p) / tau. The frozen
-head needs no gradient.
+The hidden states are only those at positions that predict a response token. Logits are computed for a few rows at a
+time, so those of a whole batch are never in memory. The gradients have a closed form: with q = softmax(student / tau)
+and p = softmax(teacher / tau), d KL(p || q) / d student logits = (q - p) / tau. For the cross-entropy, p is 1 at the
+target, and tau is 1. The frozen head needs no gradient.
 
 A stored teacher has only the k likeliest tokens K. All other tokens count as one token R with the remaining mass p_R:
 
@@ -22,35 +22,44 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from train.model.output_head import OutputHead
+from train.model.output_head import OutputHead, at_least_float32
 
 ROWS_AT_ONCE = 256  # 150 MB of float32 logits with a vocabulary of 150,000
 LEAST_REST = torch.finfo(torch.float32).eps  # lower limit of p_R: below it, 1 - sum in float32 is rounding error
 
-_Teacher = Callable[[slice, Tensor], Tensor]
-"""Returns log p of some rows, given their log q."""
+_Measure = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
+"""Returns the losses of some rows and q - p, given their log q."""
 
 
-class _KL(torch.autograd.Function):
+class _ByRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, head: OutputHead, temperature: float, teacher: _Teacher) -> Tensor:
-        kl = torch.zeros(len(student), device=student.device)
-        gradient = torch.empty_like(student)
+    def forward(ctx: Any, student: Tensor, head: OutputHead, temperature: float, measure: _Measure) -> Tensor:
+        losses = torch.zeros(len(student), device=student.device, dtype=at_least_float32(student.dtype))
+        gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         for start in range(0, len(student), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             logits = head.logits(student[rows])
-            log_q = functional.log_softmax(logits / temperature, dim=-1)
-            log_p = teacher(rows, log_q)
-            p = log_p.exp()
-            kl[rows] = (p * (log_p - log_q)).sum(-1)
-            gradient[rows] = head.pull_back((log_q.exp() - p) / temperature, logits)
+            losses[rows], difference = measure(rows, functional.log_softmax(logits / temperature, dim=-1))
+            if gradient is not None:
+                gradient[rows] = head.pull_back(difference / temperature, logits)
         ctx.save_for_backward(gradient)
-        return kl
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * outer[0][:, None].to(gradient.dtype), None, None, None
+
+
+def _by_rows(student: Tensor, head: OutputHead, temperature: float, measure: _Measure) -> Tensor:
+    if not torch.is_grad_enabled():
+        student = student.detach()  # so that no gradient is computed
+    return _ByRows.apply(student, head.detached(), temperature, measure)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    p = log_p.exp()
+    return (p * (log_p - log_q)).sum(-1), log_q.exp() - p
 
 
 def response_kl(
@@ -64,12 +73,11 @@ def response_kl(
     `student` and `teacher` are final hidden states; `head` turns them into the LLM's logits. `temperature` softens both
     distributions, without a factor tau^2, as in the official code.
     """
-    teacher, head = teacher.detach(), head.detached()
 
-    def run(rows: slice, _log_q: Tensor) -> Tensor:
-        return functional.log_softmax(head.logits(teacher[rows]) / temperature, dim=-1)
+    def measure(rows: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        return _kl(functional.log_softmax(head.logits(teacher[rows]) / temperature, dim=-1), log_q)
 
-    return _KL.apply(student, head, temperature, run)  # type: ignore[no-any-return, no-untyped-call]
+    return _by_rows(student, head, temperature, measure)
 
 
 def stored_kl(
@@ -81,13 +89,20 @@ def stored_kl(
     """Return a lower bound of `response_kl` at temperature 1 from the teacher's k likeliest tokens at each position."""
     log_rest = (1 - top_logprobs.exp().sum(-1, keepdim=True)).clamp(min=LEAST_REST).log()
 
-    def complete(rows: slice, log_q: Tensor) -> Tensor:
+    def measure(rows: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
         log_q_rest = log_q.scatter(1, top_ids[rows], -torch.inf).logsumexp(-1, keepdim=True)
-        return (log_q + (log_rest[rows] - log_q_rest)).scatter(1, top_ids[rows], top_logprobs[rows])
+        stored = top_logprobs[rows].to(log_q.dtype)
+        return _kl((log_q + (log_rest[rows] - log_q_rest)).scatter(1, top_ids[rows], stored), log_q)
 
-    return _KL.apply(student, head.detached(), 1.0, complete)  # type: ignore[no-any-return, no-untyped-call]
+    return _by_rows(student, head, 1.0, measure)
 
 
 def response_ce(student: Float[Tensor, "n d"], targets: Int[Tensor, " n"], head: OutputHead) -> Float[Tensor, " n"]:
     """Return the cross-entropy of each response token, in nats (paper Eq. 2)."""
-    return functional.cross_entropy(head.logits(student), targets, reduction="none")
+
+    def measure(rows: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        target = targets[rows, None]
+        minus_p = -torch.ones_like(target, dtype=log_q.dtype)
+        return -log_q.gather(1, target)[:, 0], log_q.exp().scatter_add(1, target, minus_p)
+
+    return _by_rows(student, head, 1.0, measure)

@@ -32,11 +32,11 @@ def test_the_kl_and_its_gradient_are_those_of_the_definition(
     ours, plain = student.clone().requires_grad_(), student.clone().requires_grad_()
     kl = losses.response_kl(ours, teacher, OutputHead(output_VD), temperature)
     expected = plain_kl(plain, teacher, output_VD, temperature)
-    torch.testing.assert_close(kl.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(kl, expected, rtol=0, atol=1e-12)
     (kl * weights).sum().backward()
     (expected * weights).sum().backward()
     assert plain.grad is not None
-    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-12)
 
 
 def test_the_kl_of_equal_states_is_zero(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
@@ -44,11 +44,52 @@ def test_the_kl_of_equal_states_is_zero(rows: tuple[torch.Tensor, torch.Tensor, 
     assert losses.response_kl(student, student, OutputHead(output_VD), 2.0).abs().max() == 0
 
 
-def test_the_cross_entropy_is_that_of_each_token(rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+def test_the_cross_entropy_and_its_gradient_are_those_of_the_definition(
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    monkeypatch.setattr(losses, "ROWS_AT_ONCE", 3)
     student, _, output_VD = rows
     targets = torch.arange(7)
-    expected = -functional.log_softmax((student @ output_VD.T).float(), -1)[targets, targets]
-    torch.testing.assert_close(losses.response_ce(student, targets, OutputHead(output_VD)), expected)
+    weights = torch.arange(7.0, dtype=torch.float64)
+    ours, plain = student.clone().requires_grad_(), student.clone().requires_grad_()
+    ce = losses.response_ce(ours, targets, OutputHead(output_VD))
+    expected = functional.cross_entropy(plain @ output_VD.T, targets, reduction="none")
+    torch.testing.assert_close(ce, expected, rtol=0, atol=1e-12)
+    (ce * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert plain.grad is not None
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["kl", "ce"])
+def test_the_logits_of_all_rows_are_never_in_memory(monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    monkeypatch.setattr(losses, "ROWS_AT_ONCE", 4)
+    heights = []
+
+    class Watched(OutputHead):
+        def logits(self, states: torch.Tensor) -> torch.Tensor:
+            heights.append(len(states))
+            return super().logits(states)
+
+    student, head = torch.randn(10, 6, requires_grad=True), Watched(torch.randn(11, 6))
+    if loss == "kl":
+        found = losses.response_kl(student, torch.randn(10, 6), head, 1.0)
+    else:
+        found = losses.response_ce(student, torch.arange(10), head)
+    found.sum().backward()
+    assert max(heights) == 4
+    assert sum(heights) == {"kl": 20, "ce": 10}[loss]
+
+
+def test_evaluation_computes_the_same_loss_and_no_gradient(
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    student, teacher, output_VD = rows
+    student.requires_grad_()
+    expected = losses.response_kl(student, teacher, OutputHead(output_VD), 2.0)
+    monkeypatch.setattr(OutputHead, "pull_back", None)
+    with torch.no_grad():
+        torch.testing.assert_close(losses.response_kl(student, teacher, OutputHead(output_VD), 2.0), expected.detach())
 
 
 def dense_stored_kl(

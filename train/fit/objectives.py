@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from train.losses import response_ce, response_kl, stored_kl
 from train.model import Batch
-from train.model.output_head import OutputHead
+from train.model.output_head import OutputHead, at_least_float32
 from train.model.speech_llm import Outputs
 
 
@@ -84,9 +84,8 @@ class EmotionAlignment:
 
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Return the sums of both cross-entropies, in nats."""
+        emotion = outputs.emotion.to(at_least_float32(outputs.emotion.dtype))
         return {
             "ce": response_ce(outputs.student, batch.response_ids, self.head).sum(),
-            "emotion": functional.cross_entropy(
-                outputs.emotion.float(), batch.emotion, ignore_index=-1, reduction="sum"
-            ),
+            "emotion": functional.cross_entropy(emotion, batch.emotion, ignore_index=-1, reduction="sum"),
         }

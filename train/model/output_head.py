@@ -38,10 +38,11 @@ class OutputHead:
         return replace(self, weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
 
     def logits(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Return the logits in float32; W is multiplied in the type of the states."""
-        logits = (states @ self.weight.T).float()
+        """Return the logits, at least in float32; W is multiplied in the type of the states."""
+        logits = states @ self.weight.T
+        logits = logits.to(at_least_float32(logits.dtype))
         if self.bias is not None:
-            logits = logits + self.bias.float()
+            logits = logits + self.bias.to(logits.dtype)
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
@@ -55,6 +56,11 @@ class OutputHead:
         if self.scale != 1.0:
             gradient = gradient * self.scale
         return gradient.to(self.weight.dtype) @ self.weight
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return float32 for the shorter types, and float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def output_head(llm: PreTrainedModel) -> OutputHead:
