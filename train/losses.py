@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 256  # 150 MB of float32 logits with a vocabulary of 150,000
 LEAST_REST = torch.finfo(torch.float32).eps  # lower limit of p_R: below it, 1 - sum in float32 is rounding error
 
 _Measure = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
-"""Returns the losses of some rows and q - p, given their log q."""
+"""Returns the losses of some rows and q - p, given their log q, which it may overwrite."""
 
 
 class _ByRows(torch.autograd.Function):
@@ -41,7 +41,7 @@ class _ByRows(torch.autograd.Function):
             logits = head.logits(student[rows])
             losses[rows], difference = measure(rows, functional.log_softmax(logits / temperature, dim=-1))
             if gradient is not None:
-                gradient[rows] = head.pull_back(difference / temperature, logits)
+                gradient[rows] = head.pull_back(difference.div_(temperature), logits)
         ctx.save_for_backward(gradient)
         return losses
 
@@ -59,7 +59,7 @@ def _by_rows(student: Tensor, head: OutputHead, temperature: float, measure: _Me
 
 def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     p = log_p.exp()
-    return (p * (log_p - log_q)).sum(-1), log_q.exp() - p
+    return (p * (log_p - log_q)).sum(-1), log_q.exp_().sub_(p)
 
 
 def response_kl(
@@ -102,7 +102,7 @@ def response_ce(student: Float[Tensor, "n d"], targets: Int[Tensor, " n"], head:
 
     def measure(rows: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
         target = targets[rows, None]
-        minus_p = -torch.ones_like(target, dtype=log_q.dtype)
-        return -log_q.gather(1, target)[:, 0], log_q.exp().scatter_add(1, target, minus_p)
+        ce = -log_q.gather(1, target)[:, 0]
+        return ce, log_q.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=log_q.dtype))
 
     return _by_rows(student, head, 1.0, measure)
