@@ -19,6 +19,7 @@ from pipeline.stage import UserError
 SECTIONS = (
     "models", "emotions", "prompts",
     "synthesise", "ingest", "split", "leaks", "generate", "filter", "pack", "fit", "respond", "score", "report",
+    "processes",
 )  # fmt: skip
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]

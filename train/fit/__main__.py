@@ -1,5 +1,6 @@
 """Train one stage: semantic alignment from the base weights, or emotion alignment from a stage-1 model."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from pipeline.stage import UserError, run_stage
 from pipeline.tables.emotions import read_classes
 from pipeline.weights.check import check_models, read_training_models
 from pipeline.weights.source import ModelsParams, fetch
+from train import launch
 from train.fit.params import EmotionFitParams, SemanticFitParams
 
 
@@ -33,6 +35,8 @@ def main(
     if kind == "semantic" and init is not None:
         raise UserError(f"--init: not allowed for semantic alignment, which starts from the base weights; found {init}")
     training = read_training_models(params_file)
+    if (count := launch.num_processes(params_file)) > 1:
+        raise typer.Exit(launch.run(count, "train.fit", sys.argv[1:]))
     from train.fit.run import RunFolders, fit  # torch loads only after the parameters are checked
 
     if kind == "semantic":  # stage 2 must not fail after stage 1

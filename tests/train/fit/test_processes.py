@@ -24,11 +24,10 @@ def fit(folder: Path, models: ModelsParams, data: Path, num_processes: int, **ch
         "models": models.model_dump(),
         "emotions": ["sad", "happy"],
         "fit": {"semantic": semantic_fit_section(**FIT, **changes)},
+        "processes": num_processes,
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
-    command = [sys.executable, *(launch if num_processes > 1 else []), "-m", "train.fit", "--kind", "semantic"]
-    command += ["--data", str(data), "--output", "model"]
+    command = [sys.executable, "-m", "train.fit", "--kind", "semantic", "--data", str(data), "--output", "model"]
     env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
     subprocess.run(command, cwd=folder, env=os.environ | env, check=True)
     return folder / "model"
