@@ -3,6 +3,7 @@
 This computes the KL of stage 1, or the emotions and answers of stage 2.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from pipeline.params import Alignment, ParamsFile
 from pipeline.prompts import PromptsParams
 from pipeline.stage import run_stage, say
 from pipeline.tables import packed, parquet
+from train import launch
 
 
 def main(
@@ -27,13 +29,19 @@ def main(
     settings = params.load(params_file, "respond", RespondParams)
     prompts = params.load(params_file, "prompts", PromptsParams) if kind == "emotion" else None
     rows = packed.load(data, "test")
-    from train.precision import avoid_shape_plans  # torch loads only after the parameters are checked
+    if (count := launch.num_processes(params_file)) > 1:
+        raise typer.Exit(launch.run(count, "evaluate.respond", sys.argv[1:]))
+    from evaluate.respond.processes import join  # torch loads only after the parameters are checked
+    from train.precision import avoid_shape_plans
 
     avoid_shape_plans()
+    writes = join()
     if prompts is None:
         from evaluate.respond.divergence import measure
 
         table = measure(model, rows, packed.load_shell(data), settings)
+        if not writes:
+            return
         parquet.write(table, output / "divergence.parquet")
         say(f"respond: semantic: continuation KL of {len(rows):,} clips under three conditions")
     else:
@@ -41,6 +49,8 @@ def main(
 
         respondent = Respondent(model, rows, prompts, settings)
         recognised = respondent.recognise()
+        if not writes:
+            return
         parquet.write(recognised, output / "recognition.parquet")
         parquet.write(respondent.examples(), output / "examples.parquet")
         say(f"respond: emotion: {recognised.num_rows:,} answers to {len(rows):,} clips")

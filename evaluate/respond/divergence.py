@@ -6,7 +6,7 @@ most similar length. The difference between the last two conditions is due to he
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 
 from evaluate.predictions import DIVERGENCE_SCHEMA
 from evaluate.respond.params import RespondParams
+from evaluate.respond.processes import ask_all
 from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
-from pipeline.progress import track
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 from pipeline.tables.packed import PromptShell, Rows
@@ -27,7 +27,7 @@ from train import saved_model
 from train.data.dataset import Collator, Example, Examples
 from train.data.log_mel import LogMel
 from train.losses import response_kl
-from train.model import Batch, SpeechLLM
+from train.model import SpeechLLM
 from train.precision import answering_dtype, autocast, best_device
 
 _ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
@@ -49,14 +49,19 @@ def measure(folder: Path, rows: Rows, shell: PromptShell, settings: RespondParam
     def take(model: SpeechLLM, conditions: dict[str, Pairs]) -> Iterator[dict[str, Any]]:
         model.to(best_device())
         for condition, pairs in conditions.items():
-            divergences = _divergences(model, _batches(examples, pairs, collate, settings.batch_size))
-            shown = track(divergences, f"respond semantic: {condition}", len(pairs), "clips")
-            for (number, _), divergence in zip(pairs, shown, strict=True):
-                row = about[number]
-                if not math.isfinite(divergence.kl):
-                    found = f"found the KL {divergence.kl}, expected a finite number"
-                    raise UserError(f"respond: {row['id']}: {condition}: {found}")
-                known = {key: row[key] for key in ("id", "corpus", "speaker")}
+
+            def ask(batch: Pairs, condition: str = condition) -> list[_Divergence]:
+                found = _divergences(model, [_given_clip(examples, *pair) for pair in batch], collate)
+                for (number, _), divergence in zip(batch, found, strict=True):
+                    if not math.isfinite(divergence.kl):
+                        wrong = f"found the KL {divergence.kl}, expected a finite number"
+                        raise UserError(f"respond: {about[number]['id']}: {condition}: {wrong}")
+                return found
+
+            name = f"respond semantic: {condition}"
+            divergences = ask_all(name, pairs, settings.batch_size, ask, "clips")
+            for (number, _), divergence in zip(pairs, divergences, strict=True):
+                known = {key: about[number][key] for key in ("id", "corpus", "speaker")}
                 yield known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
 
     table_rows = list(take(saved_model.build(config, dtype), {"before": own}))
@@ -70,25 +75,19 @@ class _Divergence:
     num_tokens: int
 
 
-def _batches(examples: Examples, pairs: Pairs, collate: Collator, batch_size: int) -> Iterator[tuple[Batch, list[int]]]:
-    """Yield batches of rows with the given clips, and the number of response tokens of each row."""
-    for start in range(0, len(pairs), batch_size):
-        batch = [
-            examples[row] if row == clip else _with_voice(examples[row], examples[clip])
-            for row, clip in pairs[start : start + batch_size]
-        ]
-        yield collate(batch), [len(example.response_ids) for example in batch]
-
-
-def _with_voice(example: Example, other: Example) -> Example:
+def _given_clip(examples: Examples, row: int, clip: int) -> Example:
+    """Return a row with the clip of another row, or with its own."""
+    example = examples[row]
+    if row == clip:
+        return example
+    other = examples[clip]
     return replace(example, features=other.features, num_frames=other.num_frames)
 
 
-def _divergences(model: SpeechLLM, batches: Iterable[tuple[Batch, list[int]]]) -> Iterator[_Divergence]:
-    for batch, num_tokens in batches:
-        with torch.no_grad():
-            with autocast(model.llm):
-                outputs = model(batch.to(model.token_embeddings.weight.device))
-            kl = response_kl(outputs.student, outputs.teacher, model.output_head, temperature=1.0)
-        for row in kl.split(num_tokens):
-            yield _Divergence(float(row.mean()), len(row))
+@torch.no_grad()
+def _divergences(model: SpeechLLM, rows: Sequence[Example], collate: Collator) -> list[_Divergence]:
+    batch = collate(rows).to(model.token_embeddings.weight.device)
+    with autocast(model.llm):
+        outputs = model(batch)
+    kl = response_kl(outputs.student, outputs.teacher, model.output_head, temperature=1.0)
+    return [_Divergence(float(row.mean()), len(row)) for row in kl.split([len(row.response_ids) for row in rows])]

@@ -17,9 +17,9 @@ import torch
 from evaluate.predictions import EXAMPLES_SCHEMA, RECOGNITION_SCHEMA
 from evaluate.respond.emotion_named import label
 from evaluate.respond.params import RespondParams
+from evaluate.respond.processes import ask_all
 from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_mel_frames
-from pipeline.progress import Task, track
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
 from pipeline.stage import UserError
 from pipeline.tables import packed, parquet
@@ -108,31 +108,25 @@ class Respondent:
         """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
         texts = sorted({row["text"] for row in self.rows})
         prompts = [self.prompter.text(self.prompts.recognition, text, options=self.emotions) for text in texts]
-        scores: dict[str, list[float]] = {}
-        answers: dict[str, str] = {}
-        for start in track(
-            range(0, len(texts), self.settings.batch_size), "respond emotion: transcripts", unit="batches"
-        ):
-            batch = slice(start, start + self.settings.batch_size)
-            found = self.answering.label_scores(prompts[batch], None, self.emotions)
-            scores.update(zip(texts[batch], found, strict=True))
-            answers.update(zip(texts[batch], self.answering.write(prompts[batch], None), strict=True))
+
+        def ask(batch: list[PromptIds]) -> list[tuple[list[float], str]]:
+            scores = self.answering.label_scores(batch, None, self.emotions)
+            return list(zip(scores, self.answering.write(batch, None), strict=True))
+
+        found = ask_all("respond emotion: transcripts", prompts, self.settings.batch_size, ask, "transcripts")
+        scores = {text: scores for text, (scores, _) in zip(texts, found, strict=True)}
+        answers = {text: answer for text, (_, answer) in zip(texts, found, strict=True)}
         yield self._scored("transcript_logprob", self.rows, [scores[row["text"]] for row in self.rows])
         yield self._written("transcript_prompted", self.rows, [answers[row["text"]] for row in self.rows])
 
     def _in_batches(self, pairs: Pairs, system: str, ask: "Callable[[list[Clip]], list[Any]]") -> list[Any]:
-        answers: list[Any] = []
-        with Task(f"respond emotion: {system}", len(pairs), "clips") as task:
-            for start in range(0, len(pairs), self.settings.batch_size):
-                numbers = pairs[start : start + self.settings.batch_size]
-                batch = [self._clip(clip) for _, clip in numbers]
-                given = ask(batch)
-                if isinstance(given[0], list):
-                    ids = [self.rows[row]["id"] for row, _ in numbers]
-                    check_finite(f"respond: {system}", given, ids)
-                answers += given
-                task.advance(len(batch))
-        return answers
+        def of_clips(batch: Pairs) -> list[Any]:
+            given = ask([self._clip(clip) for _, clip in batch])
+            if isinstance(given[0], list):
+                check_finite(f"respond: {system}", given, [self.rows[row]["id"] for row, _ in batch])
+            return given
+
+        return ask_all(f"respond emotion: {system}", pairs, self.settings.batch_size, of_clips, "clips")
 
     def _scored(self, system: str, rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> pa.Table:
         check_finite(f"respond: {system}", scores, [row["id"] for row in rows])

@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -278,3 +282,21 @@ def test_a_kl_that_is_not_a_number_stops_with_the_id(
             kind="semantic", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file
         )
     assert not (tmp_path / "out" / "divergence.parquet").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["semantic", "emotion"])
+def test_two_processes_give_the_predictions_of_one(
+    tmp_path: Path, model_path: Path, packed_folder: Path, params_file: Path, kind: str
+) -> None:
+    settings = yaml.safe_load(params_file.read_text())
+    for count in (1, 2):
+        params_file.write_text(yaml.safe_dump(settings | {"processes": count}))
+        command = [sys.executable, "-m", "evaluate.respond", "--kind", kind, "--data", str(packed_folder)]
+        command += ["--model", str(model_path), "--output", str(tmp_path / f"{count}"), "--params", str(params_file)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.count("respond: ") == 1
+    one, two = ({file.name: pq.read_table(file) for file in (tmp_path / f"{n}").iterdir()} for n in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(two[name].equals(table) for name, table in one.items())
