@@ -85,7 +85,7 @@ def test_a_folder_of_an_earlier_layout_is_packed_again(packed_folder: Path, tmp_
     shell = json.loads((folder / "frame.json").read_text())
     del shell["layout"]
     (folder / "frame.json").write_text(json.dumps(shell))
-    with pytest.raises(UserError, match=r"found packed data of layout 1, expected layout 2; pack again"):
+    with pytest.raises(UserError, match=r"found packed data of layout 1, expected layout 3; pack again"):
         packed.load(folder, "train")
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
-from tests.builders import emotion_fit_section, semantic_fit_section
+from tests.builders import emotion_fit_section, semantic_fit_section, write_packed
 from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint, run
@@ -60,6 +60,7 @@ def test_both_stages_learn_and_save_what_they_trained(tiny_models: ModelsParams,
         "encoder.safetensors",
         "losses.jsonl",
         "plora",
+        "run.json",
     ]
     assert sorted(p.name for p in (stage_2(folders).output / "plora").iterdir()) == [
         "adapter_config.json",
@@ -125,13 +126,13 @@ def test_other_parameters_data_or_weights_are_another_run(
     _, config = run.build_model(semantic(), models, EMOTIONS, None)
 
     def name(settings: FitParams, config: ModelConfig = config, data: Path = folders.data) -> str:
-        return fingerprint(identify(settings, config, [data], torch.float32))
+        return fingerprint(identify(settings, config, data, None, torch.float32, is_main_process=True))
 
     names = [
         name(semantic()),
         name(semantic(learning_rate=1.0)),
         name(semantic(), config=config.model_copy(update={"pad_to_30s": True})),
-        name(semantic(), data=folders.data / "dev"),
+        name(semantic(), data=write_packed(tmp_path / "packed")),
     ]
     weights = llm / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
