@@ -29,7 +29,7 @@ from train.fit.run_record import (
     read,
 )
 from train.model import SpeechLLM
-from train.saved_model import ModelConfig
+from train.model_config import ModelConfig
 
 PIECES = {"adapter": "adapter", "head": "emotion head", "encoder": "encoder", "llm": "P-LoRA"}
 """A module of the model -> what users call its trained weights."""

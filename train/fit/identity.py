@@ -20,7 +20,7 @@ from pipeline.weights.source import fetch, name_weights
 from train.fit.augmented_rows import sound_folders
 from train.fit.params import FitParams, SemanticFitParams
 from train.fit.run_record import LOSSES_FILE, RUN_FILE
-from train.saved_model import ModelConfig
+from train.model_config import ModelConfig
 
 Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
@@ -30,7 +30,7 @@ _SHOWN = 5  # of the inputs that differ
 
 CODE = (
     "pipeline/audio", "pipeline/tables/packed.py", "pipeline/weights", "train/data", "train/fit", "train/model",
-    "train/losses.py", "train/own_forward.py", "train/precision.py", "train/saved_model.py",
+    "train/losses.py", "train/model_config.py", "train/own_forward.py", "train/precision.py", "train/saved_model.py",
 )  # fmt: skip
 """The code that a run executes, without what only checks parameters, prints or writes files (a test holds the list)."""
 

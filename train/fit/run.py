@@ -33,8 +33,8 @@ from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecor
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
+from train.model_config import ModelConfig, load_config
 from train.precision import avoid_shape_plans, training_device, training_dtype
-from train.saved_model import ModelConfig
 
 STANDARDISING_CLIPS = 256  # enough for a mean and a deviation per dimension
 
@@ -142,7 +142,7 @@ def emotion_model(
     models: ModelsParams, emotions: list[str], settings: EmotionFitParams, init: Path
 ) -> tuple[SpeechLLM, ModelConfig]:
     """Load the stage-1 model and add P-LoRA."""
-    config = saved_model.load_config(init)
+    config = load_config(init)
     if (config.models, config.emotions) != (models, emotions):
         raise UserError(
             f"{init}: this stage-1 model was trained with different models or emotions from those in the parameters "

@@ -26,7 +26,7 @@ from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams, War
 from train.fit.run import RunFolders
 from train.model import Batch
 from train.model.inputs import sequences
-from train.saved_model import ModelConfig
+from train.model_config import ModelConfig, load_config
 
 EMOTIONS = ["sad", "happy"]
 
@@ -74,7 +74,7 @@ def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams
     second = stage_2(folders)
     run.fit(emotion(), tiny_models, EMOTIONS, second, resume=False)
     loaded = saved_model.load(second.output)
-    untrained = saved_model.build(saved_model.load_config(second.output), torch.float32)
+    untrained = saved_model.build(load_config(second.output), torch.float32)
     before = dict(untrained.named_parameters())
     unchanged = {n for n, p in loaded.named_parameters() if n in before and torch.equal(p, before[n])}
     assert not any(n.startswith(("adapter", "head", "encoder.whisper.layers")) for n in unchanged)
