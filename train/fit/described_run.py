@@ -111,11 +111,12 @@ def describe_trained(model: SpeechLLM) -> TrainedRecord:
             parameters[piece] = parameters.get(piece, 0) + weights.numel()
     plora = None
     if model.plora is not None:
-        targets = model.plora.target_modules or []
+        names = model.plora.target_modules or []
+        targets = {names} if isinstance(names, str) else {name.rpartition(".")[2] for name in names}
         plora = PloraRecord(
             rank=model.plora.r,
             alpha=model.plora.lora_alpha,
-            targets=[targets] if isinstance(targets, str) else sorted(targets),
+            targets=sorted(targets),
         )
     return TrainedRecord(parameters=parameters, plora=plora)
 

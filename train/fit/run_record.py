@@ -67,7 +67,7 @@ class PloraRecord(Record):
     rank: int
     alpha: float
     targets: list[str]
-    """The linear layers that have it."""
+    """Names of the linear layers that have it, without their places in the LLM."""
 
 
 class TrainedRecord(Record):
