@@ -15,6 +15,7 @@ import torch
 import xxhash
 from accelerate.utils import broadcast_object_list
 
+from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import fetch, name_weights
 from train.fit.augmented_rows import sound_folders
@@ -43,12 +44,19 @@ def identify(
 ) -> Identity:
     """Return the identity of a run on packed `data`, from the stage-1 model `init`.
 
-    Only the main process reads files, and the others get the identity from it. Raises UserError if a shard of the data
-    is missing or has another size than packing has written.
+    Only the main process reads files, and the others get the identity from it. Raises UserError, in all processes, if a
+    shard of the data is missing or has another size than packing has written.
     """
-    found = [_identify(settings, config, data, init, dtype) if is_main_process else None]
-    identity: Identity = broadcast_object_list(found)[0]
-    return identity
+    mine: Identity | UserError | None = None
+    if is_main_process:
+        try:
+            mine = _identify(settings, config, data, init, dtype)
+        except UserError as error:
+            mine = error  # the others must not wait for it
+    found: Identity | UserError = broadcast_object_list([mine])[0]
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def _identify(settings: FitParams, config: ModelConfig, data: Path, init: Path | None, dtype: torch.dtype) -> Identity:

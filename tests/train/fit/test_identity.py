@@ -94,8 +94,14 @@ def test_stage_2_depends_on_the_weights_of_stage_1_but_not_on_what_is_told_of_it
 def test_other_processes_get_the_identity_from_the_main_one(
     tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "broadcast_object_list", lambda _mine: [{"kind": "semantic"}])
     settings = SemanticFitParams.model_validate(semantic_fit_section())
-    config = model_config(tiny_models)
-    found = identify(settings, config, Path("nowhere"), None, torch.float32, is_main_process=False)
-    assert found == {"kind": "semantic"}
+
+    def other_process() -> Identity:
+        config = model_config(tiny_models)
+        return identify(settings, config, Path("nowhere"), None, torch.float32, is_main_process=False)
+
+    monkeypatch.setattr(identity, "broadcast_object_list", lambda mine: [{"mine": mine}])
+    assert other_process() == {"mine": [None]}
+    monkeypatch.setattr(identity, "broadcast_object_list", lambda mine: [UserError("the main process stopped")])
+    with pytest.raises(UserError, match="the main process stopped"):
+        other_process()
