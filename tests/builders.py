@@ -27,7 +27,7 @@ from pipeline.tables import continuations, manifest, packed, parquet
 from pipeline.weights.source import ModelsParams
 
 if TYPE_CHECKING:
-    from train.saved_model import ModelConfig
+    from train.model_config import ModelConfig
 
 TEXTS = ("kids are talking", "dogs are sitting", "kids are talking", "yes")
 CLASSES = ["neutral", "sad", "angry", "happy"]
@@ -190,7 +190,7 @@ def emotion_fit_section(**changes: Any) -> dict[str, Any]:
 
 def model_config(models: ModelsParams, **changes: Any) -> "ModelConfig":
     """Describe a model that nobody has trained."""
-    from train.saved_model import ModelConfig  # imports torch, which few tests need
+    from train.model_config import ModelConfig
 
     values = {"emotions": ["sad", "happy"], "pad_to_30s": False, "seed": 3, "encoder_trained": False, "plora": False}
     return ModelConfig(models=models, **{**values, **changes})

@@ -10,6 +10,7 @@ STAGES = {
 COMMANDS = {
     "check-data": "Walk packed data as training does, without training.",
     "hear": "Write a training clip before and after augmentation.",
+    "info": "Print what a model folder is: base models, data, parameters, losses.",
     "show": "Print a packed row as the model gets it.",
 }
 

@@ -5,7 +5,8 @@
     encoder.safetensors  the encoder, if stage 2 trained it
     plora/               P-LoRA in peft's own format
 
-The frozen LLM is never copied. It is fetched again by name, revision and checksum.
+train/fit adds losses.jsonl and run.json, which tell of the training. The frozen LLM is never copied. It is fetched
+again by name, revision and checksum.
 """
 
 import copy
@@ -17,7 +18,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
@@ -27,28 +27,14 @@ from pipeline.stage import UserError
 from pipeline.tables import parquet
 from pipeline.weights.encoder import load_encoder
 from pipeline.weights.llm import load_llm
-from pipeline.weights.source import ModelsParams, fetch
+from pipeline.weights.source import fetch
 from train.model import SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.plora import ADAPTER_NAME
+from train.model_config import CONFIG_FILE, ModelConfig, load_config
 from train.own_forward import check_own_forward
 
-CONFIG_FILE = "config.json"
 PEFT_PREFIX = "base_model.model."  # of the tensor names in peft's files
-
-
-class ModelConfig(BaseModel):
-    """The content of config.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    models: ModelsParams
-    emotions: list[str]
-    pad_to_30s: bool
-    seed: int
-    """Seed of the initial weights of adapter and emotion head."""
-    encoder_trained: bool
-    plora: bool
 
 
 def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
@@ -92,14 +78,6 @@ def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
             plora.target_modules = sorted(plora.target_modules)  # the order of a set differs from run to run
         plora.save_pretrained(str(folder / "plora"))
     (folder / CONFIG_FILE).write_text(json.dumps(config.model_dump(), indent=1) + "\n")
-
-
-def load_config(folder: Path) -> ModelConfig:
-    """Read config.json; raises UserError if there is no model."""
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise UserError(f"{folder}: no trained model there ({CONFIG_FILE} is missing); run python -m train.fit first")
-    return ModelConfig.model_validate_json(file.read_text())
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> SpeechLLM:

@@ -23,7 +23,7 @@ from pipeline.stage import UserError, run_stage
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
 from train import saved_model
-from train.saved_model import ModelConfig
+from train.model_config import ModelConfig
 
 STEPS = 50
 KINDS = ("semantic", "emotion")

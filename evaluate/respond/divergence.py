@@ -28,6 +28,7 @@ from train.data.dataset import Collator, Example, Examples
 from train.data.log_mel import LogMel
 from train.losses import response_kl
 from train.model import SpeechLLM
+from train.model_config import load_config
 from train.precision import answering_dtype, autocast, best_device
 
 _ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
@@ -35,7 +36,7 @@ _ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
 
 def measure(folder: Path, rows: Rows, shell: PromptShell, settings: RespondParams) -> pa.Table:
     """Return the divergence table of the test rows that have a continuation; only one model is in memory at a time."""
-    config = saved_model.load_config(folder)
+    config = load_config(folder)
     rows = rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
     if len(rows) == 0:
         raise UserError("test split: no row has a continuation; expected at least one")

@@ -28,6 +28,7 @@ from train import saved_model
 from train.data.dataset import decode
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
+from train.model_config import load_config
 from train.precision import answering_dtype, best_device
 
 Row = dict[str, Any]
@@ -46,7 +47,7 @@ class Respondent:
     """A stage-2 model and the test rows that it answers."""
 
     def __init__(self, folder: Path, rows: packed.Rows, prompts: PromptsParams, settings: RespondParams) -> None:
-        config = saved_model.load_config(folder)
+        config = load_config(folder)
         self.rows: list[Row] = pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()
         self.packed = rows
         self.emotions = config.emotions

@@ -3,7 +3,8 @@
 `datasets.load_from_disk` loads the folder with its splits train, dev and test. A row contains the clip as 16 kHz mono
 FLAC, token ids, and all lengths that a sampler needs. The prompt around them, the prompt shell, is the same for all
 rows and is stored once, in frame.json. The shards are Arrow IPC streams. They are written in small batches, so packing
-needs constant memory. Equal rows give equal bytes.
+needs constant memory. Equal rows give equal bytes. state.json of a split holds the size and the hash of each shard, so
+a run can name its data without reading them.
 """
 
 import json
@@ -16,12 +17,14 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from pipeline.stage import UserError, replace_folder
+from pipeline.tables.hashed_file import HashedFile
 
-LAYOUT = 2
-"""Number of the layout of the folder, in frame.json; it changes with the columns."""
+LAYOUT = 3
+"""Number of the layout of the folder, in frame.json; it changes with the columns and with what state.json holds."""
 
 SCHEMA = pa.schema(
     [
@@ -56,6 +59,7 @@ SCHEMA_WITH_SIGNALS = pa.schema(
 ROWS_PER_BATCH = 128  # small enough that a single row stays cheap to read
 SHELL_FILE = "frame.json"
 STATE_FILE = "state.json"
+SIZE, HASH = "bytes", "xxh3_128"  # keys of a shard in state.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +126,8 @@ class _Split:
     def __init__(self, folder: Path, shard_bytes: int, schema: pa.Schema) -> None:
         folder.mkdir()
         self.folder, self.shard_bytes, self.schema = folder, shard_bytes, schema
-        self.num_rows = self.num_shards = 0
+        self.num_rows = 0
+        self.shards: list[dict[str, Any]] = []  # those that are complete, as state.json lists them
         self.waiting: list[Mapping[str, Any]] = []
         self.waiting_bytes = 0
         self._next_shard()
@@ -137,23 +142,29 @@ class _Split:
     def close(self, *, is_complete: bool) -> None:
         if is_complete:
             self._write()
-            _describe(self.folder, self.num_shards, self.schema)
-        self.sink.close()
+        self._end_shard()
+        if is_complete:
+            _describe(self.folder, self.shards, self.schema)
 
     def _write(self) -> None:
         if not self.waiting:
             return
         if self.num_bytes >= self.shard_bytes:
-            self.sink.close()
+            self._end_shard()
             self._next_shard()
         self.sink.write_table(pa.Table.from_pylist(self.waiting, schema=self.schema))
         self.num_bytes += self.waiting_bytes
         self.waiting, self.waiting_bytes = [], 0
 
     def _next_shard(self) -> None:
-        self.sink = pa.ipc.new_stream(self.folder / f"data-{self.num_shards:05d}.arrow", self.schema)
-        self.num_shards += 1
+        self.file = HashedFile(self.folder / f"data-{len(self.shards):05d}.arrow")
+        self.sink = pa.ipc.new_stream(self.file, self.schema)
         self.num_bytes = 0
+
+    def _end_shard(self) -> None:
+        self.sink.close()
+        self.file.close()
+        self.shards.append({"filename": self.file.path.name, SIZE: self.file.size, HASH: self.file.digest()})
 
 
 class Rows:
@@ -169,7 +180,7 @@ class Rows:
             raise UserError(f"{path}: no packed split {split}; run python -m pipeline.pack first")
         load_shell(path)  # checks the layout
         self.path, self.split = path, split
-        self._shards = sorted(folder.glob("data-*.arrow"))
+        self._shards: list[Path] = [folder / shard["filename"] for shard in _listed(folder)]
         batches = [(shard, batch) for shard in self._shards for batch in _open_shard(shard)]
         self.names: list[str] = list(_schema(self._shards[0]).names)
         self._shard_of = [shard for shard, _ in batches]
@@ -279,16 +290,47 @@ def load_shell(path: Path) -> PromptShell:
     return PromptShell(**shell)
 
 
-def _describe(folder: Path, num_shards: int, schema: pa.Schema) -> None:
-    """Write the two files that `datasets` needs to load the folder."""
+def hashes(path: Path) -> dict[str, str]:
+    """Return the hash of each shard as packing has stored it, by the shard's path in the folder.
+
+    The shards are not read; only their sizes are checked. Raises UserError if the folder is missing, damaged or of
+    another layout, or if a shard is missing or has another size.
+    """
+    load_shell(path)  # checks the layout
+    found = {}
+    for split in sorted(state.parent for state in path.glob(f"*/{STATE_FILE}")):
+        for shard in _listed(split):
+            file = split / shard["filename"]
+            size = file.stat().st_size if file.is_file() else 0
+            if size != shard[SIZE]:
+                raise UserError(
+                    f"{file}: found {size:,} bytes, expected {shard[SIZE]:,}; the file is damaged, pack again"
+                )
+            found[f"{split.name}/{file.name}"] = shard[HASH]
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """Return a hash of the prompt shell and of all shards; raises UserError as `hashes` does."""
+    content = {"shell": asdict(load_shell(path)), "shards": hashes(path)}
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def _listed(split: Path) -> list[dict[str, Any]]:
+    """Return the shards that state.json of a split lists, with their sizes and hashes."""
+    shards: list[dict[str, Any]] = json.loads((split / STATE_FILE).read_text())["_data_files"]
+    return shards
+
+
+def _describe(folder: Path, shards: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write the two files that `datasets` needs to load the folder; it ignores the sizes and hashes of the shards."""
     import datasets
 
     features = datasets.Features.from_arrow_schema(schema)
     features["audio"] = datasets.Audio(sampling_rate=16_000, decode=False)
     datasets.DatasetInfo(features=features).write_to_directory(str(folder))
-    shards = [{"filename": f"data-{i:05d}.arrow"} for i in range(num_shards)]
     keys = ("_fingerprint", "_format_columns", "_format_kwargs", "_format_type", "_output_all_columns", "_split")
-    state: dict[str, Any] = dict.fromkeys(keys) | {"_data_files": shards, "_format_kwargs": {}}
+    state: dict[str, Any] = dict.fromkeys(keys) | {"_data_files": list(shards), "_format_kwargs": {}}
     _dump(folder / STATE_FILE, state | {"_fingerprint": folder.name, "_output_all_columns": False})
 
 

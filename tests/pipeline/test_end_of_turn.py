@@ -22,7 +22,7 @@ from pipeline.weights.source import ModelsParams
 from tests.conftest import character_tokenizer
 from train import saved_model
 from train.inference import Answering
-from train.saved_model import ModelConfig
+from train.model_config import ModelConfig
 
 CHATML = character_tokenizer().chat_template
 GEMMA = (

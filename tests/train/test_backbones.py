@@ -29,7 +29,7 @@ from train.inference import Answering
 from train.model import Batch, Sequences, SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import ADAPTER_NAME, lora_config
-from train.saved_model import ModelConfig
+from train.model_config import ModelConfig
 
 BEFORE, AFTER = [5, 6, 7], [8, 9]
 TEXTS, RESPONSES = [[20, 21, 22], [30, 31]], [[40, 41, 0], [50, 0]]

@@ -30,8 +30,8 @@ from train.inference import Answering, Clip
 from train.model import Batch, SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
+from train.model_config import ModelConfig
 from train.precision import autocast
-from train.saved_model import ModelConfig
 
 pytestmark = pytest.mark.gpu
 

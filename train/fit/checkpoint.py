@@ -29,6 +29,8 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     records: list[dict[str, float]]
+    seconds: float = 0.0
+    """Time of training until then."""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:

@@ -1,21 +1,27 @@
 """The identity of a run: all inputs that affect its result, each under a name that a user knows.
 
 A checkpoint is continued only by a run of the same identity. If there is none, the user is told what differs from the
-checkpoints of other runs.
+checkpoints of other runs. The shards of packed data are not read for it: packing has stored their hashes.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
+from accelerate.utils import broadcast_object_list
 
+from pipeline.stage import UserError
+from pipeline.tables import packed
 from pipeline.weights.source import fetch, name_weights
+from train.fit.augmented_rows import sound_folders
 from train.fit.params import FitParams, SemanticFitParams
-from train.saved_model import ModelConfig
+from train.fit.run_record import LOSSES_FILE, RUN_FILE
+from train.model_config import ModelConfig
 
 Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
@@ -23,28 +29,82 @@ Identity = dict[str, Any]
 _WITHOUT_EFFECT = {"workers", "log_every", "evaluate_every", "save_every"}  # on the trained weights
 _SHOWN = 5  # of the inputs that differ
 
+CODE = (
+    "pipeline/audio", "pipeline/tables/packed.py", "pipeline/weights", "train/data", "train/fit", "train/model",
+    "train/losses.py", "train/model_config.py", "train/own_forward.py", "train/precision.py", "train/saved_model.py",
+)  # fmt: skip
+"""The code that a run executes, without what only checks parameters, prints or writes files (a test holds the list)."""
 
-def identify(settings: FitParams, config: ModelConfig, folders: Iterable[Path], dtype: torch.dtype) -> Identity:
-    """Return the identity of a run that reads `folders`; it includes the training code and torch's version."""
+LIBRARIES = ("accelerate", "numpy", "peft", "transformers")
+LIBRARIES_OF_AUGMENTATION = ("audiomentations", "scipy", "soundfile", "soxr")
+
+
+def identify(
+    settings: FitParams, config: ModelConfig, data: Path, init: Path | None, dtype: torch.dtype, is_main_process: bool
+) -> Identity:
+    """Return the identity of a run on packed `data`, from the stage-1 model `init`.
+
+    Only the main process reads files, and the others get the identity from it. Raises UserError, in all processes, if a
+    shard of the data is missing or has another size than packing has written.
+    """
+    mine: Identity | UserError | None = None
+    if is_main_process:
+        try:
+            mine = _identify(settings, config, data, init, dtype)
+        except UserError as error:
+            mine = error  # the others must not wait for it
+    found: Identity | UserError = broadcast_object_list([mine])[0]
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def _identify(settings: FitParams, config: ModelConfig, data: Path, init: Path | None, dtype: torch.dtype) -> Identity:
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     values = {
-        f"fit.{kind}": settings.model_dump(exclude=_WITHOUT_EFFECT),
+        "kind": kind,
+        f"fit.{kind}": shaping(settings),
         "model": config.model_dump(),
         "weights of the encoder": name_weights(config.models.encoder, fetch(config.models.encoder)),
         "weights of the LLM": name_weights(config.models.llm, fetch(config.models.llm)),
         "precision of the LLM": str(dtype).removeprefix("torch."),
-        "version of torch": torch.__version__,
+        "version": versions(settings),
     }
-    code = Path(__file__).parents[1]
-    files = {str(file): file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()}
-    files |= {str(file.relative_to(code.parent)): file for file in sorted(code.rglob("*.py"))}
+    root = Path(__file__).parents[2]
+    files = {str(file.relative_to(root)): file for place in CODE for file in _files(root / place, "*.py")}
+    files |= {str(file): file for folder in sound_folders(settings) for file in _files(folder)}
+    if init is not None:  # without what tells of its training, which stage 2 does not read
+        files |= {str(file): file for file in _files(init) if file.name not in (RUN_FILE, LOSSES_FILE)}
+    files[str(data / packed.SHELL_FILE)] = data / packed.SHELL_FILE
+    values |= {f"file {data / name}": digest for name, digest in packed.hashes(data).items()}
     values |= {f"file {name}": _digest(file) for name, file in files.items()}
     return json.loads(json.dumps(_flat(values), default=str))  # type: ignore[no-any-return]
+
+
+def shaping(settings: FitParams) -> dict[str, Any]:
+    """Return the parameters that have an effect on the trained weights."""
+    return settings.model_dump(exclude=_WITHOUT_EFFECT)
+
+
+def without_effect(settings: FitParams) -> dict[str, Any]:
+    """Return the other parameters."""
+    return settings.model_dump(include=_WITHOUT_EFFECT)
+
+
+def versions(settings: FitParams) -> dict[str, str]:
+    """Return the versions of the libraries that have an effect on the trained weights."""
+    names = (*LIBRARIES, *(LIBRARIES_OF_AUGMENTATION if settings.augment is not None else ()))
+    return {"torch": torch.__version__, **{name: version(name) for name in names}}
 
 
 def fingerprint(identity: Identity) -> str:
     """Return a short hash of an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_name(identity: Identity) -> str:
+    """Return the name of a run, such as emotion-0123456789ab: that of its folders of checkpoints and logs."""
+    return f"{identity['kind']}-{fingerprint(identity)}"
 
 
 def differences(old: Identity, new: Identity) -> str:
@@ -67,6 +127,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def _files(place: Path, pattern: str = "*") -> Iterator[Path]:
+    """Yield a file itself, or the files below a folder in the order of their names."""
+    yield from [place] if place.is_file() else sorted(file for file in place.rglob(pattern) if file.is_file())
 
 
 def _digest(file: Path) -> str:

@@ -158,10 +158,10 @@ class Trainer:
         totals, units = self._over_processes(_added(sums)), self._over_processes(_added(counts))
         return {f"dev_{name}": total / max(1.0, units[name]) for name, total in totals.items()}
 
-    def checkpoint(self, step: int, records: list[dict[str, float]]) -> Checkpoint:
-        """Return the state after `step` steps, with the records so far."""
+    def checkpoint(self, step: int, records: list[dict[str, float]], seconds: float) -> Checkpoint:
+        """Return the state after `step` steps, with the records and the time of training so far."""
         tensors = {name: tensor.detach().cpu() for name, tensor in self.state.items()}
-        return Checkpoint(step, tensors, self.optimizer.state_dict(), records)
+        return Checkpoint(step, tensors, self.optimizer.state_dict(), records, seconds)
 
     def check_weights(self) -> None:
         """Raise UserError if a trained weight is infinite or not a number."""
@@ -242,7 +242,7 @@ def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals
         if done % intervals.evaluate == 0 or done == schedule.num_steps:
             _evaluate(trainer, data, progress, done)
         if done % intervals.save == 0 and trainer.accelerator.is_main_process:
-            checkpoint.save(folder, trainer.checkpoint(done, progress.records))
+            checkpoint.save(folder, trainer.checkpoint(done, progress.records, progress.seconds))
 
 
 def _evaluate(trainer: Trainer, data: Data, progress: Progress, step: int) -> None:

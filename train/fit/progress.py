@@ -27,6 +27,7 @@ class Progress:
         first_step: int,
         num_steps: int,
         records: list[dict[str, float]],
+        earlier_s: float = 0.0,
         is_main_process: bool = True,
     ) -> None:
         self.name = name
@@ -34,6 +35,7 @@ class Progress:
         self.first_step = first_step
         self.num_steps = num_steps
         self.records = records
+        self.earlier_s = earlier_s
         self.started = self.last = time.monotonic()
         self.tokens = 0
         self.waited_s = 0.0
@@ -43,6 +45,11 @@ class Progress:
         self.board = SummaryWriter(str(log_folder), purge_step=first_step + 1) if is_main_process else None
         hidden = not (is_main_process and sys.stderr.isatty())
         self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=hidden)
+
+    @property
+    def seconds(self) -> float:
+        """Time of training so far, with the `earlier_s` of the checkpoint from which it continues."""
+        return self.earlier_s + time.monotonic() - self.started
 
     def step(self, num_tokens: int, waited_s: float) -> None:
         """Count a finished optimizer step, its `num_tokens` sequence positions, and its wait for data."""

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,21 +21,21 @@ from train.data import stored_teacher
 from train.data.dataset import Collator, Examples, Visit, row_costs, visits
 from train.data.log_mel import LogMel
 from train.fit import checkpoint
-from train.fit.augmented_rows import sound_folders
 from train.fit.ctc_warm_start import warm_start
-from train.fit.identity import fingerprint, identify
+from train.fit.described_run import commit_of_code, describe_execution, describe_run
+from train.fit.identity import identify, run_name
 from train.fit.loop import Data, Intervals, Schedule, Trainer, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.progress import Progress
+from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecord, write
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
+from train.model_config import ModelConfig, load_config
 from train.precision import avoid_shape_plans, training_device, training_dtype
-from train.saved_model import ModelConfig
 
-LOSSES_FILE = "losses.jsonl"
 STANDARDISING_CLIPS = 256  # enough for a mean and a deviation per dimension
 
 
@@ -72,10 +73,10 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if main and (line := spare_batches(num_batches, accelerator.num_processes)):
         say(f"fit: {kind}: {line}")
     schedule = make_schedule(settings, len(num_batches))
-    inputs = [folders.data, *([] if folders.init is None else [folders.init]), *sound_folders(settings)]
-    of_run = identify(settings, config, inputs, llm_dtype(settings))
-    run = f"{kind}-{fingerprint(of_run)}"
+    of_run = identify(settings, config, folders.data, folders.init, llm_dtype(settings), main)
+    run = run_name(of_run)
     folder = folders.checkpoints / run
+    started, commit = time.monotonic(), commit_of_code() if main else None
     state = checkpoint.load(folder) if resume else None
     if state is None and resume and main:
         for line in checkpoint.passed_over(folder, of_run):
@@ -85,7 +86,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
     if state is None:
-        state = trainer.checkpoint(0, [])
+        state = trainer.checkpoint(0, [], time.monotonic() - started)
         if main:
             checkpoint.save_identity(folder, of_run)
             checkpoint.save(folder, state)  # a resumed run does not repeat the warm start
@@ -95,12 +96,16 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
             say(f"fit: {kind}: continues after step {state.step} of {schedule.num_steps}")
     intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
     with Progress(
-        kind, folders.logs / run, state.step, schedule.num_steps, state.records, is_main_process=main
+        kind, folders.logs / run, state.step, schedule.num_steps, state.records, state.seconds, is_main_process=main
     ) as progress:
         train(trainer, data, progress, intervals, folder)
     trainer.check_weights()
     if main:
-        save(accelerator.unwrap_model(trainer.model), config, progress.records, folders.output)
+        execution = describe_execution(settings, of_run, accelerator, progress.seconds, commit)
+        write(execution, folders.logs / run / EXECUTION_FILE)
+        trained, steps = accelerator.unwrap_model(trainer.model), schedule.num_steps
+        record = describe_run(settings, config, of_run, folders.init, data, trained, progress.records, steps)
+        save(trained, config, progress.records, record, folders.output)
         checkpoint.remove(folder)
         say(f"fit: {kind}: {schedule.num_steps} steps on {len(data.train):,} rows, model in {folders.output}")
 
@@ -137,7 +142,7 @@ def emotion_model(
     models: ModelsParams, emotions: list[str], settings: EmotionFitParams, init: Path
 ) -> tuple[SpeechLLM, ModelConfig]:
     """Load the stage-1 model and add P-LoRA."""
-    config = saved_model.load_config(init)
+    config = load_config(init)
     if (config.models, config.emotions) != (models, emotions):
         raise UserError(
             f"{init}: this stage-1 model was trained with different models or emotions from those in the parameters "
@@ -248,8 +253,10 @@ def llm_dtype(settings: FitParams) -> torch.dtype:
     return training_dtype(settings.precision, training_device())
 
 
-def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]], folder: Path) -> None:
-    """Write the model and its losses to a new folder.
+def save(
+    model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]], of_run: RunRecord, folder: Path
+) -> None:
+    """Write the model, its losses and the record of its run to a new folder.
 
     The old folder is replaced only after the new one is complete.
     """
@@ -257,4 +264,5 @@ def save(model: SpeechLLM, config: ModelConfig, records: list[dict[str, float]],
     shutil.rmtree(partial, ignore_errors=True)
     saved_model.save(model, config, partial)
     (partial / LOSSES_FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
+    write(of_run, partial / RUN_FILE)
     replace_folder(partial, folder)

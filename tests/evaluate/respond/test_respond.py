@@ -36,6 +36,7 @@ from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
 from train.model.inputs import sequences
 from train.model.plora import lora_config
+from train.model_config import load_config
 
 EMOTIONS = ["sad", "happy"]
 PROMPT = {"system": "s", "text": "say: ", "speech": "hear: "}
@@ -131,7 +132,7 @@ def test_the_head_scores_a_clip_as_it_does_in_training(
     config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"pad_to_30s": pad_to_30s}))
     respond.main(kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     table = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
-    config, model = saved_model.load_config(model_path), saved_model.load(model_path)
+    config, model = load_config(model_path), saved_model.load(model_path)
     rows = packed.load(packed_folder, "test")
     examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
     batch = Collator(packed.load_shell(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])

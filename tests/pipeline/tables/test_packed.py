@@ -7,10 +7,12 @@ from typing import Any
 
 import datasets
 import pytest
+import xxhash
 
 from pipeline.audio import mono_16k
 from pipeline.stage import UserError
 from pipeline.tables import packed
+from tests.builders import write_packed
 
 EMPTY: dict[str, Any] = {**dict.fromkeys(packed.SCHEMA.names), "audio": {"bytes": b"", "path": None}}
 
@@ -85,7 +87,7 @@ def test_a_folder_of_an_earlier_layout_is_packed_again(packed_folder: Path, tmp_
     shell = json.loads((folder / "frame.json").read_text())
     del shell["layout"]
     (folder / "frame.json").write_text(json.dumps(shell))
-    with pytest.raises(UserError, match=r"found packed data of layout 1, expected layout 2; pack again"):
+    with pytest.raises(UserError, match=r"found packed data of layout 1, expected layout 3; pack again"):
         packed.load(folder, "train")
 
 
@@ -107,5 +109,49 @@ def test_a_damaged_shard_is_named(packed_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(packed_folder, tmp_path / "packed")
     shard = folder / "train" / "data-00003.arrow"
     shard.write_bytes(shard.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"data-00003\.arrow: not readable, the file is damaged .+; pack again"):
+        packed.load(folder, "train")
+
+
+def test_the_stored_hash_and_size_of_a_shard_are_those_of_its_bytes(packed_folder: Path) -> None:
+    stored = packed.hashes(packed_folder)
+    assert len(stored) == 24
+    assert {packed_folder / name for name in stored} == set(packed_folder.glob("*/*.arrow"))
+    for name, digest in stored.items():
+        assert digest == xxhash.xxh3_128_hexdigest((packed_folder / name).read_bytes())
+
+
+def test_equal_rows_have_equal_hashes_and_others_have_others(packed_folder: Path, tmp_path: Path) -> None:
+    again = write_packed(tmp_path / "again")
+    assert packed.hashes(again) == packed.hashes(packed_folder)
+    assert packed.fingerprint(again) == packed.fingerprint(packed_folder)
+    shell = packed.load_shell(again)
+    rows = list(packed.load(again, "train"))
+    with packed.Writer(tmp_path / "changed", shell, shard_bytes=1) as writer:
+        writer.write("train", [rows[0] | {"text": "other"}, rows[1]])
+    changed = packed.hashes(tmp_path / "changed")
+    differ = [name for name, digest in changed.items() if digest != packed.hashes(again)[name]]
+    assert differ == ["train/data-00000.arrow"]
+    assert packed.fingerprint(tmp_path / "changed") != packed.fingerprint(again)
+
+
+def test_a_shard_that_is_missing_or_cut_is_named(packed_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed_folder, tmp_path / "packed")
+    shard = folder / "train" / "data-00003.arrow"
+    size = shard.stat().st_size
+    shard.write_bytes(shard.read_bytes()[:300])
+    message = rf"data-00003\.arrow: found 300 bytes, expected {size:,}; the file is damaged, pack again"
+    with pytest.raises(UserError, match=message):
+        packed.hashes(folder)
+    shard.unlink()
+    with pytest.raises(UserError, match=message.replace("found 300", "found 0")):
+        packed.hashes(folder)
+
+
+def test_rows_are_those_of_the_listed_shards(packed_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed_folder, tmp_path / "packed")
+    shutil.copy(folder / "train" / "data-00003.arrow", folder / "train" / "data-00012.arrow")
+    assert len(packed.load(folder, "train")) == 12
+    (folder / "train" / "data-00003.arrow").unlink()
     with pytest.raises(UserError, match=r"data-00003\.arrow: not readable, the file is damaged .+; pack again"):
         packed.load(folder, "train")

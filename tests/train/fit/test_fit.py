@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
-from tests.builders import emotion_fit_section, semantic_fit_section
+from tests.builders import emotion_fit_section, semantic_fit_section, write_packed
 from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint, run
@@ -26,7 +26,7 @@ from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams, War
 from train.fit.run import RunFolders
 from train.model import Batch
 from train.model.inputs import sequences
-from train.saved_model import ModelConfig
+from train.model_config import ModelConfig, load_config
 
 EMOTIONS = ["sad", "happy"]
 
@@ -60,6 +60,7 @@ def test_both_stages_learn_and_save_what_they_trained(tiny_models: ModelsParams,
         "encoder.safetensors",
         "losses.jsonl",
         "plora",
+        "run.json",
     ]
     assert sorted(p.name for p in (stage_2(folders).output / "plora").iterdir()) == [
         "adapter_config.json",
@@ -73,7 +74,7 @@ def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams
     second = stage_2(folders)
     run.fit(emotion(), tiny_models, EMOTIONS, second, resume=False)
     loaded = saved_model.load(second.output)
-    untrained = saved_model.build(saved_model.load_config(second.output), torch.float32)
+    untrained = saved_model.build(load_config(second.output), torch.float32)
     before = dict(untrained.named_parameters())
     unchanged = {n for n, p in loaded.named_parameters() if n in before and torch.equal(p, before[n])}
     assert not any(n.startswith(("adapter", "head", "encoder.whisper.layers")) for n in unchanged)
@@ -125,13 +126,13 @@ def test_other_parameters_data_or_weights_are_another_run(
     _, config = run.build_model(semantic(), models, EMOTIONS, None)
 
     def name(settings: FitParams, config: ModelConfig = config, data: Path = folders.data) -> str:
-        return fingerprint(identify(settings, config, [data], torch.float32))
+        return fingerprint(identify(settings, config, data, None, torch.float32, is_main_process=True))
 
     names = [
         name(semantic()),
         name(semantic(learning_rate=1.0)),
         name(semantic(), config=config.model_copy(update={"pad_to_30s": True})),
-        name(semantic(), data=folders.data / "dev"),
+        name(semantic(), data=write_packed(tmp_path / "packed")),
     ]
     weights = llm / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

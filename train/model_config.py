@@ -1,0 +1,37 @@
+"""What config.json of a model folder says: which base models it needs, and which of its weights were trained."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.stage import UserError
+from pipeline.weights.source import ModelsParams
+
+CONFIG_FILE = "config.json"
+
+
+class ModelConfig(BaseModel):
+    """The content of config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: ModelsParams
+    emotions: list[str]
+    pad_to_30s: bool
+    seed: int
+    """Seed of the initial weights of adapter and emotion head."""
+    encoder_trained: bool
+    plora: bool
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read config.json; raises UserError if there is no model, or if the file is not that of a trained model."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise UserError(f"{folder}: no trained model there ({CONFIG_FILE} is missing); run python -m train.fit first")
+    try:
+        return ModelConfig.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise UserError(f"{file}: {found}; expected the one of a model that python -m train.fit wrote") from None
