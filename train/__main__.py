@@ -10,6 +10,7 @@ STAGES = {
 COMMANDS = {
     "check-data": "Walk packed data as training does, without training.",
     "hear": "Write a training clip before and after augmentation.",
+    "plan": "Plan a training before it is paid for: memory, hours, disk, money.",
     "show": "Print a packed row as the model gets it.",
 }
 
