@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import WhisperModel
+from transformers import AutoModelForCausalLM, WhisperModel
 
 from pipeline import params
 from pipeline.params import Alignment
@@ -17,7 +17,7 @@ from train.fit.run import make_objective
 from train.model import SpeechLLM
 from train.plan import cards
 from train.plan.batches import EpochFacts, make_batch, plan_epoch
-from train.plan.models import outline, read_config
+from train.plan.models import outline, read_config, read_encoder_config
 from train.plan.rows import AFTER_TOKENS, START_TOKENS, RowFacts, read_rows
 from train.plan.step import StepFacts, run_step
 
@@ -237,7 +237,7 @@ def _disk(stages: list[StagePlan], rows: list[RowFacts], params_file: Path) -> d
     models = params.load(params_file, "models", ModelsParams)
     num_top = params.load(params_file, "generate.store_logprobs", int)
     with torch.device("meta"):
-        whisper = WhisperModel(read_config("encoder", models.encoder))
+        whisper = WhisperModel(read_encoder_config(models.encoder))
     encoder_weights = sum(p.numel() for p in whisper.parameters())
     llm_bytes = 2 * _llm_weights(stages, models)
     answers = sum(each.num_rows for each in rows)
@@ -252,8 +252,6 @@ def _disk(stages: list[StagePlan], rows: list[RowFacts], params_file: Path) -> d
 
 
 def _llm_weights(stages: list[StagePlan], models: ModelsParams) -> int:
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(read_config("llm", models.llm))
     return sum(p.numel() for p in llm.parameters())
@@ -272,7 +270,7 @@ def _assumptions(stages: list[StagePlan], gpu: str, params_file: Path) -> list[s
         )
 
     steps = "; ".join(
-        f"{kind} {m.host_s} s of CPU a batch, kernels {m.kernel_tflops:g} TFLOP/s, whole steps {m.step_tflops:g} TFLOP/s"
+        f"{kind} {m.host_s} s of CPU a batch, TFLOP/s of kernels {m.kernel_tflops:g}, of whole steps {m.step_tflops:g}"
         for kind, m in cards.MEASURED.items()
     )
     lines = [f"rows of {stage.kind}: {stage.source}" for stage in stages]
@@ -282,8 +280,8 @@ def _assumptions(stages: list[StagePlan], gpu: str, params_file: Path) -> list[s
         f"{speed(cards.GENERATION_CARD)}",
         f"prompts: {START_TOKENS} tokens before and {AFTER_TOKENS} after the content, unless packed data has them",
         f"memory: {CONTEXT_GIB:g} GiB for CUDA, and {GAPS:.0%} of a step's memory for gaps of the allocator",
-        f"disk: {FLAC_BYTES_PER_HOUR / 1e6:.0f} MB of FLAC an hour (LibriSpeech's archives); the corpora themselves, and "
-        "copies where the disk has no links, do not count",
+        f"disk: {FLAC_BYTES_PER_HOUR / 1e6:.0f} MB of FLAC an hour (LibriSpeech's archives); corpora, and copies "
+        "where the disk has no links, do not count",
         "not counted: start, evaluation on dev and test, checkpoints, waiting for the loader, and traffic between GPUs",
     ]
     if params.find(params_file, "fit.semantic.warm_start", dict[str, object] | None) is not None:

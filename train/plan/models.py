@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from pipeline.stage import UserError
@@ -54,6 +54,14 @@ def _read(section: str, file: Path) -> PreTrainedConfig:
     return config
 
 
+def read_encoder_config(weights: Weights) -> WhisperConfig:
+    """Return the configuration of the encoder as `read_config` does; raises UserError also if it is no Whisper."""
+    config = read_config("encoder", weights)
+    if not isinstance(config, WhisperConfig):
+        raise UserError(f"models.encoder: found a model of the type {config.model_type}, expected whisper")
+    return config
+
+
 def outline(
     models: ModelsParams, num_emotions: int, settings: FitParams, pad_to_30s: bool, llm_dtype: torch.dtype
 ) -> SpeechLLM:
@@ -61,14 +69,12 @@ def outline(
 
     Raises UserError if a model has no configuration, or if the encoder is no Whisper.
     """
-    encoder, llm = read_config("encoder", models.encoder), read_config("llm", models.llm)
-    if encoder.model_type != "whisper":
-        raise UserError(f"models.encoder: found a model of the type {encoder.model_type}, expected whisper")
+    encoder, llm = read_encoder_config(models.encoder), read_config("llm", models.llm)
     return outline_of(encoder, llm, num_emotions, settings, pad_to_30s, llm_dtype)
 
 
 def outline_of(
-    encoder: PreTrainedConfig,
+    encoder: WhisperConfig,
     llm: PreTrainedConfig,
     num_emotions: int,
     settings: FitParams,
@@ -78,8 +84,7 @@ def outline_of(
     """Return the model of a stage as `outline` does, from two configurations."""
     with torch.device("meta"):
         causal = AutoModelForCausalLM.from_config(llm, dtype=llm_dtype, attn_implementation=attention_of(llm))
-        whisper = WhisperEncoder(encoder).to(torch.float32)
-        model = SpeechLLM(SpeechEncoder(whisper, pad_to_30s), causal, num_emotions)
+        model = SpeechLLM(SpeechEncoder(WhisperEncoder(encoder), pad_to_30s), causal, num_emotions)
     if isinstance(settings, EmotionFitParams):
         plora = settings.plora
         model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -106,7 +106,7 @@ class _Live(TorchDispatchMode):
     """Follows the storages that operations make: how many bytes are alive, and the most so far. Counts FLOPs."""
 
     def __init__(self, known: Mapping[int, int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known = known
         self.now = self.peak = 0
         self.flops = 0.0
