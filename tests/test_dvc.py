@@ -289,7 +289,9 @@ def test_a_recipe_runs_beside_the_demo(repository: Repository, recipe: Path, tmp
 def test_a_recipe_that_does_not_exist_is_named(root: Path) -> None:
     done = subprocess.run([root / "recipes/run.sh", "misspelt"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: recipes/misspelt.yaml: no such recipe; expected one of real-half real-small")
+    assert done.stderr.startswith(
+        "error: recipes/misspelt.yaml: no such recipe; expected one of h100-1 paper real-half real-small"
+    )
 
 
 @pytest.mark.slow

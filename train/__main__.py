@@ -11,6 +11,7 @@ COMMANDS = {
     "check-data": "Walk packed data as training does, without training.",
     "hear": "Write a training clip before and after augmentation.",
     "info": "Print what a model folder is: base models, data, parameters, losses.",
+    "plan": "Plan a training before it is paid for: memory, hours, disk, money.",
     "show": "Print a packed row as the model gets it.",
 }
 

@@ -34,14 +34,17 @@ _Measure = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 class _ByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, head: OutputHead, temperature: float, measure: _Measure) -> Tensor:
-        losses = torch.zeros(len(student), device=student.device, dtype=at_least_float32(student.dtype))
+        losses = student.new_zeros(len(student), dtype=at_least_float32(student.dtype))
         gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(student), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+
+        def run(rows: slice) -> None:  # a function, so that the logits of these rows are freed before those of the next
             logits = head.logits(student[rows])
             losses[rows], difference = measure(rows, functional.log_softmax(logits / temperature, dim=-1))
             if gradient is not None:
                 gradient[rows] = head.pull_back(difference.div_(temperature), logits)
+
+        for start in range(0, len(student), ROWS_AT_ONCE):
+            run(slice(start, start + ROWS_AT_ONCE))
         ctx.save_for_backward(gradient)
         return losses
 

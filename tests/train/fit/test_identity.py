@@ -20,7 +20,10 @@ WITHOUT_EFFECT = {
     "pipeline/tables/hashed_file.py", "pipeline/tables/parquet.py", "pipeline/tables/quarantine.py",
     "train/launch.py",
 }  # fmt: skip
-"""Code of a run that only checks parameters, starts processes, prints or writes files; a new import belongs here or to identity.CODE."""
+"""Code of a run that only checks parameters, starts processes, prints or writes files.
+
+A new import belongs here or to identity.CODE.
+"""
 
 
 def named(models: ModelsParams, data: Path, init: Path | None = None, **changes: Any) -> Identity:
