@@ -39,8 +39,8 @@ from train.plan.step import run_step
 
 STEPS = 2  # the optimizer has its moments from the second step on
 NUM_EMOTIONS = 5
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Variables that make glibc give freed memory back at once; otherwise it keeps up to 32 MB of each size."""
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
+"""Variables that make glibc give freed memory back at once, and keep to one thread: others may use the cores."""
 PLORA = PloraParams(rank=16, alpha=16, dropout=0.05, targets="all-linear")
 
 
@@ -69,10 +69,10 @@ TINY_WHISPER = WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_he
 BASE_WHISPER = WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2_048)
 CONFIGURATIONS = {
     "stage 1, 0.5B, packed": Configuration(
-        is_emotion=False, layout="packed", encoder=TINY_WHISPER, llm=QWEN_HALF_B, clips=6, seconds=8.0
+        is_emotion=False, layout="packed", encoder=TINY_WHISPER, llm=QWEN_HALF_B, clips=4, seconds=5.0
     ),
     "stage 2, 0.5B, padded": Configuration(
-        is_emotion=True, layout="padded", encoder=BASE_WHISPER, llm=QWEN_HALF_B, clips=4, seconds=4.0
+        is_emotion=True, layout="padded", encoder=BASE_WHISPER, llm=QWEN_HALF_B, clips=4, seconds=3.0
     ),
     "stage 2, 135M, packed": Configuration(
         is_emotion=True, layout="packed", encoder=BASE_WHISPER, llm=SMALL, clips=12, seconds=5.0
@@ -186,7 +186,7 @@ def largest_gib() -> float:
 def run(name: str) -> dict[str, Any]:
     """Measure a configuration in its own process; raises UserError if it fails."""
     command = [sys.executable, "-m", "benchmarks.plan", name]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **ALLOCATOR}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **ENVIRONMENT}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         last = ["no message", *done.stderr.splitlines()][-1]

@@ -1,26 +1,32 @@
 """The command that plans a training."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
+from pipeline import params
 from pipeline.stage import UserError
+from pipeline.weights.source import ModelsParams
 from tests.builders import change_params, utterance, write_packed, write_table
 from train.__main__ import app
 from train.commands.plan import RECIPES, find_recipe, main
 from train.plan.costs import make_plan
+from train.plan.models import read_config, read_encoder_config
+from train.plan.rows import read_rows
 
 
 @pytest.fixture
-def project(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the demo's parameters and nothing else; the cache of weights is empty."""
+def project(tmp_path: Path, root: Path, tiny_models: ModelsParams, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the demo's parameters for tiny models, and nothing else; the cache of weights is empty."""
     monkeypatch.setenv("BLSP_EMO_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    shutil.copy(root / "params.yaml", tmp_path)
+    change_params(
+        {"models": TypeAdapter(ModelsParams).dump_python(tiny_models)}, root / "params.yaml", Path("params.yaml")
+    )
     return tmp_path
 
 
@@ -66,6 +72,7 @@ def test_packed_data_come_first_then_manifests(project: Path, capsys: pytest.Cap
     assert emotion["audio_hours"] == pytest.approx(25 / 3600)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_told(project: Path) -> None:
     change_params({"models.llm.source": "Qwen/Qwen2.5-7B-Instruct", "models.llm.sha256": None})
     change_params({f"fit.{kind}.precision": "float32" for kind in ("semantic", "emotion")})
@@ -105,11 +112,6 @@ def test_an_unknown_model_and_an_unknown_corpus_are_told(project: Path) -> None:
 
 
 def test_every_recipe_has_sizes_and_configurations(root: Path) -> None:
-    from pipeline import params
-    from pipeline.weights.source import ModelsParams
-    from train.plan.models import read_config, read_encoder_config
-    from train.plan.rows import read_rows
-
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     assert "paper" in names
     for name in names:
@@ -122,11 +124,16 @@ def test_every_recipe_has_sizes_and_configurations(root: Path) -> None:
 
 
 def test_the_paper_has_3_7_m_rows_of_stage_1_and_70_k_of_stage_2() -> None:
-    from train.plan.rows import read_rows
-
     recipe = find_recipe("paper")
     assert read_rows("semantic", recipe, Path("nowhere")).num_rows == pytest.approx(3.8e6, rel=0.05)
     assert read_rows("emotion", recipe, Path("nowhere")).num_rows == pytest.approx(70e3, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_recipe_for_one_h100_fills_it(project: Path) -> None:
+    found = make_plan("h100-1", find_recipe("h100-1"), project, "h100", 1, None)
+    assert all(0 < stage.memory.head_room < 16 for stage in found.stages)
+    assert [stage.clips_per_step for stage in found.stages] == pytest.approx([768, 128], rel=0.2)
 
 
 def test_the_command_prints_tables(project: Path) -> None:
