@@ -31,6 +31,7 @@ from train.fit.progress import Progress
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
+from train.own_forward import checkpoint_layers
 from train.precision import avoid_shape_plans, training_device, training_dtype
 from train.saved_model import ModelConfig
 
@@ -57,6 +58,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     model, config = build_model(settings, models, emotions, folders.init)
     model.to(accelerator.device)
     check_layout(settings, config, model)
+    if settings.checkpoint_layers:
+        checkpoint_layers(model)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
     if kind == "emotion":
         standardise_head(model, data)
