@@ -143,9 +143,9 @@ class SpeechLLM(nn.Module):
         return output.last_hidden_state[sequences.predicts[:, shared:]]  # type: ignore[no-any-return]
 
     @contextmanager
-    def _surroundings(self, speech: Bool[Tensor, "b l"], is_packed: bool, part: nn.Module) -> Iterator[None]:
-        """Make P-LoRA act at speech positions, and a part of the LLM attend as the layout needs it."""
-        with self.speech_mask.applied(speech), packed_attention(part) if is_packed else nullcontext():
+    def _surroundings(self, speech: Bool[Tensor, "b l"], is_packed: bool, module: nn.Module) -> Iterator[None]:
+        """Make P-LoRA act at speech positions, and a module of the LLM attend as the layout needs it."""
+        with self.speech_mask.applied(speech), packed_attention(module) if is_packed else nullcontext():
             yield
 
     def _checkpointed(
