@@ -47,6 +47,21 @@ def check_own_forward(model: SpeechLLM) -> None:
     model.packs = _packs(model, _rows(model.token_embeddings.num_embeddings))
 
 
+def checkpoint_layers(model: SpeechLLM) -> None:
+    """Set `model.checkpoints_layers`; raises UserError if layers that are computed again give another gradient."""
+    kept, found = _gradient(model), ""
+    model.checkpoints_layers = True
+    try:
+        difference = float((_gradient(model) - kept).norm() / kept.norm())
+        if not difference <= _tolerance(model, _HEAD_TOLERANCE):  # nor if it is not a number
+            found = f"a gradient that differs by {difference:.2g}"
+    except CANNOT_RUN as error:
+        found = describe(error)
+    if found:
+        where = f"fit.*.checkpoint_layers: found true, expected false: layers of {type(model.llm).__name__}"
+        raise UserError(f"{where} that are computed again give {found}")
+
+
 def describe(error: Exception) -> str:
     """Return the kind of a library's error and the first line of its message."""
     first_line = str(error).strip().partition("\n")[0]
@@ -123,14 +138,34 @@ def _run_on_speech(model: SpeechLLM, rows: list[list[int]]) -> str:
 
     Gemma 4 looks up the token of each embedding, because its layers have inputs of their own.
     """
+    speech = _speech(model, rows)
+    asked = _sequences(rows, with_speech=True).to(speech.valid.device)
+    finite = model.output_head.logits(model.response_states(asked, speech)).isfinite().all()
+    return "" if finite else "found logits on speech that are no finite numbers, expected finite ones"
+
+
+def _gradient(model: SpeechLLM) -> Float[Tensor, "b s d"]:
+    """Return the gradient of a function of the states by the speech, in the layouts that the LLM can run."""
+    rows = _rows(model.token_embeddings.num_embeddings)
+    speech = _speech(model, rows)
+    speech.embeddings.requires_grad_()
+    packed = partial(packed_sequences, shares_start=model.shares_start)
+    asked = [
+        _sequences(rows, with_speech=True, lay_out=lay_out).to(speech.valid.device)
+        for lay_out in ((sequences, packed) if model.packs else (sequences,))
+    ]
+    states = torch.cat([model.response_states(rows_of_layout, speech) for rows_of_layout in asked])
+    return torch.autograd.grad(states.float().sin().sum(), speech.embeddings)[0].float()
+
+
+@torch.no_grad()
+def _speech(model: SpeechLLM, rows: list[list[int]]) -> Speech:
+    """Return embeddings of no token, in place of speech."""
     device = model.token_embeddings.weight.device
     longest = max(_LENGTHS)
     words = torch.tensor([row[_BEFORE : _BEFORE + longest] for row in rows], device=device)
     valid = torch.arange(longest) < torch.tensor(_LENGTHS)[:, None]
-    speech = Speech(embeddings=model.token_embeddings(words).roll(1, dims=-1), valid=valid.to(device))
-    asked = _sequences(rows, with_speech=True).to(device)
-    finite = model.output_head.logits(model.response_states(asked, speech)).isfinite().all()
-    return "" if finite else "found logits on speech that are no finite numbers, expected finite ones"
+    return Speech(embeddings=model.token_embeddings(words).roll(1, dims=-1), valid=valid.to(device))
 
 
 def _rows(vocabulary: int) -> list[list[int]]:

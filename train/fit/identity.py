@@ -26,7 +26,8 @@ from train.model_config import ModelConfig
 Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
 
-_WITHOUT_EFFECT = {"workers", "log_every", "evaluate_every", "save_every"}  # on the trained weights
+# on the trained weights
+_WITHOUT_EFFECT = {"checkpoint_layers", "workers", "log_every", "evaluate_every", "save_every"}
 _SHOWN = 5  # of the inputs that differ
 
 CODE = (

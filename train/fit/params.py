@@ -51,6 +51,9 @@ class FitParams(Section):
     precision: Precision
     """bfloat16 applies to the frozen LLM; the trained weights are always float32. auto chooses bfloat16 if the GPU or
     the processor multiplies it natively, which is two to three times as fast."""
+    checkpoint_layers: bool
+    """Keep only the input of each layer for the gradient, and compute the rest again: less memory, more time, the same
+    gradient. For LLMs of several billion parameters."""
     workers: Annotated[int, Field(ge=0)]
     """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
     log_every: PositiveInt

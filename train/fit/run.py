@@ -34,6 +34,7 @@ from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
 from train.model_config import ModelConfig, load_config
+from train.own_forward import checkpoint_layers
 from train.precision import avoid_shape_plans, training_device, training_dtype
 
 STANDARDISING_CLIPS = 256  # enough for a mean and a deviation per dimension
@@ -58,6 +59,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     model, config = build_model(settings, models, emotions, folders.init)
     model.to(accelerator.device)
     check_layout(settings, config, model)
+    if settings.checkpoint_layers:
+        checkpoint_layers(model)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
     if kind == "emotion":
         standardise_head(model, data)

@@ -38,11 +38,12 @@ class SpeechMask:
     @contextmanager
     def applied(self, mask: Bool[Tensor, "b l"], *, generating: bool = False) -> Iterator[None]:
         """Make P-LoRA act at the positions where `mask` is true."""
+        before = self.mask, self.generating
         self.mask, self.generating = mask, generating
         try:
             yield
         finally:
-            self.mask, self.generating = None, False
+            self.mask, self.generating = before
 
     def zero_elsewhere(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Set the output of A (b x l x r) to zero at positions without speech; a forward hook.

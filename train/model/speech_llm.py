@@ -1,16 +1,19 @@
 """The speech LLM: encoder, adapter, frozen LLM with optional P-LoRA, and emotion head."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from train.model.adapter import ConvAdapter
+from train.model.checkpointed_layers import StartCache, checkpointed, decoder_layers
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Sequences
@@ -57,6 +60,8 @@ class SpeechLLM(nn.Module):
         """Whether the start of prompts is computed once for a batch; train/own_forward.py finds out."""
         self.packs = True
         """Whether the LLM gives the same states in the packed layout; train/own_forward.py finds out."""
+        self.checkpoints_layers = False
+        """Whether layers are computed again for the gradient, which saves memory and costs time."""
 
     def train(self, mode: bool = True) -> "SpeechLLM":
         """Set the mode of what is trained; what is frozen stays in evaluation mode, so that it has no dropout."""
@@ -89,11 +94,14 @@ class SpeechLLM(nn.Module):
         clips: tuple[Segments, ...] | None = None,
     ) -> Speech:
         """Turn log-mel into embeddings for the LLM; `clips` says where packed clips are (`Batch.clips`)."""
+        layers = list(self.encoder.whisper.layers)
         if clips is not None:
-            states = self.encoder.packed(features, clips[0], clips[1])
+            with self._checkpointed(layers, packed_attention):
+                states = self.encoder.packed(features, clips[0], clips[1])
             embeddings = self.adapter.packed(states, clips[1:])
             return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid)
-        states, lengths = self.encoder(features, num_frames)
+        with self._checkpointed(layers, lambda _layer: nullcontext()):
+            states, lengths = self.encoder(features, num_frames)
         embeddings, lengths = self.adapter(states, lengths)
         return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
 
@@ -122,8 +130,9 @@ class SpeechLLM(nn.Module):
         else:
             positions = shared + rows.offsets
             arguments = {"segments": rows}
-        attention = nullcontext() if rows is None else packed_attention(self.llm)
-        with self.speech_mask.applied(sequences.speech[:, shared:]), attention:
+        surroundings = partial(self._surroundings, sequences.speech[:, shared:], rows is not None)
+        layers = decoder_layers(self.llm) if self.checkpoints_layers else []
+        with surroundings(self.llm), self._checkpointed(layers, surroundings):
             output = self.llm.base_model(
                 inputs_embeds=embeddings[:, shared:],
                 position_ids=positions[None],
@@ -133,12 +142,23 @@ class SpeechLLM(nn.Module):
             )
         return output.last_hidden_state[sequences.predicts[:, shared:]]  # type: ignore[no-any-return]
 
+    @contextmanager
+    def _surroundings(self, speech: Bool[Tensor, "b l"], is_packed: bool, module: nn.Module) -> Iterator[None]:
+        """Make P-LoRA act at speech positions, and a module of the LLM attend as the layout needs it."""
+        with self.speech_mask.applied(speech), packed_attention(module) if is_packed else nullcontext():
+            yield
+
+    def _checkpointed(
+        self, layers: Sequence[nn.Module], surroundings: Callable[[nn.Module], AbstractContextManager[None]]
+    ) -> AbstractContextManager[None]:
+        return checkpointed(layers, surroundings) if self.checkpoints_layers else nullcontext()
+
     @torch.no_grad()
-    def _start(self, embeddings: Float[Tensor, "1 l d"], batch_size: int) -> Cache:
+    def _start(self, embeddings: Float[Tensor, "1 l d"], batch_size: int) -> StartCache:
         """Return the keys and values of the shared start, repeated for each row."""
         cache = self.llm.base_model(inputs_embeds=embeddings, use_cache=True).past_key_values
         cache.batch_repeat_interleave(batch_size)
-        return cache  # type: ignore[no-any-return]
+        return StartCache(layers=cache.layers)
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the student, and the teacher if the batch has one."""
