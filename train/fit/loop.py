@@ -26,29 +26,11 @@ from train.fit import checkpoint
 from train.fit.checkpoint import Checkpoint
 from train.fit.objectives import Objective
 from train.fit.progress import Progress
+from train.fit.schedule import Schedule
 from train.model import Batch
 
 BATCHES_AHEAD = 4
 """Batches that each worker reads ahead."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """The number of steps and the learning rates."""
-
-    seed: int
-    num_steps: int
-    warmup_steps: int
-    max_grad_norm: float
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of `step`, counted from 0, as a share of the peak rate.
-
-        The rate has a logarithmic warm-up, then a linear decay to zero: DeepSpeed's WarmupDecayLR, as published.
-        """
-        if step < self.warmup_steps:
-            return math.log(step + 2) / math.log(self.warmup_steps + 1)
-        return (self.num_steps - step) / max(1, self.num_steps - self.warmup_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

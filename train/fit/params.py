@@ -8,6 +8,9 @@ from pipeline.params import Precision, Section
 from pipeline.weights.lora import Targets
 from train.data.effects import Augment, EmotionAugment
 
+Shape = Literal["as-published", "cosine", "constant"]
+"""How the learning rate goes on after its warm-up: linearly to 0, by a cosine to 0, or without change."""
+
 
 class BatchParams(Section):
     """How rows are put into batches (train/data/sampler.py)."""
@@ -46,6 +49,7 @@ class FitParams(Section):
     """The augmentation of training clips (train/data/effects.py); none as published."""
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Shape
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     precision: Precision

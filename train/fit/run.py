@@ -23,11 +23,12 @@ from train.fit import checkpoint
 from train.fit.augmented_rows import sound_folders
 from train.fit.ctc_warm_start import warm_start
 from train.fit.identity import fingerprint, identify
-from train.fit.loop import Data, Intervals, Schedule, Trainer, train
+from train.fit.loop import Data, Intervals, Trainer, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.progress import Progress
+from train.fit.schedule import Schedule
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
@@ -207,6 +208,7 @@ def standardise_head(model: SpeechLLM, data: Data) -> None:
 def make_schedule(settings: FitParams, num_steps: int) -> Schedule:
     """Return the schedule of a run of `num_steps` steps."""
     return Schedule(
+        shape=settings.schedule,
         seed=settings.seed,
         num_steps=num_steps,
         warmup_steps=settings.warmup_steps,

@@ -21,9 +21,10 @@ from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint, run
 from train.fit.identity import fingerprint, identify
-from train.fit.loop import Schedule, Trainer
+from train.fit.loop import Trainer
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams, WarmStartParams
 from train.fit.run import RunFolders
+from train.fit.schedule import Schedule
 from train.model import Batch
 from train.model.inputs import sequences
 from train.saved_model import ModelConfig
@@ -229,7 +230,7 @@ def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(
         model, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
         model.head.requires_grad_(True)
         data = run.open_data(folders.data, settings, config, with_teacher=False)
-        schedule = Schedule(seed=1, num_steps=1, warmup_steps=0, max_grad_norm=1e9)
+        schedule = Schedule(shape="as-published", seed=1, num_steps=1, warmup_steps=0, max_grad_norm=1e9)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
         trainer = Trainer(model, run.make_objective(settings, model), optimizer, schedule, Accelerator(cpu=True))
         gradients.append(gradient_of_a_step(trainer, list(data.batches(rows)), num_spare))
@@ -243,16 +244,6 @@ def gradient_of_a_step(trainer: Trainer, batches: list[Batch], num_spare: int) -
     before = torch.cat([p.detach().flatten().clone() for p in trainer.trained.values()])
     trainer.step(0, batches, num_spare)
     return before - torch.cat([p.detach().flatten() for p in trainer.trained.values()])
-
-
-def test_the_rate_warms_up_by_the_logarithm_and_falls_to_zero() -> None:
-    schedule = Schedule(seed=1, num_steps=100, warmup_steps=10, max_grad_norm=1.0)
-    rates = [schedule.rate(step) for step in range(100)]
-    assert rates[9] == pytest.approx(1.0)
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[0] == pytest.approx(0.289, abs=1e-3)
-    assert rates[99] == pytest.approx(1 / 90)
-    assert rates[:10] == sorted(rates[:10])
 
 
 def test_stage_2_refuses_a_stage_1_of_other_emotions(tiny_models: ModelsParams, folders: RunFolders) -> None:
