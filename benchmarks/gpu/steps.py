@@ -83,7 +83,7 @@ class Steps:
     def step(self, trainer: Trainer, batch: Batch) -> None:
         """Run an optimizer step."""
         self.taken += 1
-        trainer.step(self.taken, [batch])
+        trainer.step(self.taken, [batch]).read()
 
     def useful(self, clips: Sequence[Example]) -> float:
         """Return the useful FLOPs of a step on these clips."""

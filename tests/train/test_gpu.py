@@ -44,8 +44,8 @@ import os, signal
 from pipeline.stage import run_stage
 from train.fit import checkpoint, __main__ as fit
 save = checkpoint.save
-def save_and_die(folder, state):
-    save(folder, state)
+def save_and_die(folder, state, keep):
+    save(folder, state, keep)
     if state.step == {KILLED_AFTER}:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.save = save_and_die

@@ -20,7 +20,7 @@ from train.saved_model import ModelConfig
 Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
 
-_WITHOUT_EFFECT = {"workers", "log_every", "evaluate_every", "save_every"}  # on the trained weights
+_WITHOUT_EFFECT = {"workers", "log_every", "evaluate_every", "save_every", "keep_checkpoints"}  # on the trained weights
 _SHOWN = 5  # of the inputs that differ
 
 

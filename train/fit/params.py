@@ -60,6 +60,8 @@ class FitParams(Section):
     log_every: PositiveInt
     evaluate_every: PositiveInt
     save_every: PositiveInt
+    keep_checkpoints: PositiveInt
+    """The last checkpoints that stay; with 2 or more, a damaged one costs only the steps after the one before it."""
 
 
 class WarmStartParams(Section):

@@ -21,14 +21,16 @@ from train.data.dataset import Collator, Examples, Visit, row_costs, visits
 from train.data.log_mel import LogMel
 from train.fit import checkpoint
 from train.fit.augmented_rows import sound_folders
+from train.fit.checkpoint import Checkpoint, Writer
 from train.fit.ctc_warm_start import warm_start
-from train.fit.identity import fingerprint, identify
+from train.fit.identity import Identity, fingerprint, identify
 from train.fit.loop import Data, Intervals, Trainer, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.progress import Progress
 from train.fit.schedule import Schedule
+from train.fit.signals import EXIT_STATUS, StopSignal
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
@@ -77,33 +79,65 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     of_run = identify(settings, config, inputs, llm_dtype(settings))
     run = f"{kind}-{fingerprint(of_run)}"
     folder = folders.checkpoints / run
-    state = checkpoint.load(folder) if resume else None
-    if state is None and resume and main:
-        for line in checkpoint.passed_over(folder, of_run):
-            say(f"fit: {kind}: {line}")
+    state = find_checkpoint(folder, of_run, main) if resume else None
     if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
+    with StopSignal() as stop:
+        records = train_from(trainer, data, settings, state, of_run, folder, folders.logs / run, stop)
+        trainer.check_weights()
+        if main:
+            save(accelerator.unwrap_model(trainer.model), config, records, folders.output)
+            checkpoint.remove(folder)
+            say(f"fit: {kind}: {schedule.num_steps} steps on {len(data.train):,} rows, model in {folders.output}")
+
+
+def find_checkpoint(folder: Path, of_run: Identity, is_main_process: bool) -> Checkpoint | None:
+    """Return the last complete checkpoint of a run; without one, say which checkpoints are not those of this run."""
+    state, lines = checkpoint.load(folder)
     if state is None:
-        state = trainer.checkpoint(0, [])
+        lines += checkpoint.passed_over(folder, of_run)
+    for line in lines if is_main_process else []:
+        say(f"fit: {folder.name.split('-')[0]}: {line}")
+    return state
+
+
+def train_from(
+    trainer: Trainer,
+    data: Data,
+    settings: FitParams,
+    state: Checkpoint | None,
+    of_run: Identity,
+    folder: Path,
+    logs: Path,
+    stop: StopSignal,
+) -> list[dict[str, float]]:
+    """Train from a checkpoint, or from the start without one; return the records.
+
+    Raises SystemExit if a signal has stopped training and the checkpoint of the last step is complete.
+    """
+    kind, num_steps, main = folder.name.split("-")[0], trainer.schedule.num_steps, trainer.accelerator.is_main_process
+    with Writer(folder, settings.keep_checkpoints) as writer:
+        if state is None:
+            state = trainer.checkpoint(0, [])
+            if main:
+                checkpoint.save_identity(folder, of_run)
+                writer.save(state)  # a resumed run does not repeat the warm start
+        else:
+            trainer.restore(state)
+            if main:
+                say(f"fit: {kind}: continues after step {state.step} of {num_steps}")
+        intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
+        with Progress(kind, logs, state.step, num_steps, list(state.records), is_main_process=main) as progress:
+            done, stopped = train(trainer, data, progress, intervals, writer, stop)
+    if stopped:
+        trainer.accelerator.wait_for_everyone()  # a launcher kills all processes once one has ended
         if main:
-            checkpoint.save_identity(folder, of_run)
-            checkpoint.save(folder, state)  # a resumed run does not repeat the warm start
-    else:
-        trainer.restore(state)
-        if main:
-            say(f"fit: {kind}: continues after step {state.step} of {schedule.num_steps}")
-    intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
-    with Progress(
-        kind, folders.logs / run, state.step, schedule.num_steps, state.records, is_main_process=main
-    ) as progress:
-        train(trainer, data, progress, intervals, folder)
-    trainer.check_weights()
-    if main:
-        save(accelerator.unwrap_model(trainer.model), config, progress.records, folders.output)
-        checkpoint.remove(folder)
-        say(f"fit: {kind}: {schedule.num_steps} steps on {len(data.train):,} rows, model in {folders.output}")
+            by = stop.name or "a signal to another process"
+            say(f"fit: {kind}: stopped by {by} after step {done} of {num_steps}; --resume continues after this step")
+        raise SystemExit(EXIT_STATUS)
+    return progress.records
 
 
 def build_model(
@@ -242,7 +276,8 @@ def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    on_gpu = trained[0].is_cuda  # fused, it can leave out a step without a word to the CPU
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=on_gpu)
 
 
 def llm_dtype(settings: FitParams) -> torch.dtype:

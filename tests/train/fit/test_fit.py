@@ -100,8 +100,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 
     save = checkpoint.save
 
-    def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
-        save(folder, state)
+    def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
+        save(folder, state, keep)
         if state.step == 4:
             raise KeyboardInterrupt
 
@@ -151,8 +151,8 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
     def context(step: int) -> Iterator[None]:
         save = checkpoint.save
 
-        def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
-            save(folder, state)
+        def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
+            save(folder, state, keep)
             if state.step == step:
                 raise Killed
 
@@ -180,13 +180,13 @@ def test_a_checkpoint_that_is_passed_over_is_named_with_what_differs(
 ) -> None:
     with killed_at(4):
         run.fit(semantic(), tiny_models, EMOTIONS, folders, resume=True)
-    (state,) = folders.checkpoints.glob("*/state.pt")
+    state = max(folders.checkpoints.glob("*/step-*"))
     rate = semantic().learning_rate
     run.fit(semantic(learning_rate=0.5), tiny_models, EMOTIONS, folders, resume=True)
     expected = f"fit.semantic.learning_rate {rate}, now 0.5\n"
     told = f"fit: semantic: {state.parent}: not continued, because it is the checkpoint of another run: {expected}"
     assert told in capsys.readouterr().out
-    assert state.is_file()
+    assert state.is_dir()
 
     (state.parent / "identity.json").write_text("{")
     run.fit(semantic(learning_rate=0.5), tiny_models, EMOTIONS, folders, resume=True)
@@ -198,10 +198,10 @@ def test_the_log_of_a_resumed_run_holds_each_step_once(
 ) -> None:
     save = checkpoint.save
 
-    def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
+    def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
         if state.step == 4:
             raise KeyboardInterrupt
-        save(folder, state)
+        save(folder, state, keep)
 
     monkeypatch.setattr(checkpoint, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
