@@ -191,7 +191,7 @@ class Trainer:
 
         On a GPU, the kernel of the fused optimizer reads `found_inf`, so the CPU does not wait for it.
         """
-        if self.optimizer.defaults.get("fused"):
+        if self.optimizer.param_groups[0].get("fused"):
             self.optimizer.optimizer.found_inf = (~finite).float()
             self.optimizer.step()
         elif finite:
