@@ -27,8 +27,8 @@ from pipeline.tables import parquet
 from train.fit import identity
 from train.fit.identity import Identity
 
-MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, IDENTITY_FILE = (
-    "model.safetensors", "optimizer.pt", "state.json", "identity.json",
+MODEL_FILE, BEST_FILE, OPTIMIZER_FILE, STATE_FILE, IDENTITY_FILE = (
+    "model.safetensors", "best.safetensors", "optimizer.pt", "state.json", "identity.json",
 )  # fmt: skip
 EARLIER_FILE = "state.pt"  # in which an earlier version kept its only checkpoint
 
@@ -41,6 +41,8 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     records: list[dict[str, float]]
+    best: dict[str, torch.Tensor] | None
+    """The trained tensors after the best evaluation, if they are kept."""
 
 
 class Writer:
@@ -79,11 +81,13 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     partial = folder / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with parquet.whole(partial / MODEL_FILE) as file:
-            file.write_bytes(as_safetensors(checkpoint.model))  # save_file does not report a full disk as an OSError
+        for name, tensors in ((MODEL_FILE, checkpoint.model), (BEST_FILE, checkpoint.best)):
+            if tensors is not None:
+                with parquet.whole(partial / name) as file:  # save_file does not report a full disk as an OSError
+                    file.write_bytes(as_safetensors(tensors))
         with parquet.whole(partial / OPTIMIZER_FILE) as file, file.open("wb") as stream:
             _save_optimizer(checkpoint.optimizer, stream)
-        digests = {name: _digest(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
         state = {"step": checkpoint.step, "digests": digests, "records": checkpoint.records}
         with parquet.whole(partial / STATE_FILE) as file:
             file.write_text(json.dumps(state))
@@ -113,11 +117,12 @@ def load(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             damaged.append(_damage(path, STATE_FILE))
             continue
-        if broken := [name for name in (MODEL_FILE, OPTIMIZER_FILE) if _digest(path / name) != digests.get(name)]:
+        if broken := [name for name, digest in digests.items() if _digest(path / name) != digest]:
             damaged.append(_damage(path, broken[0]))
             continue
         optimizer = torch.load(path / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        return Checkpoint(step, load_file(path / MODEL_FILE), optimizer, records), damaged
+        best = load_file(path / BEST_FILE) if BEST_FILE in digests else None
+        return Checkpoint(step, load_file(path / MODEL_FILE), optimizer, records, best), damaged
     return None, damaged
 
 

@@ -20,15 +20,16 @@ from train.saved_model import ModelConfig
 Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
 
-_WITHOUT_EFFECT = {"workers", "log_every", "evaluate_every", "save_every", "keep_checkpoints"}  # on the trained weights
+_WITHOUT_EFFECT = {"workers", "log_every", "evaluate_every", "save_every", "keep_checkpoints", "stall"}  # on weights
 _SHOWN = 5  # of the inputs that differ
 
 
 def identify(settings: FitParams, config: ModelConfig, folders: Iterable[Path], dtype: torch.dtype) -> Identity:
     """Return the identity of a run that reads `folders`; it includes the training code and torch's version."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
+    uses_dev = settings.stop_after is not None or settings.keep == "best"
     values = {
-        f"fit.{kind}": settings.model_dump(exclude=_WITHOUT_EFFECT),
+        f"fit.{kind}": settings.model_dump(exclude=_WITHOUT_EFFECT - ({"evaluate_every"} if uses_dev else set())),
         "model": config.model_dump(),
         "weights of the encoder": name_weights(config.models.encoder, fetch(config.models.encoder)),
         "weights of the LLM": name_weights(config.models.llm, fetch(config.models.llm)),

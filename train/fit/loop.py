@@ -29,6 +29,7 @@ from train.fit.progress import Progress
 from train.fit.schedule import Schedule
 from train.fit.signals import StopSignal
 from train.fit.step_result import StepResult, check_finite, send
+from train.fit.watch import Watch
 from train.model import Batch
 
 BATCHES_AHEAD = 4
@@ -151,12 +152,17 @@ class Trainer:
         """Return whether a condition holds in any process; all processes have to ask."""
         return bool(self._over_processes(self._on_device([float(condition)])).item())
 
-    def checkpoint(self, step: int, records: list[dict[str, float]]) -> Checkpoint:
-        """Return a copy of the state after `step` steps, with the records so far."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return a copy of the trained tensors and buffers on the CPU."""
+        return {name: _copy(tensor) for name, tensor in self.state.items()}
+
+    def checkpoint(
+        self, step: int, records: list[dict[str, float]], best: dict[str, Tensor] | None = None
+    ) -> Checkpoint:
+        """Return a copy of the state after `step` steps, with the records so far and the best tensors, if kept."""
         optimizer = self.optimizer.state_dict()
         moments = {i: {name: _copy(value) for name, value in state.items()} for i, state in optimizer["state"].items()}
-        tensors = {name: _copy(tensor) for name, tensor in self.state.items()}
-        return Checkpoint(step, tensors, {**optimizer, "state": moments}, list(records))
+        return Checkpoint(step, self.tensors(), {**optimizer, "state": moments}, list(records), best)
 
     def check_weights(self) -> None:
         """Raise UserError if a trained weight is infinite or not a number."""
@@ -169,10 +175,14 @@ class Trainer:
 
     def restore(self, state: Checkpoint) -> None:
         """Set model and optimizer to the state of a checkpoint."""
-        with torch.no_grad():
-            for name, tensor in state.model.items():
-                self.state[name].copy_(tensor)
+        self.set_tensors(state.model)
         self.optimizer.load_state_dict(state.optimizer)
+
+    @torch.no_grad()
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the trained tensors and buffers to these."""
+        for name, tensor in tensors.items():
+            self.state[name].copy_(tensor)
 
     def _backward(self, batch: Batch, weight: float, counts: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
         """Add the gradient of a batch; return its share of the mean of each term."""
@@ -239,8 +249,9 @@ def train(
     intervals: Intervals,
     checkpoints: Writer,
     stop: StopSignal,
+    watch: Watch,
 ) -> tuple[int, bool]:
-    """Run all steps from `progress.first_step` on, or until a signal; return the last step, and whether a signal came.
+    """Run the steps after `progress.first_step`; return the last step, and whether a signal has stopped training.
 
     The numbers of a step are read after the next step has started, unless they are needed at once. Processes learn from
     them that one of them has a signal, so all stop after the same step.
@@ -251,8 +262,10 @@ def train(
     for_loader, for_loop = tee((epoch, *of_rank(step, rank, num_ranks)) for epoch, step in steps)
     # the loader reads ahead
     planned = (visits(rows, epoch) for epoch, own, _ in for_loader for rows in own)
-    if not _evaluate(trainer, data, progress, intervals, first, stop):
+    if not _evaluate(trainer, data, progress, intervals, first, stop, watch):
         return first, True
+    if watch.is_over:
+        return first, False
     done, stopped = first, False
     unread: StepResult | None = None
     with closing(data.batches(planned, worker_init=signals.ignore)) as batches:
@@ -263,26 +276,34 @@ def train(
             result = trainer.step(done - 1, taken, num_spare, stop.arrived)
             progress.step(sum(batch.num_positions for batch in taken[: len(own) - num_spare]) * num_ranks, waited_s)
             if unread is not None:
-                _, stopped = unread.read()
+                values, stopped = unread.read()
+                progress.tell(watch.step(done - 1, values))
             unread = result
             alone = stop.arrived() and num_ranks == 1
             if stopped or alone or intervals.any_due(done, schedule.num_steps):
                 values, asked = result.read()
                 stopped = stopped or alone or asked
+                progress.tell(watch.step(done, values))
                 unread = None
             if done % intervals.log == 0 or done == schedule.num_steps:
-                loss = sum(trainer.objective.weights[name] * value for name, value in values.items())
-                progress.log(done, {"loss": loss, **values, "lr": schedule.rate(done - 1) * trainer.peak_rates[0]})
-            stopped = stopped or not _evaluate(trainer, data, progress, intervals, done, stop)
+                rate = schedule.rate(done - 1) * trainer.peak_rates[0]
+                progress.log(done, {"loss": watch.loss(values), **values, "lr": rate})
+            stopped = stopped or not _evaluate(trainer, data, progress, intervals, done, stop, watch)
             if (stopped or done % intervals.save == 0) and accelerator.is_main_process:
-                checkpoints.save(trainer.checkpoint(done, progress.records))
-            if stopped:
+                checkpoints.save(trainer.checkpoint(done, progress.records, watch.best_tensors))
+            if stopped or watch.is_over:
                 break
     return done, stopped
 
 
 def _evaluate(
-    trainer: Trainer, data: Data, progress: Progress, intervals: Intervals, step: int, stop: StopSignal
+    trainer: Trainer,
+    data: Data,
+    progress: Progress,
+    intervals: Intervals,
+    step: int,
+    stop: StopSignal,
+    watch: Watch,
 ) -> bool:
     """Compute the losses on the dev split if they are due and unknown; return whether no signal has broken this off."""
     due = step % intervals.evaluate == 0 or step == trainer.schedule.num_steps
@@ -294,4 +315,5 @@ def _evaluate(
     if trainer.any_process(stop.arrived()):
         return False
     progress.log_dev(step, values, time.monotonic() - started)
+    watch.evaluated(progress.records, trainer.tensors if accelerator.is_main_process else None)
     return True

@@ -72,6 +72,11 @@ class Progress:
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}")
 
+    def tell(self, line: str | None) -> None:
+        """Print a line, if there is one."""
+        if line is not None:
+            self._say(f"fit: {self.name}: {line}")
+
     def __enter__(self) -> Self:
         return self
 

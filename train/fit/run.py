@@ -31,6 +31,7 @@ from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.progress import Progress
 from train.fit.schedule import Schedule
 from train.fit.signals import EXIT_STATUS, StopSignal
+from train.fit.watch import Best, Watch
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
@@ -61,6 +62,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     model.to(accelerator.device)
     check_layout(settings, config, model)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
+    check_dev(settings, data, folders.data)
     if kind == "emotion":
         standardise_head(model, data)
     main = accelerator.is_main_process
@@ -90,7 +92,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
         if main:
             save(accelerator.unwrap_model(trainer.model), config, records, folders.output)
             checkpoint.remove(folder)
-            say(f"fit: {kind}: {schedule.num_steps} steps on {len(data.train):,} rows, model in {folders.output}")
+            say(f"fit: {kind}: {records[-1]['step']} steps on {len(data.train):,} rows, model in {folders.output}")
 
 
 def find_checkpoint(folder: Path, of_run: Identity, is_main_process: bool) -> Checkpoint | None:
@@ -129,15 +131,32 @@ def train_from(
             if main:
                 say(f"fit: {kind}: continues after step {state.step} of {num_steps}")
         intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
+        watch = Watch(settings, trainer.objective.weights, state.records, state.best)
         with Progress(kind, logs, state.step, num_steps, list(state.records), is_main_process=main) as progress:
-            done, stopped = train(trainer, data, progress, intervals, writer, stop)
+            done, stopped = train(trainer, data, progress, intervals, writer, stop, watch)
     if stopped:
         trainer.accelerator.wait_for_everyone()  # a launcher kills all processes once one has ended
         if main:
             by = stop.name or "a signal to another process"
             say(f"fit: {kind}: stopped by {by} after step {done} of {num_steps}; --resume continues after this step")
         raise SystemExit(EXIT_STATUS)
+    if main:
+        for line in describe_end(settings, watch.best, done, num_steps):
+            say(f"fit: {kind}: {line}")
+        if watch.best_tensors is not None:
+            trainer.set_tensors(watch.best_tensors)
     return progress.records
+
+
+def describe_end(settings: FitParams, best: Best | None, done: int, num_steps: int) -> list[str]:
+    """Say that training has stopped early, and of which evaluation the saved model is, if it may not be the last."""
+    lines = []
+    if done < num_steps:
+        without = f"{settings.stop_after} evaluations without a better dev loss"
+        lines.append(f"stopped early after step {done} of {num_steps}: {without}")
+    if settings.keep == "best" and best is not None:
+        lines.append(f"the saved model is that of step {best.step}, with the best dev loss {best.loss:.4g}")
+    return lines
 
 
 def build_model(
@@ -197,6 +216,18 @@ def check_layout(settings: FitParams, config: ModelConfig, model: SpeechLLM) -> 
         raise UserError(f"{where}: pad_to_30s pads each clip")
     if not model.packs:
         raise UserError(f"{where}: in {type(model.llm).__name__}, rows of one sequence see each other")
+
+
+def check_dev(settings: FitParams, data: Data, folder: Path) -> None:
+    """Raise UserError if a parameter needs a dev split and there is none."""
+    if data.dev is not None:
+        return
+    for name, value, expected in (("stop_after", settings.stop_after, None), ("keep", settings.keep, "last")):
+        if value != expected:
+            raise UserError(
+                f"fit.*.{name}: found {value}, expected {expected or 'null'}, because no dev row of {folder} has a "
+                "continuation"
+            )
 
 
 def open_data(

@@ -32,7 +32,7 @@ def state(step: int) -> Checkpoint:
     moments = {0: {"step": torch.tensor(float(step)), "exp_avg": torch.full((2, 3), float(step))}}
     groups = [{"lr": 0.1, "params": [0]}]
     model = {"weight": torch.full((2, 3), float(step))}
-    return Checkpoint(step, model, {"state": moments, "param_groups": groups}, [{"step": step, "loss": 0.5}])
+    return Checkpoint(step, model, {"state": moments, "param_groups": groups}, [{"step": step, "loss": 0.5}], None)
 
 
 def steps(folder: Path) -> list[str]:

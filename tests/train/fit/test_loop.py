@@ -183,9 +183,9 @@ def test_the_numbers_of_a_step_are_read_after_the_next_one_but_before_a_checkpoi
         told.append(f"read {result.where.split()[-1]}")
         return read(result)
 
-    def take_copy(trainer: Trainer, number: int, records: list[dict[str, float]]) -> checkpoint.Checkpoint:
+    def take_copy(trainer: Trainer, number: int, records: list[dict[str, float]], *best: Any) -> checkpoint.Checkpoint:
         told.append(f"checkpoint {number}")
-        return save(trainer, number, records)
+        return save(trainer, number, records, *best)
 
     monkeypatch.setattr(Trainer, "step", run_step)
     monkeypatch.setattr(StepResult, "read", read_result)
