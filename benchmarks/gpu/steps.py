@@ -104,7 +104,7 @@ class Steps:
 def _objective(model: SpeechLLM, stage: Stage) -> Objective:
     if stage == "semantic":
         return SemanticAlignment(model.output_head, TEMPERATURE)
-    return EmotionAlignment(model.output_head, 1.0)
+    return EmotionAlignment(model.output_head, 1.0, model.head.classify.out_features)
 
 
 def draw_batches(sizes: Sizes, stage: Stage, count: int, layout: Layout) -> list[list[Example]]:

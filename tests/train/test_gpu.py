@@ -102,7 +102,7 @@ def batch(batches: dict[str, Batch]) -> Batch:
 def objective(stage: str, model: SpeechLLM) -> Objective:
     if stage == "semantic":
         return SemanticAlignment(model.output_head, 2.0)
-    return EmotionAlignment(model.output_head, 1.0)
+    return EmotionAlignment(model.output_head, 1.0, model.head.classify.out_features)
 
 
 def loss_and_gradients(model: SpeechLLM, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:

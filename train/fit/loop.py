@@ -24,7 +24,7 @@ from train.data.dataset import Collator, Examples, Visit, visits
 from train.data.sampler import Sampler, of_rank
 from train.fit import signals
 from train.fit.checkpoint import Checkpoint, Writer
-from train.fit.objectives import Objective
+from train.fit.objectives import Objective, recalled, unweighted_accuracy
 from train.fit.progress import Progress
 from train.fit.schedule import Schedule
 from train.fit.signals import StopSignal
@@ -127,26 +127,36 @@ class Trainer:
         return send(f"fit: step {step + 1}", self.terms, [batch.ids for batch in batches], numbers)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Return the mean of each term over the given batches of all processes, without training."""
+        """Return the mean of each term over the given batches of all processes, without training.
+
+        With an emotion head, dev_ua is its unweighted accuracy: the mean recall over the emotions that occur.
+        """
         # DistributedDataParallel waits for all processes at each batch, but processes may have different numbers of
         # batches, so evaluation uses the model without it.
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         zeros: Mapping[str, float] = dict.fromkeys(self.objective.weights, 0.0)
         counts, sums = [zeros], [zeros]
+        num_emotions = self.objective.num_emotions
+        emotions = torch.zeros(2, num_emotions, dtype=torch.float64, device=self.accelerator.device)
         with torch.no_grad():
             for batch in batches:
                 counts.append(self.objective.counts(batch))
                 batch = batch.to(self.accelerator.device)
-                terms = self.objective.sums(model(batch), batch)
+                outputs = model(batch)
+                if num_emotions:
+                    emotions += recalled(outputs.emotion, batch.emotion)
+                terms = self.objective.sums(outputs, batch)
                 sums.append(check_finite("fit: dev split", terms, batch.ids))
         totals, units = (
             self._over_processes(self._on_device([added[name] for name in self.terms])).tolist()
             for added in (_added(sums), _added(counts))
         )
-        return {
+        values = {
             f"dev_{name}": total / max(1.0, count) for name, total, count in zip(self.terms, totals, units, strict=True)
         }
+        emotions = self._over_processes(emotions)
+        return values | ({"dev_ua": unweighted_accuracy(emotions)} if emotions.sum() > 0 else {})
 
     def any_process(self, condition: bool) -> bool:
         """Return whether a condition holds in any process; all processes have to ask."""

@@ -297,7 +297,7 @@ def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
     if isinstance(settings, SemanticFitParams):
         return SemanticAlignment(model.output_head, settings.temperature)
     assert isinstance(settings, EmotionFitParams)
-    return EmotionAlignment(model.output_head, settings.emotion_weight)
+    return EmotionAlignment(model.output_head, settings.emotion_weight, model.head.classify.out_features)
 
 
 def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
