@@ -30,8 +30,9 @@ from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.stage import run_stage
 from train.data.dataset import Collator, Example
 from train.data.sampler import Budget, Layout, Sampler
-from train.fit.loop import Schedule, Trainer
+from train.fit.loop import Trainer
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
+from train.fit.schedule import Schedule
 from train.model import Batch, SpeechLLM
 from train.model.inputs import packed_sequences
 from train.model.plora import lora_config
@@ -82,7 +83,7 @@ class Steps:
     def step(self, trainer: Trainer, batch: Batch) -> None:
         """Run an optimizer step."""
         self.taken += 1
-        trainer.step(self.taken, [batch])
+        trainer.step(self.taken, [batch]).read()
 
     def useful(self, clips: Sequence[Example]) -> float:
         """Return the useful FLOPs of a step on these clips."""
@@ -91,6 +92,7 @@ class Steps:
 
     def _trainer(self, model: nn.Module, objective: Any, optimizer: torch.optim.Optimizer) -> Trainer:
         schedule = Schedule(
+            shape="as-published",
             seed=1,
             num_steps=10_000,
             warmup_steps=0,
@@ -102,7 +104,7 @@ class Steps:
 def _objective(model: SpeechLLM, stage: Stage) -> Objective:
     if stage == "semantic":
         return SemanticAlignment(model.output_head, TEMPERATURE)
-    return EmotionAlignment(model.output_head, 1.0)
+    return EmotionAlignment(model.output_head, 1.0, model.head.classify.out_features)
 
 
 def draw_batches(sizes: Sizes, stage: Stage, count: int, layout: Layout) -> list[list[Example]]:

@@ -155,7 +155,7 @@ def test_stage_2_has_the_loss_and_gradient_of_the_llms_own_forward(
         assert not model.packs
         return
     batch = make_batch(with_teacher=False, lay_out=packing(model) if layout == "packed" else sequences)
-    objective = EmotionAlignment(model.output_head, 0.5)
+    objective = EmotionAlignment(model.output_head, 0.5, model.head.classify.out_features)
     sums = objective.sums(model(batch), batch)
     loss = sums["ce"] + objective.weights["emotion"] * sums["emotion"]
     loss.backward()

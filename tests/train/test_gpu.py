@@ -44,8 +44,8 @@ import os, signal
 from pipeline.stage import run_stage
 from train.fit import checkpoint, __main__ as fit
 save = checkpoint.save
-def save_and_die(folder, state):
-    save(folder, state)
+def save_and_die(folder, state, keep):
+    save(folder, state, keep)
     if state.step == {KILLED_AFTER}:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.save = save_and_die
@@ -102,7 +102,7 @@ def batch(batches: dict[str, Batch]) -> Batch:
 def objective(stage: str, model: SpeechLLM) -> Objective:
     if stage == "semantic":
         return SemanticAlignment(model.output_head, 2.0)
-    return EmotionAlignment(model.output_head, 1.0)
+    return EmotionAlignment(model.output_head, 1.0, model.head.classify.out_features)
 
 
 def loss_and_gradients(model: SpeechLLM, batch: Batch, stage: str) -> tuple[Tensor, dict[str, Tensor]]:

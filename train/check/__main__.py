@@ -121,7 +121,7 @@ def _train(model: "SpeechLLM", targets: str | list[str], batch: "Batch") -> None
 
     _check_gradients(model, SemanticAlignment(model.output_head, temperature=2.0), batch)
     model.add_plora(lora_config(1, 1, 0.0, targets))
-    _check_gradients(model, EmotionAlignment(model.output_head, emotion_weight=1.0), batch)
+    _check_gradients(model, EmotionAlignment(model.output_head, 1.0, model.head.classify.out_features), batch)
 
 
 def _check_gradients(model: "SpeechLLM", objective: Any, batch: "Batch") -> None:

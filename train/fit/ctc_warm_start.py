@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader
 from pipeline.progress import Task
 from pipeline.stage import say
 from train.data.dataset import Example, join_clips, visits
-from train.fit.loop import Data, Schedule, check_finite
+from train.fit.loop import Data
 from train.fit.params import FitParams, WarmStartParams
+from train.fit.schedule import Schedule
+from train.fit.step_result import check_finite
 from train.model import SpeechLLM
 from train.model.packing import Segments
 
@@ -98,6 +100,7 @@ def warm_start(
     ]
     num_steps = sum(len(batches) for batches in epochs)
     schedule = Schedule(
+        shape="as-published",
         seed=fit.seed,
         num_steps=num_steps,
         warmup_steps=num_steps // 10,

@@ -26,8 +26,9 @@ from train.model_config import ModelConfig
 Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
 
-# on the trained weights
-_WITHOUT_EFFECT = {"checkpoint_layers", "workers", "log_every", "evaluate_every", "save_every"}
+_WITHOUT_EFFECT = {  # on the trained weights
+    "checkpoint_layers", "workers", "log_every", "evaluate_every", "save_every", "keep_checkpoints", "stall",
+}  # fmt: skip
 _SHOWN = 5  # of the inputs that differ
 
 CODE = (
@@ -84,12 +85,17 @@ def _identify(settings: FitParams, config: ModelConfig, data: Path, init: Path |
 
 def shaping(settings: FitParams) -> dict[str, Any]:
     """Return the parameters that have an effect on the trained weights."""
-    return settings.model_dump(exclude=_WITHOUT_EFFECT)
+    return settings.model_dump(exclude=_without_effect(settings))
 
 
 def without_effect(settings: FitParams) -> dict[str, Any]:
     """Return the other parameters."""
-    return settings.model_dump(include=_WITHOUT_EFFECT)
+    return settings.model_dump(include=_without_effect(settings))
+
+
+def _without_effect(settings: FitParams) -> set[str]:
+    uses_dev = settings.stop_after is not None or settings.keep == "best"  # so the evaluations choose the weights
+    return _WITHOUT_EFFECT - {"evaluate_every"} if uses_dev else _WITHOUT_EFFECT
 
 
 def versions(settings: FitParams) -> dict[str, str]:

@@ -6,49 +6,34 @@ of a step into batches and processes. The random draws follow from (seed, step, 
 (seed, epoch). So a run that continues from a checkpoint equals a run without interruption.
 """
 
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from itertools import islice, tee
-from pathlib import Path
+from itertools import islice, takewhile, tee
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pipeline.stage import UserError
 from train.data.dataset import Collator, Examples, Visit, visits
 from train.data.sampler import Sampler, of_rank
-from train.fit import checkpoint
-from train.fit.checkpoint import Checkpoint
-from train.fit.objectives import Objective
+from train.fit import signals
+from train.fit.checkpoint import Checkpoint, Writer
+from train.fit.objectives import Objective, recalled, unweighted_accuracy
 from train.fit.progress import Progress
+from train.fit.schedule import Schedule
+from train.fit.signals import StopSignal
+from train.fit.step_result import StepResult, check_finite, send
+from train.fit.watch import Watch
 from train.model import Batch
 
 BATCHES_AHEAD = 4
 """Batches that each worker reads ahead."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """The number of steps and the learning rates."""
-
-    seed: int
-    num_steps: int
-    warmup_steps: int
-    max_grad_norm: float
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of `step`, counted from 0, as a share of the peak rate.
-
-        The rate has a logarithmic warm-up, then a linear decay to zero: DeepSpeed's WarmupDecayLR, as published.
-        """
-        if step < self.warmup_steps:
-            return math.log(step + 2) / math.log(self.warmup_steps + 1)
-        return (self.num_steps - step) / max(1, self.num_steps - self.warmup_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +49,22 @@ class Data:
     dev_collate: Collator
     workers: int
 
-    def batches(self, batches: Iterable[list[Visit] | list[int]]) -> Iterator[Batch]:
-        """Return an iterator over batches of these visits of train rows; workers read some batches ahead.
+    def batches(
+        self, batches: Iterable[list[Visit] | list[int]], worker_init: Callable[[int], None] | None = None
+    ) -> Generator[Batch]:
+        """Yield batches of these visits of train rows; workers read some batches ahead.
 
-        A row number in place of a visit reads the clip as it is packed.
+        A row number in place of a visit reads the clip as it is packed. `worker_init` is called in each worker at its
+        start. To close the generator ends the workers.
         """
-        return iter(
-            DataLoader(
-                self.train,
-                batch_sampler=batches,
-                collate_fn=self.collate,
-                num_workers=self.workers,
-                prefetch_factor=BATCHES_AHEAD if self.workers else None,
-                pin_memory=torch.cuda.is_available(),
-            )
+        yield from DataLoader(
+            self.train,
+            batch_sampler=batches,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            prefetch_factor=BATCHES_AHEAD if self.workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=worker_init,
         )
 
     def dev_batches(self, process: int, num_processes: int) -> Iterator[Batch]:
@@ -100,6 +87,7 @@ class Trainer:
     ) -> None:
         self.schedule = schedule
         self.objective = objective
+        self.terms = tuple(objective.weights)
         self.accelerator = accelerator
         self.peak_rates = [group["lr"] for group in optimizer.param_groups]
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -109,59 +97,85 @@ class Trainer:
             name: buffer for name, buffer in plain.named_buffers() if name in plain.state_dict()
         }
 
-    def step(self, step: int, batches: Sequence[Batch], num_spare: int = 0) -> dict[str, float]:
-        """Run optimizer step `step`; return the mean of each term over its units.
+    def step(
+        self, step: int, batches: Sequence[Batch], num_spare: int = 0, stop: Callable[[], bool] = lambda: False
+    ) -> StepResult:
+        """Run optimizer step `step` on batches that lie on the CPU; `stop` says whether this process should stop.
 
         The last `num_spare` batches have no weight. They run only because all processes have to run equally often.
         """
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * self.schedule.rate(step)
         self.model.train()
-        batches = [batch.to(self.accelerator.device) for batch in batches]
         weights = [1.0] * (len(batches) - num_spare) + [0.0] * num_spare
-        counts = self._over_processes(
-            _added(
-                {name: weight * count for name, count in self.objective.counts(batch).items()}
-                for batch, weight in zip(batches, weights, strict=True)
-            )
-        )
-        means: list[Mapping[str, float]] = []
+        counted = [self.objective.counts(batch) for batch in batches]  # on the CPU, so that no GPU is asked
+        units = [sum(w * c[name] for w, c in zip(weights, counted, strict=True)) for name in self.terms]
+        counts = self._over_processes(self._on_device(units)).clamp(min=1)
+        means = []
         for i, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
             number = i * self.accelerator.num_processes + self.accelerator.process_index
             torch.manual_seed(hash((self.schedule.seed, step, number)))
             waits = i < len(batches) - 1
             with self.accelerator.no_sync(self.model) if waits else nullcontext():
-                means.append(self._backward(step, batch, weight, counts))
-        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.schedule.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        # read after the step, so that a GPU need not wait
-        check_finite(
-            f"fit: step {step + 1}", {"norm of the gradient": norm}, [i for batch in batches for i in batch.ids]
+                means.append(self._backward(batch.to(self.accelerator.device), weight, counts))
+        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.schedule.max_grad_norm).double().view(1)
+        total = self._over_processes(
+            torch.cat([sum(means, torch.zeros_like(counts)), self._on_device([float(stop())])])
         )
-        return self._over_processes(_added(means))
+        self._update(torch.cat([total, norm]).isfinite().all())
+        numbers = torch.cat([norm, total, *means])
+        return send(f"fit: step {step + 1}", self.terms, [batch.ids for batch in batches], numbers)
 
     def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Return the mean of each term over the given batches of all processes, without training."""
+        """Return the mean of each term over the given batches of all processes, without training.
+
+        With an emotion head, dev_ua is its unweighted accuracy: the mean recall over the emotions that occur.
+        """
         # DistributedDataParallel waits for all processes at each batch, but processes may have different numbers of
         # batches, so evaluation uses the model without it.
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         zeros: Mapping[str, float] = dict.fromkeys(self.objective.weights, 0.0)
         counts, sums = [zeros], [zeros]
+        num_emotions = self.objective.num_emotions
+        emotions = torch.zeros(2, num_emotions, dtype=torch.float64, device=self.accelerator.device)
         with torch.no_grad():
             for batch in batches:
-                batch = batch.to(self.accelerator.device)
-                terms = self.objective.sums(model(batch), batch)
                 counts.append(self.objective.counts(batch))
+                batch = batch.to(self.accelerator.device)
+                outputs = model(batch)
+                if num_emotions:
+                    emotions += recalled(outputs.emotion, batch.emotion)
+                terms = self.objective.sums(outputs, batch)
                 sums.append(check_finite("fit: dev split", terms, batch.ids))
-        totals, units = self._over_processes(_added(sums)), self._over_processes(_added(counts))
-        return {f"dev_{name}": total / max(1.0, units[name]) for name, total in totals.items()}
+        totals, units = (
+            self._over_processes(self._on_device([added[name] for name in self.terms])).tolist()
+            for added in (_added(sums), _added(counts))
+        )
+        values = {
+            f"dev_{name}": total / max(1.0, count) for name, total, count in zip(self.terms, totals, units, strict=True)
+        }
+        emotions = self._over_processes(emotions)
+        return values | ({"dev_ua": unweighted_accuracy(emotions)} if emotions.sum() > 0 else {})
 
-    def checkpoint(self, step: int, records: list[dict[str, float]], seconds: float) -> Checkpoint:
-        """Return the state after `step` steps, with the records and the time of training so far."""
-        tensors = {name: tensor.detach().cpu() for name, tensor in self.state.items()}
-        return Checkpoint(step, tensors, self.optimizer.state_dict(), records, seconds)
+    def any_process(self, condition: bool) -> bool:
+        """Return whether a condition holds in any process; all processes have to ask."""
+        return bool(self._over_processes(self._on_device([float(condition)])).item())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return a copy of the trained tensors and buffers on the CPU."""
+        return {name: _copy(tensor) for name, tensor in self.state.items()}
+
+    def checkpoint(
+        self, step: int, records: list[dict[str, float]], seconds: float, best: dict[str, Tensor] | None = None
+    ) -> Checkpoint:
+        """Return a copy of the state after `step` steps, with the records and the time so far.
+
+        `best` are the best tensors, if they are kept.
+        """
+        optimizer = self.optimizer.state_dict()
+        moments = {i: {name: _copy(value) for name, value in state.items()} for i, state in optimizer["state"].items()}
+        return Checkpoint(step, self.tensors(), {**optimizer, "state": moments}, list(records), seconds, best)
 
     def check_weights(self) -> None:
         """Raise UserError if a trained weight is infinite or not a number."""
@@ -174,32 +188,50 @@ class Trainer:
 
     def restore(self, state: Checkpoint) -> None:
         """Set model and optimizer to the state of a checkpoint."""
-        with torch.no_grad():
-            for name, tensor in state.model.items():
-                self.state[name].copy_(tensor)
+        self.set_tensors(state.model)
         self.optimizer.load_state_dict(state.optimizer)
 
-    def _backward(self, step: int, batch: Batch, weight: float, counts: Mapping[str, float]) -> dict[str, float]:
+    @torch.no_grad()
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the trained tensors and buffers to these."""
+        for name, tensor in tensors.items():
+            self.state[name].copy_(tensor)
+
+    def _backward(self, batch: Batch, weight: float, counts: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+        """Add the gradient of a batch; return its share of the mean of each term."""
         sums = self.objective.sums(self.model(batch), batch)
-        means = {name: weight * total / max(1.0, counts[name]) for name, total in sums.items()}
+        means = {
+            name: weight * sums[name] / count.to(sums[name].dtype)
+            for name, count in zip(self.terms, counts, strict=True)
+        }
         # accelerate averages the gradients over processes; the factor num_processes turns the average into a sum.
         loss = sum(self.objective.weights[name] * mean for name, mean in means.items())
         self.accelerator.backward(loss * self.accelerator.num_processes)
-        return check_finite(f"fit: step {step + 1}", means, batch.ids)
+        return torch.stack([mean.detach().double() for mean in means.values()])
 
-    def _over_processes(self, values: Mapping[str, float]) -> dict[str, float]:
-        tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
-        return dict(zip(values, self.accelerator.reduce(tensor, "sum").tolist(), strict=True))
+    def _update(self, finite: Tensor) -> None:
+        """Run the optimizer, unless a loss or the gradient is not finite: then weights and moments stay as they are.
+
+        On a GPU, the kernel of the fused optimizer reads `found_inf`, so the CPU does not wait for it.
+        """
+        if self.optimizer.param_groups[0].get("fused"):
+            self.optimizer.optimizer.found_inf = (~finite).float()
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _on_device(self, values: Sequence[float]) -> Float[Tensor, " n"]:
+        return torch.tensor(values, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
+
+    def _over_processes(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        total: Tensor = self.accelerator.reduce(values, "sum")
+        return total
 
 
-def check_finite(where: str, values: Mapping[str, Tensor], ids: Sequence[str]) -> dict[str, float]:
-    """Return values as numbers; raises UserError with the ids of the batch if one is infinite or not a number."""
-    numbers = {name: float(value.detach()) for name, value in values.items()}
-    for name, number in numbers.items():
-        if not math.isfinite(number):
-            batch = ", ".join(ids) or "unknown"
-            raise UserError(f"{where}: found {name} {number}, expected a finite number; clips of the batch: {batch}")
-    return numbers
+def _copy(value: Any) -> Any:
+    """Return a copy of a tensor on the CPU; other values as they are."""
+    return value.detach().to("cpu", copy=True).contiguous() if isinstance(value, Tensor) else value
 
 
 def _added(terms: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -218,37 +250,83 @@ class Intervals:
     evaluate: int
     save: int
 
+    def any_due(self, done: int, num_steps: int) -> bool:
+        """Return whether anything is due after `done` of `num_steps` steps."""
+        return done == num_steps or any(done % every == 0 for every in (self.log, self.evaluate, self.save))
 
-def train(trainer: Trainer, data: Data, progress: Progress, intervals: Intervals, folder: Path) -> None:
-    """Run all steps from `progress.first_step` on; write checkpoints to `folder`."""
-    schedule = trainer.schedule
-    rank, num_ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
-    steps = islice(data.sampler.steps(progress.first_step), schedule.num_steps - progress.first_step)
+
+def train(
+    trainer: Trainer,
+    data: Data,
+    progress: Progress,
+    intervals: Intervals,
+    checkpoints: Writer,
+    stop: StopSignal,
+    watch: Watch,
+) -> tuple[int, bool]:
+    """Run the steps after `progress.first_step`; return the last step, and whether a signal has stopped training.
+
+    The numbers of a step are read after the next step has started, unless they are needed at once. Processes learn from
+    them that one of them has a signal, so all stop after the same step.
+    """
+    schedule, first, accelerator = trainer.schedule, progress.first_step, trainer.accelerator
+    rank, num_ranks = accelerator.process_index, accelerator.num_processes
+    steps = islice(data.sampler.steps(first), schedule.num_steps - first)
     for_loader, for_loop = tee((epoch, *of_rank(step, rank, num_ranks)) for epoch, step in steps)
     # the loader reads ahead
-    batches = data.batches(visits(rows, epoch) for epoch, own, _ in for_loader for rows in own)
-    if progress.first_step == 0:
-        _evaluate(trainer, data, progress, 0)
-    for step, (_, own, num_spare) in enumerate(for_loop, progress.first_step):
-        started = time.monotonic()
-        taken = [next(batches) for _ in own]
-        waited_s = time.monotonic() - started
-        values = trainer.step(step, taken, num_spare)
-        done = step + 1
-        progress.step(sum(batch.num_positions for batch in taken[: len(own) - num_spare]) * num_ranks, waited_s)
-        if done % intervals.log == 0 or done == schedule.num_steps:
-            loss = sum(trainer.objective.weights[name] * value for name, value in values.items())
-            progress.log(done, {"loss": loss, **values, "lr": schedule.rate(step) * trainer.peak_rates[0]})
-        if done % intervals.evaluate == 0 or done == schedule.num_steps:
-            _evaluate(trainer, data, progress, done)
-        if done % intervals.save == 0 and trainer.accelerator.is_main_process:
-            checkpoint.save(folder, trainer.checkpoint(done, progress.records, progress.seconds))
+    planned = (visits(rows, epoch) for epoch, own, _ in for_loader for rows in own)
+    if not _evaluate(trainer, data, progress, intervals, first, stop, watch):
+        return first, True
+    if watch.is_over:
+        return first, False
+    done, stopped = first, False
+    unread: StepResult | None = None
+    with closing(data.batches(planned, worker_init=signals.ignore)) as batches:
+        for done, (_, own, num_spare) in enumerate(for_loop, first + 1):
+            started = time.monotonic()
+            taken = [next(batches) for _ in own]
+            waited_s = time.monotonic() - started
+            result = trainer.step(done - 1, taken, num_spare, stop.arrived)
+            progress.step(sum(batch.num_positions for batch in taken[: len(own) - num_spare]) * num_ranks, waited_s)
+            if unread is not None:
+                values, stopped = unread.read()
+                progress.tell(watch.step(done - 1, values))
+            unread = result
+            alone = stop.arrived() and num_ranks == 1
+            if stopped or alone or intervals.any_due(done, schedule.num_steps):
+                values, asked = result.read()
+                stopped = stopped or alone or asked
+                progress.tell(watch.step(done, values))
+                unread = None
+            if done % intervals.log == 0 or done == schedule.num_steps:
+                rate = schedule.rate(done - 1) * trainer.peak_rates[0]
+                progress.log(done, {"loss": watch.loss(values), **values, "lr": rate})
+            stopped = stopped or not _evaluate(trainer, data, progress, intervals, done, stop, watch)
+            if (stopped or done % intervals.save == 0) and accelerator.is_main_process:
+                checkpoints.save(trainer.checkpoint(done, progress.records, progress.seconds, watch.best_tensors))
+            if stopped or watch.is_over:
+                break
+    return done, stopped
 
 
-def _evaluate(trainer: Trainer, data: Data, progress: Progress, step: int) -> None:
-    if data.dev is None:
-        return
+def _evaluate(
+    trainer: Trainer,
+    data: Data,
+    progress: Progress,
+    intervals: Intervals,
+    step: int,
+    stop: StopSignal,
+    watch: Watch,
+) -> bool:
+    """Compute the losses on the dev split if they are due and unknown; return whether no signal has broken this off."""
+    due = step % intervals.evaluate == 0 or step == trainer.schedule.num_steps
+    if data.dev is None or not due or progress.has_dev(step):
+        return True
     accelerator, started = trainer.accelerator, time.monotonic()
     batches = data.dev_batches(accelerator.process_index, accelerator.num_processes)
-    values = trainer.evaluate(batches)
+    values = trainer.evaluate(takewhile(lambda _: not stop.arrived(), batches))
+    if trainer.any_process(stop.arrived()):
+        return False
     progress.log_dev(step, values, time.monotonic() - started)
+    watch.evaluated(progress.records, trainer.tensors if accelerator.is_main_process else None)
+    return True

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,6 +38,11 @@ class Objective(Protocol):
         """Return the sum of each term over the units of a batch."""
         ...
 
+    @property
+    def num_emotions(self) -> int:
+        """The number of emotion classes whose recall is evaluated; 0 if the objective trains no emotion head."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SemanticAlignment:
@@ -46,6 +53,11 @@ class SemanticAlignment:
 
     head: OutputHead
     temperature: float
+
+    @property
+    def num_emotions(self) -> int:
+        """Stage 1 trains no emotion head."""
+        return 0
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -72,6 +84,7 @@ class EmotionAlignment:
 
     head: OutputHead
     emotion_weight: float
+    num_emotions: int
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -89,3 +102,16 @@ class EmotionAlignment:
             "ce": response_ce(outputs.student, batch.response_ids, self.head).sum(),
             "emotion": functional.cross_entropy(emotion, batch.emotion, ignore_index=-1, reduction="sum"),
         }
+
+
+def recalled(logits: Float[Tensor, "b k"], emotion: Int[Tensor, " b"]) -> Float[Tensor, "2 k"]:
+    """Count for each class the clips that the emotion head recognises, and all clips."""
+    right = emotion[logits.argmax(-1) == emotion]
+    counts = (torch.bincount(clips[clips >= 0], minlength=logits.shape[1]) for clips in (right, emotion))
+    return torch.stack(list(counts)).double()
+
+
+def unweighted_accuracy(counts: Float[Tensor, "2 k"]) -> float:
+    """Return the mean recall of the classes that occur; the counts are those of `recalled`."""
+    right, total = counts[:, counts[1] > 0]
+    return float((right / total).mean())

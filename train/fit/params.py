@@ -8,6 +8,9 @@ from pipeline.params import Precision, Section
 from pipeline.weights.lora import Targets
 from train.data.effects import Augment, EmotionAugment
 
+Shape = Literal["as-published", "cosine", "constant"]
+"""How the learning rate goes on after its warm-up: linearly to 0, by a cosine to 0, or without change."""
+
 
 class BatchParams(Section):
     """How rows are put into batches (train/data/sampler.py)."""
@@ -32,6 +35,15 @@ class MixtureParams(Section):
     """Weight of a corpus; a corpus that is not listed has the weight 1."""
 
 
+class StallParams(Section):
+    """When to say that the train loss does not move."""
+
+    window: PositiveInt
+    """Steps over which the loss is averaged; it is compared with the steps before."""
+    least_change: Annotated[float, Field(gt=0, lt=1)]
+    """The share of the loss by which it should have changed."""
+
+
 class FitParams(Section):
     """The parameters that both stages share."""
 
@@ -46,6 +58,7 @@ class FitParams(Section):
     """The augmentation of training clips (train/data/effects.py); none as published."""
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Shape
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     precision: Precision
@@ -59,6 +72,14 @@ class FitParams(Section):
     log_every: PositiveInt
     evaluate_every: PositiveInt
     save_every: PositiveInt
+    stall: StallParams | None
+    """null: a loss that does not move is not told."""
+    stop_after: PositiveInt | None
+    """Stop after this number of evaluations without a better dev loss; null: never."""
+    keep: Literal["last", "best"]
+    """The saved model: that of the last step, or that of the evaluation with the lowest dev loss."""
+    keep_checkpoints: PositiveInt
+    """The last checkpoints that stay; with 2 or more, a damaged one costs only the steps after the one before it."""
 
 
 class WarmStartParams(Section):

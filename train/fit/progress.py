@@ -68,12 +68,21 @@ class Progress:
         speed = f"{tokens_per_s:,.0f} tok/s  waits for data {waited:.0%}"
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {speed}  ETA {_clock(left_s)}")
 
+    def has_dev(self, step: int) -> bool:
+        """Return whether the losses on the dev split after `step` steps are among the records."""
+        return any(record["step"] == step and "loss" not in record for record in reversed(self.records[-2:]))
+
     def log_dev(self, step: int, values: dict[str, float], seconds: float) -> None:
         """Report the losses on the dev split; the speed excludes the `seconds` of this evaluation."""
         self.last += seconds
         self._record({"step": step, **values}, {})
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}")
+
+    def tell(self, line: str | None) -> None:
+        """Print a line, if there is one."""
+        if line is not None:
+            self._say(f"fit: {self.name}: {line}")
 
     def __enter__(self) -> Self:
         return self

@@ -21,15 +21,19 @@ from train.data import stored_teacher
 from train.data.dataset import Collator, Examples, Visit, row_costs, visits
 from train.data.log_mel import LogMel
 from train.fit import checkpoint
+from train.fit.checkpoint import Checkpoint, Writer
 from train.fit.ctc_warm_start import warm_start
 from train.fit.described_run import commit_of_code, describe_execution, describe_run
-from train.fit.identity import identify, run_name
-from train.fit.loop import Data, Intervals, Schedule, Trainer, train
+from train.fit.identity import Identity, identify, run_name
+from train.fit.loop import Data, Intervals, Trainer, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.progress import Progress
 from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecord, write
+from train.fit.schedule import Schedule
+from train.fit.signals import EXIT_STATUS, StopSignal
+from train.fit.watch import Best, Watch
 from train.model import SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
@@ -62,6 +66,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if settings.checkpoint_layers:
         checkpoint_layers(model)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
+    check_dev(settings, data, folders.data)
     if kind == "emotion":
         standardise_head(model, data)
     main = accelerator.is_main_process
@@ -80,37 +85,90 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     run = run_name(of_run)
     folder = folders.checkpoints / run
     started, commit = time.monotonic(), commit_of_code() if main else None
-    state = checkpoint.load(folder) if resume else None
-    if state is None and resume and main:
-        for line in checkpoint.passed_over(folder, of_run):
-            say(f"fit: {kind}: {line}")
+    state = find_checkpoint(folder, of_run, main) if resume else None
     if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
+    with StopSignal() as stop:
+        progress = train_from(trainer, data, settings, state, started, of_run, folder, folders.logs / run, stop)
+        trainer.check_weights()
+        if main:
+            execution = describe_execution(settings, of_run, accelerator, progress.seconds, commit)
+            write(execution, folders.logs / run / EXECUTION_FILE)
+            trained, records = accelerator.unwrap_model(trainer.model), progress.records
+            steps = int(records[-1]["step"])
+            record = describe_run(settings, config, of_run, folders.init, data, trained, records, steps)
+            save(trained, config, records, record, folders.output)
+            checkpoint.remove(folder)
+            say(f"fit: {kind}: {steps} steps on {len(data.train):,} rows, model in {folders.output}")
+
+
+def find_checkpoint(folder: Path, of_run: Identity, is_main_process: bool) -> Checkpoint | None:
+    """Return the last complete checkpoint of a run; without one, say which checkpoints are not those of this run."""
+    state, lines = checkpoint.load(folder)
     if state is None:
-        state = trainer.checkpoint(0, [], time.monotonic() - started)
+        lines += checkpoint.passed_over(folder, of_run)
+    for line in lines if is_main_process else []:
+        say(f"fit: {folder.name.split('-')[0]}: {line}")
+    return state
+
+
+def train_from(
+    trainer: Trainer,
+    data: Data,
+    settings: FitParams,
+    state: Checkpoint | None,
+    started: float,
+    of_run: Identity,
+    folder: Path,
+    logs: Path,
+    stop: StopSignal,
+) -> Progress:
+    """Train from a checkpoint, or without one from the start, which began at the time `started`; return the progress.
+
+    Raises SystemExit if a signal has stopped training and the checkpoint of the last step is complete.
+    """
+    kind, num_steps, main = folder.name.split("-")[0], trainer.schedule.num_steps, trainer.accelerator.is_main_process
+    with Writer(folder, settings.keep_checkpoints) as writer:
+        if state is None:
+            state = trainer.checkpoint(0, [], time.monotonic() - started)
+            if main:
+                checkpoint.save_identity(folder, of_run)
+                writer.save(state)  # a resumed run does not repeat the warm start
+        else:
+            trainer.restore(state)
+            if main:
+                say(f"fit: {kind}: continues after step {state.step} of {num_steps}")
+        intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
+        watch = Watch(settings, trainer.objective.weights, state.records, state.best)
+        with Progress(
+            kind, logs, state.step, num_steps, list(state.records), state.seconds, is_main_process=main
+        ) as progress:
+            done, stopped = train(trainer, data, progress, intervals, writer, stop, watch)
+    if stopped:
+        trainer.accelerator.wait_for_everyone()  # a launcher kills all processes once one has ended
         if main:
-            checkpoint.save_identity(folder, of_run)
-            checkpoint.save(folder, state)  # a resumed run does not repeat the warm start
-    else:
-        trainer.restore(state)
-        if main:
-            say(f"fit: {kind}: continues after step {state.step} of {schedule.num_steps}")
-    intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
-    with Progress(
-        kind, folders.logs / run, state.step, schedule.num_steps, state.records, state.seconds, is_main_process=main
-    ) as progress:
-        train(trainer, data, progress, intervals, folder)
-    trainer.check_weights()
+            by = stop.name or "a signal to another process"
+            say(f"fit: {kind}: stopped by {by} after step {done} of {num_steps}; --resume continues after this step")
+        raise SystemExit(EXIT_STATUS)
     if main:
-        execution = describe_execution(settings, of_run, accelerator, progress.seconds, commit)
-        write(execution, folders.logs / run / EXECUTION_FILE)
-        trained, steps = accelerator.unwrap_model(trainer.model), schedule.num_steps
-        record = describe_run(settings, config, of_run, folders.init, data, trained, progress.records, steps)
-        save(trained, config, progress.records, record, folders.output)
-        checkpoint.remove(folder)
-        say(f"fit: {kind}: {schedule.num_steps} steps on {len(data.train):,} rows, model in {folders.output}")
+        for line in describe_end(settings, watch.best, done, num_steps):
+            say(f"fit: {kind}: {line}")
+        if watch.best_tensors is not None:
+            trainer.set_tensors(watch.best_tensors)
+    return progress
+
+
+def describe_end(settings: FitParams, best: Best | None, done: int, num_steps: int) -> list[str]:
+    """Say that training has stopped early, and of which evaluation the saved model is, if it may not be the last."""
+    lines = []
+    if done < num_steps:
+        without = f"{settings.stop_after} evaluations without a better dev loss"
+        lines.append(f"stopped early after step {done} of {num_steps}: {without}")
+    if settings.keep == "best" and best is not None:
+        lines.append(f"the saved model is that of step {best.step}, with the best dev loss {best.loss:.4g}")
+    return lines
 
 
 def build_model(
@@ -172,6 +230,18 @@ def check_layout(settings: FitParams, config: ModelConfig, model: SpeechLLM) -> 
         raise UserError(f"{where}: in {type(model.llm).__name__}, rows of one sequence see each other")
 
 
+def check_dev(settings: FitParams, data: Data, folder: Path) -> None:
+    """Raise UserError if a parameter needs a dev split and there is none."""
+    if data.dev is not None:
+        return
+    for name, value, expected in (("stop_after", settings.stop_after, None), ("keep", settings.keep, "last")):
+        if value != expected:
+            raise UserError(
+                f"fit.*.{name}: found {value}, expected {expected or 'null'}, because no dev row of {folder} has a "
+                "continuation"
+            )
+
+
 def open_data(
     folder: Path, settings: FitParams, config: ModelConfig, with_teacher: bool, shares_start: bool = True
 ) -> Data:
@@ -215,6 +285,7 @@ def standardise_head(model: SpeechLLM, data: Data) -> None:
 def make_schedule(settings: FitParams, num_steps: int) -> Schedule:
     """Return the schedule of a run of `num_steps` steps."""
     return Schedule(
+        shape=settings.schedule,
         seed=settings.seed,
         num_steps=num_steps,
         warmup_steps=settings.warmup_steps,
@@ -238,7 +309,7 @@ def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
     if isinstance(settings, SemanticFitParams):
         return SemanticAlignment(model.output_head, settings.temperature)
     assert isinstance(settings, EmotionFitParams)
-    return EmotionAlignment(model.output_head, settings.emotion_weight)
+    return EmotionAlignment(model.output_head, settings.emotion_weight, model.head.classify.out_features)
 
 
 def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
@@ -248,7 +319,8 @@ def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    on_gpu = trained[0].is_cuda  # fused, it can leave out a step without a word to the CPU
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=on_gpu)
 
 
 def llm_dtype(settings: FitParams) -> torch.dtype:

@@ -162,8 +162,8 @@ def test_an_augmented_run_goes_on_as_if_it_had_not_been_interrupted(
     whole = (folders.output / "losses.jsonl").read_text()
     save = checkpoint.save
 
-    def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
-        save(folder, state)
+    def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
+        save(folder, state, keep)
         if state.step == 4:
             raise KeyboardInterrupt
 
