@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def find_recipe(name: str) -> Path:
+def find_params(name: str) -> Path:
     """Return the parameter file of a recipe; raises UserError if there is none."""
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     if name not in names:
@@ -34,15 +34,15 @@ def describe(plan: "Plan") -> str:
     disk = [["disk", "GB"], *([name, f"{size:,.1f}"] for name, size in plan.disk_gb.items())]
     disk.append(["total", f"{sum(plan.disk_gb.values()):,.1f}"])
     training, most = (sum(getattr(stage, name) for stage in plan.stages) for name in ("gpu_hours", "gpu_hours_at_most"))
-    generation = plan.generation_gpu_hours
+    generating = plan.generating_gpu_hours
     lines = [
-        f"{plan.recipe} on {plan.count} x {plan.gpu}",
+        f"{plan.name} on {plan.count} x {plan.gpu}",
         "",
         lay_out(table),
         "",
         lay_out(disk),
         "",
-        f"generation: {plan.generated_tokens / 1e6:,.1f} M tokens, {generation:,.2f} GPU hours",
+        f"generation: {plan.generated_tokens / 1e6:,.1f} M tokens, {generating:,.2f} GPU hours",
         f"training: {training:,.2f} to {most:,.2f} GPU hours, {training / plan.count:,.2f} to "
         f"{most / plan.count:,.2f} hours on {plan.count} GPU(s)",
     ]
@@ -87,7 +87,9 @@ def _describe_stage(stage: "StagePlan") -> dict[str, str]:
 
 
 def main(
-    recipe: Annotated[str | None, typer.Option(help="A recipe of recipes/; without it, the parameter file.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--recipe", help="A recipe of recipes/; without it, the parameter file.")
+    ] = None,
     gpu: Annotated[str, typer.Option(help="The card, such as h100, h200 or a100.")] = "h100",
     count: Annotated[int, typer.Option(help="Number of GPUs.")] = 1,
     price: Annotated[float | None, typer.Option(help="Price of a GPU hour, in any currency.")] = None,
@@ -102,16 +104,16 @@ def main(
     GPU, network, data or weights.
 
     \b
-    JSON: recipe; gpu; count; price; stages; generated_tokens;
-    generation_gpu_hours; disk_gb; gpu_hours; money; money_at_most;
+    JSON: name; gpu; count; price; stages; generated_tokens;
+    generating_gpu_hours; disk_gb; gpu_hours; money; money_at_most;
     assumptions; fits.
     """
     from train.plan.costs import make_plan
 
     file, folder = params_file, params_file.parent
-    if recipe is not None:
-        file, folder = find_recipe(recipe), Path("runs") / recipe
-    plan = make_plan(recipe or str(params_file), file, folder, gpu, count, price)
+    if name is not None:
+        file, folder = find_params(name), Path("runs") / name
+    plan = make_plan(name or str(params_file), file, folder, gpu, count, price)
     if as_json:
         say(json.dumps({**dataclasses.asdict(plan), "fits": plan.fits}, indent=2, ensure_ascii=False))
     else:

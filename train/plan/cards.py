@@ -52,9 +52,9 @@ MEASURED: dict[Alignment, Measured] = {
 }
 MEASURED_SOURCE = "docs/results.md, On a GPU: H200, torch 2.11, 2026-11-27, 15 clips of 11 s and 8 of 5 s in a batch"
 
-GENERATION_CARD = "h100"
-GENERATION_TOKENS_PER_S = 11_500
-GENERATION_SOURCE = (
+VLLM_CARD = "h100"
+VLLM_TOKENS_PER_S = 11_500
+VLLM_SOURCE = (
     "published for vLLM with an LLM of 9B (Qwen3.5-9B, ShareGPT prompts, one H100; docs.gpustack.ai); not measured here"
 )
 

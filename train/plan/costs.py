@@ -86,7 +86,8 @@ class StagePlan:
 class Plan:
     """The plan of a recipe."""
 
-    recipe: str
+    name: str
+    """Of the recipe, or the parameter file."""
     gpu: str
     count: int
     price: float | None
@@ -94,7 +95,7 @@ class Plan:
     stages: list[StagePlan]
     generated_tokens: float
     """Tokens that the LLM reads and writes for the continuations."""
-    generation_gpu_hours: float
+    generating_gpu_hours: float
     disk_gb: dict[str, float]
     gpu_hours: float
     """Of generation and training."""
@@ -108,7 +109,7 @@ class Plan:
         return all(stage.memory.head_room >= 0 for stage in self.stages)
 
 
-def make_plan(recipe: str, params_file: Path, folder: Path, gpu: str, count: int, price: float | None) -> Plan:
+def make_plan(name: str, params_file: Path, folder: Path, gpu: str, count: int, price: float | None) -> Plan:
     """Plan both stages of a recipe; `folder` is where its run has, or will have, data and manifests.
 
     Raises UserError if the card is unknown, if a count or price is not positive, or if a size or a configuration of a
@@ -125,17 +126,17 @@ def make_plan(recipe: str, params_file: Path, folder: Path, gpu: str, count: int
         plan_stage("emotion", emotion, params_file, gpu, count, price),
     ]
     tokens = sum(_generated(rows) for rows in (semantic, emotion))
-    generation = tokens / (cards.GENERATION_TOKENS_PER_S * cards.peak_ratio(gpu, cards.GENERATION_CARD)) / 3600
-    hours = generation + sum(stage.gpu_hours for stage in stages)
-    most = generation + sum(stage.gpu_hours_at_most for stage in stages)
+    generating = tokens / (cards.VLLM_TOKENS_PER_S * cards.peak_ratio(gpu, cards.VLLM_CARD)) / 3600
+    hours = generating + sum(stage.gpu_hours for stage in stages)
+    most = generating + sum(stage.gpu_hours_at_most for stage in stages)
     return Plan(
-        recipe=recipe,
+        name=name,
         gpu=gpu,
         count=count,
         price=price,
         stages=stages,
         generated_tokens=tokens,
-        generation_gpu_hours=generation,
+        generating_gpu_hours=generating,
         disk_gb=_disk(stages, [semantic, emotion], params_file),
         gpu_hours=hours,
         money=None if price is None else price * hours,
@@ -276,8 +277,8 @@ def _assumptions(stages: list[StagePlan], gpu: str, params_file: Path) -> list[s
     lines = [f"rows of {stage.kind}: {stage.source}" for stage in stages]
     lines += [
         f"training speed: {steps} ({cards.MEASURED_SOURCE}); {speed(cards.MEASURED_CARD)}",
-        f"generation: {cards.GENERATION_TOKENS_PER_S:,} tokens/s read and written, {cards.GENERATION_SOURCE}; "
-        f"{speed(cards.GENERATION_CARD)}",
+        f"generation: {cards.VLLM_TOKENS_PER_S:,} tokens/s read and written, {cards.VLLM_SOURCE}; "
+        f"{speed(cards.VLLM_CARD)}",
         f"prompts: {START_TOKENS} tokens before and {AFTER_TOKENS} after the content, unless packed data has them",
         f"memory: {CONTEXT_GIB:g} GiB for CUDA, and {GAPS:.0%} of a step's memory for gaps of the allocator",
         f"disk: {FLAC_BYTES_PER_HOUR / 1e6:.0f} MB of FLAC an hour (LibriSpeech's archives); corpora, and copies "

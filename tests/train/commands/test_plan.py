@@ -13,7 +13,7 @@ from pipeline.stage import UserError
 from pipeline.weights.source import ModelsParams
 from tests.builders import change_params, utterance, write_packed, write_table
 from train.__main__ import app
-from train.commands.plan import RECIPES, find_recipe, main
+from train.commands.plan import RECIPES, find_params, main
 from train.plan.costs import make_plan
 from train.plan.models import read_config, read_encoder_config
 from train.plan.rows import read_rows
@@ -49,7 +49,7 @@ def test_the_demo_is_planned_from_its_parameters_alone(project: Path, capsys: py
         assert 0 < stage["real_positions"] <= 1
     assert found["fits"]
     assert found["gpu_hours"] == pytest.approx(
-        found["generation_gpu_hours"] + semantic["gpu_hours"] + emotion["gpu_hours"]
+        found["generating_gpu_hours"] + semantic["gpu_hours"] + emotion["gpu_hours"]
     )
     assert found["money"] == pytest.approx(2 * found["gpu_hours"])
     text = " ".join(found["assumptions"])
@@ -87,7 +87,7 @@ def test_a_batch_that_does_not_fit_is_told(project: Path) -> None:
     ("options", "message"),
     [
         ({"gpu": "h1000"}, "--gpu: found h1000, expected one of a100, .*h200"),
-        ({"recipe": "papper"}, "--recipe: found papper, expected one of h100-1, paper, real-half, real-small"),
+        ({"name": "papper"}, "--recipe: found papper, expected one of h100-1, paper, real-half, real-small"),
         ({"count": 0}, "--count: found 0, expected at least 1"),
         ({"price": -1.0}, "--price: found -1, expected a price above 0"),
         ({"params_file": Path("none.yaml")}, "none.yaml: no such parameter file"),
@@ -115,23 +115,23 @@ def test_every_recipe_has_sizes_and_configurations(root: Path) -> None:
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     assert "paper" in names
     for name in names:
-        models = params.load(find_recipe(name), "models", ModelsParams)
+        models = params.load(find_params(name), "models", ModelsParams)
         assert read_encoder_config(models.encoder).d_model > 0
         assert read_config("llm", models.llm).vocab_size > 0
         if not name.startswith("real"):  # their LibriSpeech-tts has no published size
             for kind in ("semantic", "emotion"):
-                assert read_rows(kind, find_recipe(name), Path("nowhere")).num_rows > 1_000
+                assert read_rows(kind, find_params(name), Path("nowhere")).num_rows > 1_000
 
 
 def test_the_paper_has_3_7_m_rows_of_stage_1_and_70_k_of_stage_2() -> None:
-    recipe = find_recipe("paper")
+    recipe = find_params("paper")
     assert read_rows("semantic", recipe, Path("nowhere")).num_rows == pytest.approx(3.8e6, rel=0.05)
     assert read_rows("emotion", recipe, Path("nowhere")).num_rows == pytest.approx(70e3, rel=0.01)
 
 
 @pytest.mark.slow
 def test_the_recipe_for_one_h100_fills_it(project: Path) -> None:
-    found = make_plan("h100-1", find_recipe("h100-1"), project, "h100", 1, None)
+    found = make_plan("h100-1", find_params("h100-1"), project, "h100", 1, None)
     assert all(0 < stage.memory.head_room < 16 for stage in found.stages)
     assert [stage.clips_per_step for stage in found.stages] == pytest.approx([768, 128], rel=0.2)
 
