@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from benchmarks.results_file import ROOT, recorded
 from pipeline.stage import UserError, say
 from pipeline.tables.packed import PromptShell
 from train.data.sampler import Layout
-from train.fit.loop import Schedule, Trainer
-from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
+from train.fit.loop import Trainer
 from train.fit.params import BatchParams, EmotionFitParams, FitParams, PloraParams, SemanticFitParams
+from train.fit.run import make_objective, make_optimizer, make_schedule
 from train.model import Batch, SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.plora import lora_config
@@ -86,7 +87,8 @@ def settings_of(configuration: Configuration) -> FitParams:
     shared: dict[str, Any] = {
         "seed": 1, "epochs": 1.0, "max_steps": None, "batches": limits, "mixture": None, "augment": "none",
         "learning_rate": 1e-6, "warmup_steps": 0, "weight_decay": 0.05, "max_grad_norm": 1.0, "precision": "float32",
-        "workers": 0, "log_every": 1, "evaluate_every": 1, "save_every": 1,
+        "workers": 0, "log_every": 1, "evaluate_every": 1, "save_every": 1, "schedule": "as-published", "stall": None,
+        "stop_after": None, "keep": "last", "keep_checkpoints": 1, "checkpoint_layers": False,
     }  # fmt: skip
     if configuration.is_emotion:
         return EmotionFitParams(**shared, plora=PLORA, train_encoder=True, emotion_weight=1.0)
@@ -111,15 +113,6 @@ def batch_of(configuration: Configuration) -> Batch:
     return make_batch(rows, list(range(count)), settings, False, configuration.encoder.num_mel_bins, 0)
 
 
-def objective_of(configuration: Configuration, model: SpeechLLM) -> Objective:
-    """Return the objective of the stage."""
-    return (
-        EmotionAlignment(model.output_head, 1.0)
-        if configuration.is_emotion
-        else SemanticAlignment(model.output_head, 2.0)
-    )
-
-
 def build(configuration: Configuration) -> SpeechLLM:
     """Make the model with random weights in float32."""
     llm: Any = AutoModelForCausalLM.from_config(configuration.llm, dtype=torch.float32)
@@ -135,11 +128,11 @@ def build(configuration: Configuration) -> SpeechLLM:
 def train_steps(configuration: Configuration, batch: Batch) -> None:
     """Run the steps as training does."""
     model = build(configuration)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
-    schedule = Schedule(seed=1, num_steps=10, warmup_steps=0, max_grad_norm=1.0)
-    trainer = Trainer(model, objective_of(configuration, model), optimizer, schedule, Accelerator(cpu=True))
+    settings = settings_of(configuration)
+    optimizer, schedule = make_optimizer(model, settings), make_schedule(settings, num_steps=10)
+    trainer = Trainer(model, make_objective(settings, model), optimizer, schedule, Accelerator(cpu=True))
     for step in range(STEPS):
-        trainer.step(step, [batch])
+        trainer.step(step, [batch]).read()
 
 
 def measure(configuration: Configuration) -> dict[str, Any]:
@@ -147,7 +140,7 @@ def measure(configuration: Configuration) -> dict[str, Any]:
     batch = batch_of(configuration)
     settings = settings_of(configuration)
     model = outline_of(configuration.encoder, configuration.llm, NUM_EMOTIONS, settings, False, torch.float32)
-    facts = run_step(model, lambda of: objective_of(configuration, of), batch, "cpu")
+    facts = run_step(model, partial(make_objective, settings_of(configuration)), batch, "cpu")
     del model
     warm_up()
     Path("/proc/self/clear_refs").write_text("5")  # from now on, the largest memory is that of what follows

@@ -90,7 +90,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         with parquet.whole(partial / OPTIMIZER_FILE) as file, file.open("wb") as stream:
             _save_optimizer(checkpoint.optimizer, stream)
         digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
-        state = {"step": checkpoint.step, "seconds": checkpoint.seconds, "digests": digests, "records": checkpoint.records}
+        state = {
+            "step": checkpoint.step,
+            "seconds": checkpoint.seconds,
+            "digests": digests,
+            "records": checkpoint.records,
+        }
         with parquet.whole(partial / STATE_FILE) as file:
             file.write_text(json.dumps(state))
         replace_folder(partial, path)

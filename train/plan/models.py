@@ -92,6 +92,7 @@ def outline_of(
             model.encoder.train_weights()
     else:
         model.head.requires_grad_(False)
+    model.checkpoints_layers = settings.checkpoint_layers
     return model
 
 

@@ -32,7 +32,7 @@ def state(step: int) -> Checkpoint:
     moments = {0: {"step": torch.tensor(float(step)), "exp_avg": torch.full((2, 3), float(step))}}
     groups = [{"lr": 0.1, "params": [0]}]
     model = {"weight": torch.full((2, 3), float(step))}
-    return Checkpoint(step, model, {"state": moments, "param_groups": groups}, [{"step": step, "loss": 0.5}], None)
+    return Checkpoint(step, model, {"state": moments, "param_groups": groups}, [{"step": step, "loss": 0.5}], 1.5, None)
 
 
 def steps(folder: Path) -> list[str]:
@@ -176,7 +176,7 @@ def test_steps_after_a_checkpoint_do_not_change_it(tiny_models: ModelsParams, fo
     (batch,) = data.batches([[0, 3]])
     trainer.step(0, [batch])
     records = [{"step": 1.0}]
-    kept = trainer.checkpoint(1, records)
+    kept = trainer.checkpoint(1, records, 0.0)
     before = json.dumps([tensor.tolist() for tensor in kept.model.values()])
     moments = json.dumps([tensor.tolist() for each in kept.optimizer["state"].values() for tensor in each.values()])
     trainer.step(1, [batch])

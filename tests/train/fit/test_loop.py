@@ -150,9 +150,9 @@ def test_a_step_that_is_not_finite_leaves_weights_and_moments_as_they_were(
     trainer = Trainer(model, run.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
     (batch,) = batches(folders, tiny_models, [[0, 3]])
     trainer.step(0, [batch]).read()
-    before = trainer.checkpoint(1, [])
+    before = trainer.checkpoint(1, [], 0.0)
     result = trainer.step(1, [spoilt(batch)])  # nobody has read the numbers yet
-    after = trainer.checkpoint(1, [])
+    after = trainer.checkpoint(1, [], 0.0)
     assert before.model.keys() == after.model.keys()
     assert all(torch.equal(tensor, after.model[name]) for name, tensor in before.model.items())
     assert len(before.optimizer["state"]) > 3

@@ -71,8 +71,8 @@ def test_an_equal_training_writes_equal_bytes_though_it_was_interrupted(
     whole = {file.name: file.read_bytes() for file in folders.output.iterdir()}
     save = checkpoint.save
 
-    def save_late_and_die(folder: Path, state: checkpoint.Checkpoint) -> None:
-        save(folder, replace(state, seconds=7200.0))
+    def save_late_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
+        save(folder, replace(state, seconds=7200.0), keep)
         if state.step == 4:
             raise KeyboardInterrupt
 

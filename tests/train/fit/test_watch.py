@@ -135,12 +135,22 @@ def test_without_a_dev_split_no_parameter_may_need_it(
         run.fit(semantic(**changes), tiny_models, EMOTIONS, replace(folders, data=without), resume=False)
 
 
-def test_the_interval_of_evaluations_has_an_effect_only_if_they_decide(tiny_models: ModelsParams) -> None:
+def test_the_interval_of_evaluations_has_an_effect_only_if_they_decide(
+    tiny_models: ModelsParams, folders: RunFolders
+) -> None:
     _, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
 
     def difference(**changes: Any) -> str:
         often, rarely = (
-            identify(semantic(evaluate_every=every, **changes), config, [], torch.float32) for every in (1, 2)
+            identify(
+                semantic(evaluate_every=every, **changes),
+                config,
+                folders.data,
+                None,
+                torch.float32,
+                is_main_process=True,
+            )
+            for n in (1, 2)
         )
         return differences(often, rarely)
 

@@ -64,7 +64,8 @@ def step(model: SpeechLLM, stage: int, batch: Batch) -> tuple[Tensor, dict[str, 
     """Return the loss of a stage, and the gradient of each trained weight."""
     model.zero_grad()
     torch.manual_seed(4)  # of dropout
-    objective = (SemanticAlignment if stage == 1 else EmotionAlignment)(model.output_head, 2.0)
+    head = model.output_head
+    objective = SemanticAlignment(head, 2.0) if stage == 1 else EmotionAlignment(head, 2.0, num_emotions=2)
     sums = objective.sums(model(batch), batch)
     loss = torch.stack([objective.weights[name] * value for name, value in sums.items()]).sum()
     loss.backward()

@@ -43,7 +43,9 @@ def batch_of(kind: str, layout: Layout, clips: list[Example]) -> Batch:
 
 
 def objective(model: SpeechLLM) -> Objective:
-    return SemanticAlignment(model.output_head, 2.0) if model.plora is None else EmotionAlignment(model.output_head, 1)
+    return (
+        SemanticAlignment(model.output_head, 2.0) if model.plora is None else EmotionAlignment(model.output_head, 1, 5)
+    )
 
 
 @functools.cache
