@@ -90,7 +90,10 @@ def test_the_execution_is_recorded_in_the_logs_of_the_run(tiny_models: ModelsPar
     found = execution_of(folders)
     assert found.run == record_of(folders).run
     assert (found.processes, found.device) == (1, "cpu")
-    assert found.parameters == {"workers": 0, "log_every": 1, "evaluate_every": 3, "save_every": 2}
+    assert found.parameters == {
+        "workers": 0, "log_every": 1, "evaluate_every": 3, "save_every": 2, "keep_checkpoints": 2, "stall": None,
+        "checkpoint_layers": False,
+    }  # fmt: skip
     assert found.commit == described_run.commit_of_code()
 
 

@@ -143,7 +143,7 @@ def test_the_interval_of_evaluations_has_an_effect_only_if_they_decide(
     def difference(**changes: Any) -> str:
         often, rarely = (
             identify(
-                semantic(evaluate_every=every, **changes),
+                semantic(evaluate_every=n, **changes),
                 config,
                 folders.data,
                 None,

@@ -143,3 +143,13 @@ def test_every_shipped_configuration_is_readable() -> None:
     for file in files:
         name = file.stem.replace("--", "/")
         assert read_config("llm", Weights(source=name, revision=None, sha256=None)).vocab_size > np.int64(40_000)
+
+
+@pytest.mark.parametrize("kind", ["semantic", "emotion"])
+def test_layers_that_are_computed_again_keep_less(kind: str) -> None:
+    settings = stage(kind).model_copy(update={"checkpoint_layers": True})
+    model = outline_of(ENCODER, LLM, 5, settings, False, torch.bfloat16)
+    clips = sizes.draw_clips(sizes.tiny(), "semantic", 4, seed=1)
+    again = run_step(model, objective, batch_of(kind, "packed", clips), "cuda", foreach=True)
+    assert again.activations < 0.7 * facts_of(kind, "packed").activations
+    assert again.flops > facts_of(kind, "packed").flops
