@@ -1,10 +1,10 @@
 """Training on several processes is training on one with as many batches in a step."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,18 +18,36 @@ BATCHES = batch_section(max_frames=60, per_step=4)  # a row is a batch
 FIT = {"batches": BATCHES, "evaluate_every": 2, "save_every": 2, "augment": "with-speed"}
 
 
-def fit(folder: Path, models: ModelsParams, data: Path, num_processes: int, **changes: Any) -> Path:
+def prepare(folder: Path, models: ModelsParams, data: Path, num_processes: int) -> tuple[list[str], dict[str, str]]:
+    """Write the parameters of a run; return its command without Python, and its environment."""
     folder.mkdir()
     sections = {
         "models": models.model_dump(),
         "emotions": ["sad", "happy"],
-        "fit": {"semantic": semantic_fit_section(**FIT, **changes)},
+        "fit": {"semantic": semantic_fit_section(**FIT)},
         "processes": num_processes,
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
-    command = [sys.executable, "-m", "train.fit", "--kind", "semantic", "--data", str(data), "--output", "model"]
-    env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
-    subprocess.run(command, cwd=folder, env=os.environ | env, check=True)
+    command = ["-m", "train.fit", "--kind", "semantic", "--data", str(data), "--output", "model"]
+    return command, os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+
+
+def fit(folder: Path, models: ModelsParams, data: Path, num_processes: int) -> Path:
+    command, env = prepare(folder, models, data, num_processes)
+    subprocess.run([sys.executable, *command], cwd=folder, env=env, check=True)
+    return folder / "model"
+
+
+def fit_on_two_machines(folder: Path, models: ModelsParams, data: Path) -> Path:
+    """Train as docs/launch.md says, with both machines on this one."""
+    command, env = prepare(folder, models, data, num_processes=1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    started = [sys.executable, *launch, "--rdzv-endpoint", host, *command]
+    machines = [subprocess.Popen(started, cwd=folder, env=env) for _ in range(2)]
+    assert [machine.wait() for machine in machines] == [0, 0]
     return folder / "model"
 
 
@@ -39,11 +57,13 @@ def dev_losses(model: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_three_processes_learn_what_one_does(tmp_path: Path, tiny_models: ModelsParams, packed_folder: Path) -> None:
-    three = fit(tmp_path / "three", tiny_models, packed_folder, 3)  # a step has two spare batches
+def test_several_processes_learn_what_one_does(tmp_path: Path, tiny_models: ModelsParams, packed_folder: Path) -> None:
     one = fit(tmp_path / "one", tiny_models, packed_folder, 1)
-    assert dev_losses(three) == pytest.approx(dev_losses(one), rel=1e-3)
+    three = fit(tmp_path / "three", tiny_models, packed_folder, 3)  # a step has two spare batches
+    machines = fit_on_two_machines(tmp_path / "machines", tiny_models, packed_folder)
     assert len(dev_losses(one)) == 4
-    ours, expected = (load_file(model / "adapter.safetensors") for model in (three, one))
-    for name, tensor in expected.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-2, atol=1e-3)
+    expected = load_file(one / "adapter.safetensors")
+    for several in (three, machines):
+        assert dev_losses(several) == pytest.approx(dev_losses(one), rel=1e-3)
+        for name, tensor in load_file(several / "adapter.safetensors").items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3)
