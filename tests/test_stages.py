@@ -127,7 +127,9 @@ def test_a_file_system_that_takes_no_more_is_one_line_and_nothing_is_left_half_w
 
 
 SAVES = {
-    "train.fit.checkpoint": "module.save(Path('out'), module.Checkpoint(1, {'a': torch.zeros(9999)}, {}, [], 0, None), 1)",
+    "train.fit.checkpoint": (
+        "module.save(Path('out'), module.Checkpoint(1, {'a': torch.zeros(9999)}, {}, [], 0.0, None), keep=1)"
+    ),
     "train.saved_model": "module.save(torch.nn.ModuleDict({'adapter': torch.nn.Linear(99, 99)}), None, Path('out'))",
 }
 
