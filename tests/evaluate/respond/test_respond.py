@@ -228,7 +228,7 @@ def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
 ) -> None:
     folder = tmp_path / "packed"
     shutil.copytree(packed_folder, folder)
-    rows = datasets.load_from_disk(str(packed_folder / "test"))
+    rows = datasets.load_from_disk(str(folder / "test"), keep_in_memory=True)
     rows = rows.filter(lambda row: row["emotion"] in emotions)
     shutil.rmtree(folder / "test")
     rows.map(lambda _: {"speaker": "corpus/1"}).save_to_disk(str(folder / "test"))
