@@ -37,7 +37,7 @@ from pipeline.tables import packed
 from pipeline.weights.source import Weights, fetch
 from train.data.dataset import Collator, Examples, row_costs
 from train.data.log_mel import LogMel
-from train.fit.loop import Data
+from train.fit.data import Data
 from train.fit.params import SemanticFitParams
 from train.fit.planned_rows import make_sampler
 from train.model.inputs import packed_sequences

@@ -27,9 +27,9 @@ from benchmarks.results_file import ROOT, recorded
 from pipeline.stage import UserError, say
 from pipeline.tables.packed import PromptShell
 from train.data.sampler import Layout
-from train.fit.loop import Trainer
 from train.fit.params import BatchParams, EmotionFitParams, FitParams, PloraParams, SemanticFitParams
 from train.fit.run import make_objective, make_optimizer, make_schedule
+from train.fit.trainer import Trainer
 from train.model import Batch, SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.plora import lora_config

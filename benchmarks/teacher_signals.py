@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from train.data.dataset import Example
-    from train.fit.loop import Trainer
+    from train.fit.trainer import Trainer
     from train.model import SpeechLLM
 
 PARAMS = Path("params.yaml")
@@ -206,17 +206,18 @@ def measure(figures: dict[str, Any]) -> None:
     from accelerate import Accelerator
 
     from train.fit import run as fitting
-    from train.fit.loop import Trainer
+    from train.fit import stage_model
+    from train.fit.trainer import Trainer
 
     os.environ["ACCELERATE_USE_CPU"] = "1"  # the figures describe a CPU
     models = params.load(PARAMS, "models", ModelsParams)
     settings = params.load(PARAMS, "fit.semantic", SemanticFitParams).model_copy(update={"temperature": 1.0})
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {len(rows)} answers")
-    plain, _ = fitting.build_model(settings.model_copy(update={"precision": "float32"}), models, ["none"], None)
+    plain, _ = stage_model.build_model(settings.model_copy(update={"precision": "float32"}), models, ["none"], None)
     figures |= {"engine": name, "threads": torch.get_num_threads(), "num_answers": len(rows)}
     figures["bias"] = bias(plain.eval(), shell, rows)
-    model, _ = fitting.build_model(settings, models, ["none"], None)
-    dtype = fitting.llm_dtype(settings)
+    model, _ = stage_model.build_model(settings, models, ["none"], None)
+    dtype = stage_model.llm_dtype(settings)
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
     schedule = fitting.make_schedule(settings, num_steps=1000)
     optimizer = fitting.make_optimizer(model, settings)

@@ -30,9 +30,9 @@ from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.stage import run_stage
 from train.data.dataset import Collator, Example
 from train.data.sampler import Budget, Layout, Sampler
-from train.fit.loop import Trainer
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.schedule import Schedule
+from train.fit.trainer import Trainer
 from train.model import Batch, SpeechLLM
 from train.model.inputs import packed_sequences
 from train.model.plora import lora_config

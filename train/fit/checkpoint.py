@@ -2,7 +2,7 @@
 
 A checkpoint is a folder named by its step. It holds the trained tensors, the optimizer's state, the step and the logged
 records. The order of the data and every random draw follow from the seed and the step (train/data/sampler.py,
-train/fit/loop.py). Each file has a digest, so a damaged checkpoint is noticed and the one before it is used.
+train/fit/trainer.py). Each file has a digest, so a damaged checkpoint is noticed and the one before it is used.
 
 The folder of a run is named by a hash of the run's identity (train/fit/identity.py). So a run with changed parameters
 starts anew and does not continue another run. The folders are outside the outputs of the DVC stage, because DVC deletes

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from pipeline.progress import Task
 from pipeline.stage import say
 from train.data.dataset import Example, join_clips, visits
-from train.fit.loop import Data
+from train.fit.data import Data
 from train.fit.params import FitParams, WarmStartParams
 from train.fit.schedule import Schedule
 from train.fit.step_result import check_finite

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from pipeline.audio.mono_16k import SAMPLE_RATE_HZ
 from pipeline.tables import packed, parquet
 from pipeline.weights.source import Weights
+from train.fit.data import Data
 from train.fit.identity import Identity, run_name, shaping, versions, without_effect
-from train.fit.loop import Data
 from train.fit.params import FitParams, SemanticFitParams
 from train.fit.run_record import (
     RUN_FILE,

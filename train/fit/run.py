@@ -6,42 +6,35 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from pipeline.stage import UserError, replace_folder, say
-from pipeline.tables import packed
-from pipeline.weights.lora import check_targets
-from pipeline.weights.source import ModelsParams, fetch
+from pipeline.weights.source import ModelsParams
 from train import saved_model
 from train.data import stored_teacher
-from train.data.dataset import Collator, Examples, Visit, row_costs, visits
-from train.data.log_mel import LogMel
 from train.fit import checkpoint
 from train.fit.checkpoint import Checkpoint, Writer
 from train.fit.ctc_warm_start import warm_start
+from train.fit.data import Data, open_data
 from train.fit.described_run import commit_of_code, describe_execution, describe_run
 from train.fit.identity import Identity, identify, run_name
-from train.fit.loop import Data, Intervals, Trainer, train
+from train.fit.loop import Intervals, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
-from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.progress import Progress
 from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecord, write
 from train.fit.schedule import Schedule
 from train.fit.signals import EXIT_STATUS, StopSignal
+from train.fit.stage_model import build_model, check_layout, llm_dtype, standardise_head
+from train.fit.trainer import Trainer
 from train.fit.watch import Best, Watch
 from train.model import SpeechLLM
-from train.model.inputs import packed_sequences, sequences
-from train.model.plora import lora_config
-from train.model_config import ModelConfig, load_config
+from train.model_config import ModelConfig
 from train.own_forward import checkpoint_layers
-from train.precision import avoid_shape_plans, training_device, training_dtype
-
-STANDARDISING_CLIPS = 256  # enough for a mean and a deviation per dimension
+from train.precision import avoid_shape_plans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,65 +164,6 @@ def describe_end(settings: FitParams, best: Best | None, done: int, num_steps: i
     return lines
 
 
-def build_model(
-    settings: FitParams, models: ModelsParams, emotions: list[str], init: Path | None
-) -> tuple[SpeechLLM, ModelConfig]:
-    """Return the model of a stage; only the weights that the stage trains require a gradient."""
-    if isinstance(settings, SemanticFitParams):
-        return semantic_model(models, emotions, settings)
-    assert isinstance(settings, EmotionFitParams)
-    assert init is not None
-    return emotion_model(models, emotions, settings, init)
-
-
-def semantic_model(
-    models: ModelsParams, emotions: list[str], settings: SemanticFitParams
-) -> tuple[SpeechLLM, ModelConfig]:
-    """Build the model of stage 1 from base weights; only the adapter is trained."""
-    config = ModelConfig(
-        models=models,
-        emotions=emotions,
-        pad_to_30s=settings.pad_to_30s,
-        seed=settings.seed,
-        encoder_trained=False,
-        plora=False,
-    )
-    model = saved_model.build(config, llm_dtype(settings))
-    model.head.requires_grad_(False)
-    return model, config
-
-
-def emotion_model(
-    models: ModelsParams, emotions: list[str], settings: EmotionFitParams, init: Path
-) -> tuple[SpeechLLM, ModelConfig]:
-    """Load the stage-1 model and add P-LoRA."""
-    config = load_config(init)
-    if (config.models, config.emotions) != (models, emotions):
-        raise UserError(
-            f"{init}: this stage-1 model was trained with different models or emotions from those in the parameters "
-            "file; train stage 1 again"
-        )
-    model = saved_model.load(init, llm_dtype(settings))
-    plora = settings.plora
-    check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
-    torch.manual_seed(settings.seed)
-    model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
-    if settings.train_encoder:
-        model.encoder.train_weights()
-    return model, config.model_copy(update={"plora": True, "encoder_trained": settings.train_encoder})
-
-
-def check_layout(settings: FitParams, config: ModelConfig, model: SpeechLLM) -> None:
-    """Raise UserError if the model cannot compute the layout of the batches."""
-    if settings.batches.layout == "padded":
-        return
-    where = "fit.*.batches.layout: found packed, expected padded"
-    if config.pad_to_30s:
-        raise UserError(f"{where}: pad_to_30s pads each clip")
-    if not model.packs:
-        raise UserError(f"{where}: in {type(model.llm).__name__}, rows of one sequence see each other")
-
-
 def check_dev(settings: FitParams, data: Data, folder: Path) -> None:
     """Raise UserError if a parameter needs a dev split and there is none."""
     if data.dev is not None:
@@ -240,46 +174,6 @@ def check_dev(settings: FitParams, data: Data, folder: Path) -> None:
                 f"fit.*.{name}: found {value}, expected {expected or 'null'}, because no dev row of {folder} has a "
                 "continuation"
             )
-
-
-def open_data(
-    folder: Path, settings: FitParams, config: ModelConfig, with_teacher: bool, shares_start: bool = True
-) -> Data:
-    """Open the packed train split, and the dev split if it has rows."""
-    log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
-    train_rows = with_response(packed.load(folder, "train"))
-    if len(train_rows) == 0:
-        raise UserError(f"{folder}: no train row has a continuation; expected at least one")
-    stored = isinstance(settings, SemanticFitParams) and settings.teacher == "stored"
-    shell = packed.load_shell(folder)
-    dev_rows = with_response(packed.load(folder, "dev", allow_empty=True))
-    is_packed = settings.batches.layout == "packed"
-    lay_out = partial(packed_sequences, shares_start=shares_start) if is_packed else sequences
-    run_teacher = with_teacher and not stored
-    sampler, augmentation = plan_train_rows(train_rows, shell, settings, config.pad_to_30s, run_teacher, shares_start)
-    dev_costs = row_costs(dev_rows, shell, config.pad_to_30s, with_teacher, shares_start)
-    dev_sampler = make_sampler(dev_rows, dev_costs, settings)
-    return Data(
-        train=Examples(train_rows, log_mel, config.emotions, augmentation),
-        sampler=sampler,
-        dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
-        dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step] if len(dev_rows) else [],
-        collate=Collator(shell, with_teacher=run_teacher, with_signals=stored, lay_out=lay_out),
-        dev_collate=Collator(shell, with_teacher=with_teacher, lay_out=lay_out),
-        workers=settings.workers,
-    )
-
-
-@torch.no_grad()
-def standardise_head(model: SpeechLLM, data: Data) -> None:
-    """Set the emotion head's mean and deviation to those of training clips, as the model encodes them now."""
-    batches: list[list[Visit]] = []
-    for step in data.sampler.plan(epoch=0):
-        if sum(map(len, batches)) < STANDARDISING_CLIPS:
-            batches += [visits(rows, 0) for rows in step]
-    on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
-    speech = (model.encode_speech(batch.features, batch.num_frames, batch.clips) for batch in on_device)
-    model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
 
 
 def make_schedule(settings: FitParams, num_steps: int) -> Schedule:
@@ -321,11 +215,6 @@ def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
     ]
     on_gpu = trained[0].is_cuda  # fused, it can leave out a step without a word to the CPU
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=on_gpu)
-
-
-def llm_dtype(settings: FitParams) -> torch.dtype:
-    """Return the type of the frozen LLM on the device that accelerate chooses."""
-    return training_dtype(settings.precision, training_device())
 
 
 def save(

@@ -18,10 +18,10 @@ from tests.builders import batch_section, emotion_fit_section, model_config, noi
 from train.data.augmentation import Augmentation
 from train.data.dataset import visits
 from train.data.effects import PRESETS
-from train.fit import checkpoint, run
+from train.fit import checkpoint, run, stage_model
 from train.fit.ctc_warm_start import warm_start
+from train.fit.data import Data, open_data
 from train.fit.identity import fingerprint, identify
-from train.fit.loop import Data
 from train.fit.params import EmotionFitParams, SemanticFitParams, WarmStartParams
 from train.fit.run import RunFolders
 
@@ -33,8 +33,8 @@ def semantic(**changes: Any) -> SemanticFitParams:
     return SemanticFitParams.model_validate(semantic_fit_section(**{"augment": "with-speed", **changes}))
 
 
-def open_data(folder: Path, models: ModelsParams, settings: SemanticFitParams) -> Data:
-    return run.open_data(folder, settings, model_config(models), with_teacher=True)
+def opened(folder: Path, models: ModelsParams, settings: SemanticFitParams) -> Data:
+    return open_data(folder, settings, model_config(models), with_teacher=True)
 
 
 def write_rows(folder: Path, lengths: list[int]) -> Path:
@@ -79,7 +79,7 @@ def test_the_planned_frames_are_those_of_the_decoded_clips(
 ) -> None:
     lengths = np.random.default_rng(1).integers(6_000, 40_000, 200).tolist()
     settings = semantic(batches=batch_section(layout=layout, max_frames=900, max_positions=2000))
-    data = open_data(write_rows(tmp_path / "data", lengths), tiny_models, settings)
+    data = opened(write_rows(tmp_path / "data", lengths), tiny_models, settings)
     unchanged = 0
     for epoch in (0, 1):
         plans = list(planned(data, epoch))
@@ -97,7 +97,7 @@ def test_the_planned_frames_are_those_of_the_decoded_clips(
 
 def test_speed_stops_at_30_s_and_at_the_budget(tmp_path: Path, tiny_models: ModelsParams) -> None:
     folder = write_rows(tmp_path / "data", [470_000] * 20 + [490_000] * 20)
-    data = open_data(folder, tiny_models, semantic(batches=LARGE))
+    data = opened(folder, tiny_models, semantic(batches=LARGE))
     lengths = lengths_of(data)
     assert lengths[:20].max() == 480_000
     assert lengths[20:].max() == 490_000
@@ -105,7 +105,7 @@ def test_speed_stops_at_30_s_and_at_the_budget(tmp_path: Path, tiny_models: Mode
 
     folder = write_rows(tmp_path / "short", [24_000] * 40)  # 10 speech tokens and 9 other positions
     for limit, longest in (({"max_frames": 78}, 24_960), ({"max_positions": 19}, 25_600), ({}, 26_666)):
-        data = open_data(folder, tiny_models, semantic(batches=LARGE | limit))
+        data = opened(folder, tiny_models, semantic(batches=LARGE | limit))
         assert longest - 100 < lengths_of(data).max() <= longest
         assert data.sampler.costs_in is not None
         assert len(data.sampler.budget.too_large(data.sampler.costs_in(0))) == 0
@@ -115,14 +115,14 @@ def test_a_clip_over_the_budget_of_speed_keeps_at_least_its_own_length(
     tmp_path: Path, tiny_models: ModelsParams
 ) -> None:
     folder = write_rows(tmp_path / "data", [16_000] * 40)
-    data = open_data(folder, tiny_models, semantic(batches=LARGE | {"max_frames": 50}))
+    data = opened(folder, tiny_models, semantic(batches=LARGE | {"max_frames": 50}))
     assert lengths_of(data).max() == 16_000
     assert lengths_of(data).min() < 15_000
 
 
 def test_without_speed_the_costs_are_those_of_the_packed_clips(folders: RunFolders, tiny_models: ModelsParams) -> None:
-    plain = open_data(folders.data, tiny_models, semantic(augment="none"))
-    safe = open_data(folders.data, tiny_models, semantic(augment="emotion-safe"))
+    plain = opened(folders.data, tiny_models, semantic(augment="none"))
+    safe = opened(folders.data, tiny_models, semantic(augment="emotion-safe"))
     assert plain.sampler.costs_in is None
     assert safe.sampler.costs_in is None
     assert plain.train.augment is None
@@ -130,7 +130,7 @@ def test_without_speed_the_costs_are_those_of_the_packed_clips(folders: RunFolde
 
 
 def test_the_dev_split_is_never_augmented(folders: RunFolders, tiny_models: ModelsParams) -> None:
-    plain, changed = (open_data(folders.data, tiny_models, semantic(augment=a)) for a in ("none", "with-speed"))
+    plain, changed = (opened(folders.data, tiny_models, semantic(augment=a)) for a in ("none", "with-speed"))
     pairs = list(zip(plain.dev_batches(0, 1), changed.dev_batches(0, 1), strict=True))
     assert pairs
     assert all(torch.equal(a.features, b.features) for a, b in pairs)
@@ -139,11 +139,11 @@ def test_the_dev_split_is_never_augmented(folders: RunFolders, tiny_models: Mode
 
 
 def test_devices_read_together_what_one_reads(folders: RunFolders, tiny_models: ModelsParams) -> None:
-    data = open_data(folders.data, tiny_models, semantic(batches=batch_section(max_frames=60, per_step=3)))
+    data = opened(folders.data, tiny_models, semantic(batches=batch_section(max_frames=60, per_step=3)))
     _, step = next(data.sampler.steps())
     one = list(data.batches(visits(rows, 0) for rows in step))
     for rank in (0, 1):
-        other = open_data(folders.data, tiny_models, semantic(batches=batch_section(max_frames=60, per_step=3)))
+        other = opened(folders.data, tiny_models, semantic(batches=batch_section(max_frames=60, per_step=3)))
         share = list(other.batches(visits(rows, 0) for rows in step[rank::2]))
         assert all(torch.equal(a.features, b.features) for a, b in zip(share, one[rank::2], strict=True))
 
@@ -180,8 +180,8 @@ def test_the_warm_start_is_augmented(
 ) -> None:
     settings = WarmStartParams(epochs=2, learning_rate=1e-3)
     fit = semantic()
-    model, _ = run.build_model(fit, tiny_models, EMOTIONS, None)
-    data = open_data(folders.data, tiny_models, fit)
+    model, _ = stage_model.build_model(fit, tiny_models, EMOTIONS, None)
+    data = opened(folders.data, tiny_models, fit)
     seen = []
     augment = data.train.augment
     assert augment is not None

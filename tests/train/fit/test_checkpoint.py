@@ -13,11 +13,12 @@ from accelerate import Accelerator
 
 from pipeline.weights.source import ModelsParams
 from tests.builders import semantic_fit_section
-from train.fit import checkpoint, run
+from train.fit import checkpoint, run, stage_model
 from train.fit.checkpoint import Checkpoint, Writer
-from train.fit.loop import Trainer
+from train.fit.data import open_data
 from train.fit.params import SemanticFitParams
 from train.fit.run import RunFolders
+from train.fit.trainer import Trainer
 
 EMOTIONS = ["sad", "happy"]
 FILES = ["model.safetensors", "optimizer.pt", "state.json"]
@@ -167,8 +168,8 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_waits_for_it_at_the_
 
 
 def test_steps_after_a_checkpoint_do_not_change_it(tiny_models: ModelsParams, folders: RunFolders) -> None:
-    model, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
-    data = run.open_data(folders.data, semantic(), config, with_teacher=True)
+    model, config = stage_model.build_model(semantic(), tiny_models, EMOTIONS, None)
+    data = open_data(folders.data, semantic(), config, with_teacher=True)
     trainer = Trainer(
         model, run.make_objective(semantic(), model), run.make_optimizer(model, semantic()),
         run.make_schedule(semantic(), num_steps=6), Accelerator(cpu=True),

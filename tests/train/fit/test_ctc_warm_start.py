@@ -10,8 +10,8 @@ from tests.builders import model_config, semantic_fit_section
 from train import saved_model
 from train.data.dataset import Examples
 from train.data.log_mel import LogMel
-from train.fit import run
 from train.fit.ctc_warm_start import CTCHead, Vocabulary, ctc_loss, warm_start
+from train.fit.data import open_data
 from train.fit.params import SemanticFitParams, WarmStartParams
 from train.model import SpeechLLM
 
@@ -38,7 +38,7 @@ def test_embeddings_come_to_spell_the_transcripts_and_nothing_else_is_trained(
     frozen = {name: p.clone() for name, p in model.named_parameters() if not name.startswith("adapter")}
     settings = WarmStartParams(epochs=12, learning_rate=1e-2)
     fit = semantic_params(settings)
-    warm_start(model, run.open_data(packed_folder, fit, config, with_teacher=True), fit, settings)
+    warm_start(model, open_data(packed_folder, fit, config, with_teacher=True), fit, settings)
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 12
     assert losses[-1] < 0.5 * losses[0]

@@ -19,12 +19,13 @@ from pipeline.weights.source import ModelsParams
 from tests.builders import emotion_fit_section, semantic_fit_section, write_packed
 from train import saved_model
 from train.data import stored_teacher
-from train.fit import checkpoint, run
+from train.fit import checkpoint, run, stage_model
+from train.fit.data import open_data
 from train.fit.identity import fingerprint, identify
-from train.fit.loop import Trainer
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams, WarmStartParams
 from train.fit.run import RunFolders
 from train.fit.schedule import Schedule
+from train.fit.trainer import Trainer
 from train.model import Batch
 from train.model.inputs import sequences
 from train.model_config import ModelConfig, load_config
@@ -124,7 +125,7 @@ def test_other_parameters_data_or_weights_are_another_run(
 ) -> None:
     llm = Path(shutil.copytree(tiny_models.llm.source, tmp_path / "llm"))
     models = tiny_models.model_copy(update={"llm": tiny_models.llm.model_copy(update={"source": str(llm)})})
-    _, config = run.build_model(semantic(), models, EMOTIONS, None)
+    _, config = stage_model.build_model(semantic(), models, EMOTIONS, None)
 
     def name(settings: FitParams, config: ModelConfig = config, data: Path = folders.data) -> str:
         return fingerprint(identify(settings, config, data, None, torch.float32, is_main_process=True))
@@ -215,7 +216,7 @@ def test_the_log_of_a_resumed_run_holds_each_step_once(
 
 
 def test_an_evaluation_without_a_batch_adds_nothing(tiny_models: ModelsParams, folders: RunFolders) -> None:
-    model, _ = run.build_model(semantic(), tiny_models, EMOTIONS, None)
+    model, _ = stage_model.build_model(semantic(), tiny_models, EMOTIONS, None)
     schedule = run.make_schedule(semantic(), num_steps=6)
     optimizer = run.make_optimizer(model, semantic())
     trainer = Trainer(model, run.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
@@ -228,9 +229,9 @@ def test_how_a_step_is_cut_into_batches_does_not_change_its_gradient(
     gradients: list[torch.Tensor] = []
     settings = emotion()
     for rows, num_spare in (([[0, 3, 7, 11]], 0), ([[0, 3], [7, 11]], 0), ([[0, 3], [7, 11], [2, 5]], 1)):
-        model, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
+        model, config = stage_model.build_model(semantic(), tiny_models, EMOTIONS, None)
         model.head.requires_grad_(True)
-        data = run.open_data(folders.data, settings, config, with_teacher=False)
+        data = open_data(folders.data, settings, config, with_teacher=False)
         schedule = Schedule(shape="as-published", seed=1, num_steps=1, warmup_steps=0, max_grad_norm=1e9)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
         trainer = Trainer(model, run.make_objective(settings, model), optimizer, schedule, Accelerator(cpu=True))
@@ -274,7 +275,7 @@ def test_stage_2_without_a_stage_1_says_what_is_missing(tiny_models: ModelsParam
 
 def with_signals(data: Path, folder: Path, models: ModelsParams, num_top: int, lacking: int | None = None) -> Path:
     """Copy a packed folder, giving each response the teacher signals of the LLM; row `lacking` of a split gets none."""
-    model, _ = run.build_model(semantic(), models, EMOTIONS, None)
+    model, _ = stage_model.build_model(semantic(), models, EMOTIONS, None)
     shell = packed.load_shell(data)
     assert shell.before_text is not None
     with packed.Writer(folder, shell, 1, packed.SCHEMA_WITH_SIGNALS) as writer:
@@ -311,8 +312,8 @@ def test_a_stored_teacher_is_run_for_the_dev_split_alone(
 ) -> None:
     data = with_signals(folders.data, tmp_path / "some", tiny_models, 4, lacking=3)
     settings = semantic(temperature=1.0, teacher="stored")
-    _, config = run.build_model(settings, tiny_models, EMOTIONS, None)
-    opened = run.open_data(data, settings, config, with_teacher=True)
+    _, config = stage_model.build_model(settings, tiny_models, EMOTIONS, None)
+    opened = open_data(data, settings, config, with_teacher=True)
     (batch,) = opened.batches([[0, 1]])
     assert (batch.teacher, batch.num_positions) == (None, int(batch.student.attended.sum()) - 2)
     assert batch.signals is not None

@@ -43,7 +43,7 @@ def test_all_code_that_a_run_imports_is_in_its_identity_or_known_to_have_no_effe
 def test_the_identity_names_code_data_and_libraries(tiny_models: ModelsParams, packed_folder: Path) -> None:
     found = named(tiny_models, packed_folder)
     files = {f"file {packed_folder}/train/data-00000.arrow", f"file {packed_folder}/frame.json"}
-    files |= {"file pipeline/audio/mono_16k.py", "file pipeline/tables/packed.py", "file train/fit/loop.py"}
+    files |= {"file pipeline/audio/mono_16k.py", "file pipeline/tables/packed.py", "file train/fit/trainer.py"}
     assert files <= found.keys()
     assert not any(name.startswith("file train/commands") for name in found)
     assert {name.removeprefix("version.") for name in found if name.startswith("version.")} == {

@@ -14,11 +14,12 @@ from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
 from tests.builders import emotion_fit_section, semantic_fit_section
 from train import saved_model
-from train.fit import checkpoint, run
-from train.fit.loop import Trainer
+from train.fit import checkpoint, run, stage_model
+from train.fit.data import open_data
 from train.fit.params import EmotionFitParams, SemanticFitParams, WarmStartParams
 from train.fit.run import RunFolders
 from train.fit.step_result import StepResult, check_finite, send
+from train.fit.trainer import Trainer
 from train.model import Batch
 from train.model.emotion_head import EmotionHead
 
@@ -31,15 +32,15 @@ def semantic(**changes: Any) -> SemanticFitParams:
 
 @pytest.fixture
 def trainer(tiny_models: ModelsParams) -> Trainer:
-    model, _ = run.build_model(semantic(), tiny_models, EMOTIONS, None)
+    model, _ = stage_model.build_model(semantic(), tiny_models, EMOTIONS, None)
     schedule = run.make_schedule(semantic(), num_steps=6)
     optimizer = run.make_optimizer(model, semantic())
     return Trainer(model, run.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))
 
 
 def batches(folders: RunFolders, tiny_models: ModelsParams, rows: list[list[int]]) -> list[Batch]:
-    _, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
-    return list(run.open_data(folders.data, semantic(), config, with_teacher=True).batches(rows))
+    _, config = stage_model.build_model(semantic(), tiny_models, EMOTIONS, None)
+    return list(open_data(folders.data, semantic(), config, with_teacher=True).batches(rows))
 
 
 def spoilt(batch: Batch) -> Batch:
@@ -144,7 +145,7 @@ def test_one_training_row_gives_a_finite_model(tiny_models: ModelsParams, folder
 def test_a_step_that_is_not_finite_leaves_weights_and_moments_as_they_were(
     tiny_models: ModelsParams, folders: RunFolders, fused: bool
 ) -> None:
-    model, _ = run.build_model(semantic(), tiny_models, EMOTIONS, None)
+    model, _ = stage_model.build_model(semantic(), tiny_models, EMOTIONS, None)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=fused)
     schedule = run.make_schedule(semantic(), num_steps=6)
     trainer = Trainer(model, run.make_objective(semantic(), model), optimizer, schedule, Accelerator(cpu=True))

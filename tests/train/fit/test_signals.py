@@ -15,22 +15,22 @@ import yaml
 from pipeline.weights.source import ModelsParams
 from tests.builders import batch_section, semantic_fit_section
 from train.fit import run, signals
-from train.fit.loop import Trainer
 from train.fit.params import SemanticFitParams
 from train.fit.run import RunFolders
+from train.fit.trainer import Trainer
 
 STOPPED_AT = 4  # of 9 steps
 FIT = {"epochs": 3.0, "save_every": 100}  # only a signal makes a checkpoint
 SENDER = """
 import os, signal, sys
 from pipeline.stage import run_stage
-from train.fit import loop, __main__ as fit
-run_step = loop.Trainer.step
+from train.fit import trainer, __main__ as fit
+run_step = trainer.Trainer.step
 def step(trainer, step, *args):
     if step == {step} - 1 and os.environ.get("RANK", "0") == os.environ.get("SIGNALLED", "0"):
         {send}
     return run_step(trainer, step, *args)
-loop.Trainer.step = step
+trainer.Trainer.step = step
 run_stage(fit.main)
 """
 TO_ITSELF = "os.kill(os.getpid(), signal.{name})"

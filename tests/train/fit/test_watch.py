@@ -13,11 +13,11 @@ from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
 from tests.builders import semantic_fit_section
-from train.fit import checkpoint, run
+from train.fit import checkpoint, run, stage_model
 from train.fit.identity import differences, identify
-from train.fit.loop import Trainer
 from train.fit.params import SemanticFitParams, StallParams
 from train.fit.run import RunFolders
+from train.fit.trainer import Trainer
 from train.fit.watch import Best, Stall, best_evaluation
 
 EMOTIONS = ["sad", "happy"]
@@ -138,7 +138,7 @@ def test_without_a_dev_split_no_parameter_may_need_it(
 def test_the_interval_of_evaluations_has_an_effect_only_if_they_decide(
     tiny_models: ModelsParams, folders: RunFolders
 ) -> None:
-    _, config = run.build_model(semantic(), tiny_models, EMOTIONS, None)
+    _, config = stage_model.build_model(semantic(), tiny_models, EMOTIONS, None)
 
     def difference(**changes: Any) -> str:
         often, rarely = (

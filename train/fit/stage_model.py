@@ -1,0 +1,95 @@
+"""The model of a stage, with a gradient for the weights that the stage trains."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline.stage import UserError
+from pipeline.weights.lora import check_targets
+from pipeline.weights.source import ModelsParams
+from train import saved_model
+from train.data.dataset import Visit, visits
+from train.fit.data import Data
+from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
+from train.model import SpeechLLM
+from train.model.plora import lora_config
+from train.model_config import ModelConfig, load_config
+from train.precision import training_device, training_dtype
+
+STANDARDISING_CLIPS = 256  # enough for a mean and a deviation per dimension
+
+
+def build_model(
+    settings: FitParams, models: ModelsParams, emotions: list[str], init: Path | None
+) -> tuple[SpeechLLM, ModelConfig]:
+    """Return the model of a stage; only the weights that the stage trains require a gradient."""
+    if isinstance(settings, SemanticFitParams):
+        return semantic_model(models, emotions, settings)
+    assert isinstance(settings, EmotionFitParams)
+    assert init is not None
+    return emotion_model(models, emotions, settings, init)
+
+
+def semantic_model(
+    models: ModelsParams, emotions: list[str], settings: SemanticFitParams
+) -> tuple[SpeechLLM, ModelConfig]:
+    """Build the model of stage 1 from base weights; only the adapter is trained."""
+    config = ModelConfig(
+        models=models,
+        emotions=emotions,
+        pad_to_30s=settings.pad_to_30s,
+        seed=settings.seed,
+        encoder_trained=False,
+        plora=False,
+    )
+    model = saved_model.build(config, llm_dtype(settings))
+    model.head.requires_grad_(False)
+    return model, config
+
+
+def emotion_model(
+    models: ModelsParams, emotions: list[str], settings: EmotionFitParams, init: Path
+) -> tuple[SpeechLLM, ModelConfig]:
+    """Load the stage-1 model and add P-LoRA."""
+    config = load_config(init)
+    if (config.models, config.emotions) != (models, emotions):
+        raise UserError(
+            f"{init}: this stage-1 model was trained with different models or emotions from those in the parameters "
+            "file; train stage 1 again"
+        )
+    model = saved_model.load(init, llm_dtype(settings))
+    plora = settings.plora
+    check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
+    torch.manual_seed(settings.seed)
+    model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
+    if settings.train_encoder:
+        model.encoder.train_weights()
+    return model, config.model_copy(update={"plora": True, "encoder_trained": settings.train_encoder})
+
+
+def check_layout(settings: FitParams, config: ModelConfig, model: SpeechLLM) -> None:
+    """Raise UserError if the model cannot compute the layout of the batches."""
+    if settings.batches.layout == "padded":
+        return
+    where = "fit.*.batches.layout: found packed, expected padded"
+    if config.pad_to_30s:
+        raise UserError(f"{where}: pad_to_30s pads each clip")
+    if not model.packs:
+        raise UserError(f"{where}: in {type(model.llm).__name__}, rows of one sequence see each other")
+
+
+@torch.no_grad()
+def standardise_head(model: SpeechLLM, data: Data) -> None:
+    """Set the emotion head's mean and deviation to those of training clips, as the model encodes them now."""
+    batches: list[list[Visit]] = []
+    for step in data.sampler.plan(epoch=0):
+        if sum(map(len, batches)) < STANDARDISING_CLIPS:
+            batches += [visits(rows, 0) for rows in step]
+    on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
+    speech = (model.encode_speech(batch.features, batch.num_frames, batch.clips) for batch in on_device)
+    model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
+
+
+def llm_dtype(settings: FitParams) -> torch.dtype:
+    """Return the type of the frozen LLM on the device that accelerate chooses."""
+    return training_dtype(settings.precision, training_device())
