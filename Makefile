@@ -54,8 +54,11 @@ check: setup ## run ruff, mypy and import-linter
 	@$(ACTIVATE); mypy $(PACKAGES) tests benchmarks requirements
 	@$(ACTIVATE); lint-imports --no-cache
 
-bench: setup ## run the benchmarks of training and of generation
-	@$(ACTIVATE); python -m benchmarks; python -m benchmarks.generation
+bench: setup ## run the benchmarks of training and of generation; DATA_ROOT=folder with EmoBox's lists
+	@$(ACTIVATE); python -m benchmarks
+	@$(ACTIVATE); python -m benchmarks.kd_loss
+	@$(ACTIVATE); python -m benchmarks.official_layout '$(or $(DATA_ROOT),../shared/data)'
+	@$(ACTIVATE); python -m benchmarks.generation
 
 clean: ## remove the demo's outputs, DVC's cache and the tools' caches; keep .venv, corpora and runs/
 	rm -rf data/synthetic data/packed models manifests/*.parquet manifests/ingested manifests/continuations

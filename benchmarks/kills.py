@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -171,27 +171,29 @@ def without_dropout(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def measure(params: Mapping[str, Any], packed: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Measure both stages; `packed` has the rows of each, and `folder` gets the trainings."""
-    generator, figures = random.Random(seed), {}
-    init: Path | None = None
-    for kind in STAGES:
+    generator = random.Random(seed)
+    semantic = Training(
+        folder=folder / "semantic-whole", kind="semantic", params=prepared(params), data=packed / "semantic", init=None
+    )
+    emotion = replace(
+        semantic, folder=folder / "emotion-whole", kind="emotion", data=packed / "emotion", init=semantic.model
+    )
+    plain = without_dropout(params)
+    return {whole.kind: measure_stage(whole, plain, generator) for whole in (semantic, emotion)}
 
-        def training(name: str, values: Mapping[str, Any], kind: Alignment = kind) -> Training:
-            path = folder / f"{kind}-{name}"
-            return Training(folder=path, kind=kind, params=values, data=packed / kind, init=init)
 
-        started = time.monotonic()
-        whole = training("whole", prepared(params))
-        whole.finish()
-        step_s = (time.monotonic() - started) / (3 * STEPS)  # about: to load the models takes the larger part
-        found = kill(training("killed", prepared(params)), whole, generator, step_s)
-        say(f"kills: {kind}: {found}")
-        plain = training("plain", without_dropout(params))
-        plain.finish()
-        other = stop_and_go_on_with_two(training("stopped", without_dropout(params)), plain, generator)
-        say(f"kills: {kind}: {other}")
-        figures[kind] = found | other | {"seconds": time.monotonic() - started}
-        init = whole.model
-    return figures
+def measure_stage(whole: Training, without_dropout: Mapping[str, Any], generator: random.Random) -> dict[str, Any]:
+    """Measure a stage, given its uninterrupted training, which has not started, and parameters of the other one."""
+    folder, started = whole.folder.parent, time.monotonic()
+    whole.finish()
+    step_s = (time.monotonic() - started) / (3 * STEPS)  # about: to load the models takes the larger part
+    killed = kill(replace(whole, folder=folder / f"{whole.kind}-killed"), whole, generator, step_s)
+    say(f"kills: {whole.kind}: {killed}")
+    plain = replace(whole, folder=folder / f"{whole.kind}-plain", params=without_dropout)
+    plain.finish()
+    stopped = stop_and_go_on_with_two(replace(plain, folder=folder / f"{whole.kind}-stopped"), plain, generator)
+    say(f"kills: {whole.kind}: {stopped}")
+    return killed | stopped | {"seconds": time.monotonic() - started}
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from train.model.output_head import OutputHead, at_least_float32
 
-ROWS_AT_ONCE = 256  # 150 MB of float32 logits with a vocabulary of 150,000
+ROWS_AT_ONCE = 64  # 39 MB of float32 logits with a vocabulary of 150,000; about three such matrices are alive
+ROWS_AT_ONCE_ON_GPU = 256  # with fewer, a GPU would mostly read the output matrix
 LEAST_REST = torch.finfo(torch.float32).eps  # lower limit of p_R: below it, 1 - sum in float32 is rounding error
 
 _Measure = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
@@ -38,13 +39,14 @@ class _ByRows(torch.autograd.Function):
         gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
 
         def run(rows: slice) -> None:  # a function, so that the logits of these rows are freed before those of the next
-            logits = head.logits(student[rows])
-            losses[rows], difference = measure(rows, functional.log_softmax(logits / temperature, dim=-1))
+            log_q, logits = _log_softmax(head, student[rows], temperature)
+            losses[rows], difference = measure(rows, log_q)
             if gradient is not None:
                 gradient[rows] = head.pull_back(difference.div_(temperature), logits)
 
-        for start in range(0, len(student), ROWS_AT_ONCE):
-            run(slice(start, start + ROWS_AT_ONCE))
+        rows_at_once = ROWS_AT_ONCE_ON_GPU if student.is_cuda else ROWS_AT_ONCE
+        for start in range(0, len(student), rows_at_once):
+            run(slice(start, start + rows_at_once))
         ctx.save_for_backward(gradient)
         return losses
 
@@ -60,9 +62,19 @@ def _by_rows(student: Tensor, head: OutputHead, temperature: float, measure: _Me
     return _ByRows.apply(student, head.detached(), temperature, measure)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def _log_softmax(head: OutputHead, states: Tensor, temperature: float) -> tuple[Tensor, Tensor | None]:
+    """Return the log-probabilities of the softened logits, and the logits if their gradient needs them."""
+    logits = head.logits(states)
+    kept = logits if head.softcap is not None else None
+    softened = logits.div_(temperature) if kept is None else logits / temperature
+    return functional.log_softmax(softened, dim=-1), kept
+
+
 def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return KL(p || q) of each row and q - p; both arguments are overwritten."""
     p = log_p.exp()
-    return (p * (log_p - log_q)).sum(-1), log_q.exp_().sub_(p)
+    kl = log_p.sub_(log_q).mul_(p).sum(-1)
+    return kl, log_q.exp_().sub_(p)
 
 
 def response_kl(
@@ -78,7 +90,8 @@ def response_kl(
     """
 
     def measure(rows: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        return _kl(functional.log_softmax(head.logits(teacher[rows]) / temperature, dim=-1), log_q)
+        log_p, _ = _log_softmax(head, teacher[rows], temperature)
+        return _kl(log_p, log_q)
 
     return _by_rows(student, head, temperature, measure)
 

@@ -96,8 +96,13 @@ def durations_s(stage: Stage, count: int, generator: np.random.Generator) -> np.
 def draw_clips(sizes: Sizes, stage: Stage, count: int, seed: int) -> list[Example]:
     """Draw clips with transcripts and continuations of random tokens."""
     generator = np.random.default_rng(seed)
+    return clips_of(sizes, durations_s(stage, count, generator) * sizes.seconds, generator)
+
+
+def clips_of(sizes: Sizes, durations: np.ndarray, generator: np.random.Generator) -> list[Example]:
+    """Make up clips of these lengths in seconds, with transcripts and continuations of random tokens."""
     clips = []
-    for seconds in durations_s(stage, count, generator) * sizes.seconds:
+    for seconds in durations:
         frames = round(seconds * MEL_FRAMES_PER_S)
         clips.append(
             Example(

@@ -1,4 +1,4 @@
-"""Killed trainings of tiny models end as an uninterrupted one; python -m benchmarks.kills tries it with real weights."""
+"""Killed trainings end as uninterrupted ones, here with tiny models; python -m benchmarks.kills has real weights."""
 
 from pathlib import Path
 

@@ -49,9 +49,10 @@ class OutputHead:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
-    def pull_back(self, gradient: Float[Tensor, "n v"], logits: Float[Tensor, "n v"]) -> Float[Tensor, "n d"]:
-        """Return the gradient by the states from the gradient by their logits."""
+    def pull_back(self, gradient: Float[Tensor, "n v"], logits: Float[Tensor, "n v"] | None) -> Float[Tensor, "n d"]:
+        """Return the gradient by the states from the gradient by their logits; only a softcap needs the logits."""
         if self.softcap is not None:
+            assert logits is not None
             gradient = gradient * (1 - (logits / self.softcap) ** 2)
         if self.scale != 1.0:
             gradient = gradient * self.scale

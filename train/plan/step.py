@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from train import losses
 from train.fit.objectives import Objective
 from train.model import Batch, SpeechLLM, packing
 from train.plan.models import without_values
@@ -77,7 +78,7 @@ def run_step(
     live = _Live(weights)
     is_bfloat16 = model.token_embeddings.weight.dtype == torch.bfloat16
     model.train()
-    with _attention_of(device), _without_collector(), live, _KnownMasks():
+    with _choices_of(device), _without_collector(), live, _KnownMasks():
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
                 outputs = model(batch)
@@ -146,9 +147,14 @@ class _KnownMasks(TorchFunctionMode):
 
 
 @contextmanager
-def _attention_of(device: str) -> Iterator[None]:
-    """Let the packed layout attend as on a device; it would ask the device itself, which is not here."""
-    with mock.patch.object(packing, "_varlen_runs", lambda query: device == "cuda" and query.dtype == torch.bfloat16):
+def _choices_of(device: str) -> Iterator[None]:
+    """Let packed attention and losses choose as on a device; they would ask the device itself, which is not here."""
+    is_cuda = device == "cuda"
+    rows_at_once = losses.ROWS_AT_ONCE_ON_GPU if is_cuda else losses.ROWS_AT_ONCE
+    with (
+        mock.patch.object(packing, "_varlen_runs", lambda query: is_cuda and query.dtype == torch.bfloat16),
+        mock.patch.object(losses, "ROWS_AT_ONCE", rows_at_once),
+    ):
         yield
 
 
