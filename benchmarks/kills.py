@@ -2,8 +2,9 @@
 
 DIR has parameters and packed data, as after `make demo`: DIR/params.yaml and DIR/data/packed. Both stages train STEPS
 steps with the recipe's models and rows. SIGKILL ends a training KILLS times, each time some moment after a random step,
-and --resume continues it. Another training in float32 without dropout is stopped by SIGTERM and continued on two
-processes. Losses and final weights are compared. Two cores need about six minutes.
+and --resume continues it. Another training in float64 without dropout is stopped by SIGTERM and continued on two
+processes: in float32, Adam turns the rounding of the smallest gradients into steps. Losses and final weights are
+compared.
 """
 
 import json
@@ -31,7 +32,23 @@ STEPS, KILLS, SAVE_EVERY = 15, 5, 4
 STAGES: tuple[Alignment, ...] = ("semantic", "emotion")
 FEW_CLIPS = {"max_frames": 700, "max_positions": 500, "per_step": 2}  # of two batches, one for each process
 POLL_S = 0.005
+FLOAT64 = """
+from dataclasses import replace
+from pipeline.stage import run_stage
+from train.fit import __main__ as fit, run
+from train.model import Batch
+build, to = run.build_model, Batch.to
+def build_in_float64(*of):
+    model, config = build(*of)
+    return model.double(), config
+def to_in_float64(batch, device):
+    moved = to(batch, device)
+    return replace(moved, features=moved.features.double())
+run.build_model, Batch.to = build_in_float64, to_in_float64
+run_stage(fit.main)
+"""
 LOSSES = "losses.jsonl"
+LOGS = "logs/*/steps.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,7 @@ class Training:
     params: Mapping[str, Any]
     data: Path
     init: Path | None
+    in_float64: bool = False
 
     @property
     def model(self) -> Path:
@@ -52,14 +70,16 @@ class Training:
     def start(self, num_processes: int = 1) -> "subprocess.Popen[str]":
         """Start or continue the training; its output goes to a file."""
         self.folder.mkdir(exist_ok=True)
-        content = yaml.safe_dump({**self.params, "processes": num_processes}, allow_unicode=True)
-        (self.folder / "params.yaml").write_text(content)
-        command = [sys.executable, "-m", "train.fit", "--kind", self.kind, "--data", str(self.data), "--resume"]
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(dict(self.params), allow_unicode=True))
+        (self.folder / "float64.py").write_text(FLOAT64)
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+        what = ["float64.py"] if self.in_float64 else ["-m", "train.fit"]
         init = [] if self.init is None else ["--init", str(self.init)]
+        options = ["--kind", self.kind, "--data", str(self.data), *init, "--output", str(self.model), "--resume"]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1"}
         with (self.folder / "output.txt").open("a") as output:
             return subprocess.Popen(
-                [*command, *init, "--output", str(self.model)],
+                [sys.executable, *(launch if num_processes > 1 else []), *what, *options],
                 cwd=self.folder, env=env, text=True, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -73,6 +93,8 @@ class Training:
 
         Raises UserError if the training ends before.
         """
+        for log in self.folder.glob(LOGS):  # of the steps before the last signal
+            log.unlink()
         process = self.start()
         while self.last_step() < step:
             if process.poll() is not None:
@@ -85,7 +107,7 @@ class Training:
     def last_step(self) -> int:
         """Return the last step in the log of the run; -1 if there is none."""
         steps = [-1]
-        for log in self.folder.glob("logs/*/steps.jsonl"):
+        for log in self.folder.glob(LOGS):
             whole_lines = log.read_text().rpartition("\n")[0]
             steps += [json.loads(line)["step"] for line in whole_lines.splitlines() if line]
         return max(steps)
@@ -159,11 +181,11 @@ def prepared(params: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         short["fit"][kind] |= {"batches": few, "epochs": 1000, "max_steps": STEPS, "warmup_steps": 2, "log_every": 1}
         short["fit"][kind] |= {"save_every": SAVE_EVERY, "evaluate_every": 10 * STEPS, "workers": 0, **changes}
     short["fit"]["semantic"]["warm_start"] = None
-    return short
+    return {**short, "processes": 1}
 
 
 def without_dropout(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters whose trainings compute in float32 without dropout."""
+    """Return parameters of short trainings without dropout, whose LLM is not cast to bfloat16."""
     plain = prepared(params, precision="float32")
     plain["fit"]["emotion"]["plora"]["dropout"] = 0.0
     return plain
@@ -178,18 +200,17 @@ def measure(params: Mapping[str, Any], packed: Path, folder: Path, seed: int) ->
     emotion = replace(
         semantic, folder=folder / "emotion-whole", kind="emotion", data=packed / "emotion", init=semantic.model
     )
-    plain = without_dropout(params)
-    return {whole.kind: measure_stage(whole, plain, generator) for whole in (semantic, emotion)}
+    return {whole.kind: measure_stage(whole, without_dropout(params), generator) for whole in (semantic, emotion)}
 
 
-def measure_stage(whole: Training, without_dropout: Mapping[str, Any], generator: random.Random) -> dict[str, Any]:
-    """Measure a stage, given its uninterrupted training, which has not started, and parameters of the other one."""
+def measure_stage(whole: Training, plain_params: Mapping[str, Any], generator: random.Random) -> dict[str, Any]:
+    """Measure a stage, given its uninterrupted training, which has not started, and parameters without dropout."""
     folder, started = whole.folder.parent, time.monotonic()
     whole.finish()
     step_s = (time.monotonic() - started) / (3 * STEPS)  # about: to load the models takes the larger part
     killed = kill(replace(whole, folder=folder / f"{whole.kind}-killed"), whole, generator, step_s)
     say(f"kills: {whole.kind}: {killed}")
-    plain = replace(whole, folder=folder / f"{whole.kind}-plain", params=without_dropout)
+    plain = replace(whole, folder=folder / f"{whole.kind}-plain", params=plain_params, in_float64=True)
     plain.finish()
     stopped = stop_and_go_on_with_two(replace(plain, folder=folder / f"{whole.kind}-stopped"), plain, generator)
     say(f"kills: {whole.kind}: {stopped}")
