@@ -113,7 +113,8 @@ def counted_gib(name: str, shape: Shape) -> float:
         storages = [tensor.untyped_storage() for tensor in (states.student, states.teacher, states.matrix)]
         with _Live({storage._cdata: storage.nbytes() for storage in storages}) as live:
             loss_and_gradient(WAYS[name], states)
-    return live.peak / 2**30
+    most: float = live.peak / 2**30
+    return most
 
 
 def memory_gib(name: str) -> float:
