@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generate.engines import choose
+from pipeline.generate.engines import machine
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
 from pipeline.generate.params import GenerateParams
 from pipeline.params import Processes
@@ -41,7 +41,7 @@ class RecordingEngine:
     def start(
         self, _params: GenerateParams, _processes: Processes, _llm: Weights, model: Path, _prompter: Prompter
     ) -> "RecordingEngine":
-        """Stand for `choose.start_many`."""
+        """Stand for `machine.start`."""
         self.started_on.append(model)
         return self
 
@@ -65,14 +65,14 @@ class RecordingEngine:
 
 def let_runs_start(monkeypatch: pytest.MonkeyPatch, engine: RecordingEngine) -> RecordingEngine:
     """Let every run start this engine, whatever its parameters name."""
-    monkeypatch.setattr(choose, "start_many", engine.start)
+    monkeypatch.setattr(machine, "start", engine.start)
     return engine
 
 
 def let_runs_start_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test if a run starts an engine."""
     started = "an engine was started, though nothing was missing"
-    monkeypatch.setattr(choose, "start_many", lambda *_: pytest.fail(started))
+    monkeypatch.setattr(machine, "start", lambda *_: pytest.fail(started))
 
 
 def let_runs_load_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

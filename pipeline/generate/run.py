@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import params
-from pipeline.generate.engines import choose
+from pipeline.generate.engines import choose, machine
 from pipeline.generate.engines.interface import Engine, Request
 from pipeline.generate.params import GenerateParams
 from pipeline.generate.signature import Signature, make_signature
@@ -105,7 +105,7 @@ class Run:
         """Check the models of the whole run, and load the LLM."""
         self.check_models()
         with heartbeat(f"generate {self.kind}: starting the engine {self.settings.engine}"):
-            return choose.start_many(self.settings, self.processes, self.llm, self.model, self.prompter)
+            return machine.start(self.settings, self.processes, self.llm, self.model, self.prompter)
 
 
 def open_run(kind: Alignment, params_file: Path) -> Run:

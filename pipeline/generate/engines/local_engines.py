@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from pipeline.generate.engines import transformers_engine
+from pipeline.generate.engines import local_worker, transformers_engine
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
 from pipeline.generate.engines.local_messages import Done, Failed, Job, Load, Loaded, More, Numbered
 from pipeline.generate.engines.shares import Share
@@ -135,7 +135,7 @@ def _start(share: Share) -> Worker:
     gpus = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)} if share.gpus else {}
     errors = TemporaryFile("w+")  # noqa: SIM115 (_end closes it)
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.generate.engines.local_worker", str(number)],
+        [sys.executable, "-m", local_worker.__name__, str(number)],
         env={**os.environ, **gpus},
         pass_fds=[number],
         stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.generate.engines import choose, shares
+from pipeline.generate.engines import machine, shares
 from pipeline.generate.engines.shares import divide_cores, divide_gpus
 from pipeline.params import Processes
 from pipeline.stage import UserError
@@ -54,10 +54,10 @@ def test_only_visible_gpus_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(shares, "gpu_memories", lambda: [80 * GB, 80 * GB])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f2a")
-    given = choose.share_machine(builders.generate_params(), "auto", tmp_path)
+    given = machine.share(builders.generate_params(), "auto", tmp_path)
     assert [share.gpus for share in given] == [("3",), ("GPU-8f2a",)]
     assert str(given[1]) == "GPU GPU-8f2a"
-    (alone,) = choose.share_machine(builders.generate_params(engine="echo"), "auto", tmp_path)
+    (alone,) = machine.share(builders.generate_params(engine="echo"), "auto", tmp_path)
     assert alone.gpus == ()
 
 
@@ -65,12 +65,12 @@ def test_without_a_gpu_auto_is_one_engine_and_an_llm_is_not_divided(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert len(choose.share_machine(builders.generate_params(), "auto", tmp_path)) == 1
-    assert len(choose.share_machine(builders.generate_params(), 3, tmp_path)) == 3
+    assert len(machine.share(builders.generate_params(), "auto", tmp_path)) == 1
+    assert len(machine.share(builders.generate_params(), 3, tmp_path)) == 3
     monkeypatch.setattr("pipeline.generate.engines.vllm_engine.find", lambda: ("1", False))
     message = "generate.tensor_parallel: found 2, expected auto or 1 on a machine without GPUs"
     with pytest.raises(UserError, match=message):
-        choose.share_machine(builders.generate_params(engine="vllm", tensor_parallel=2), "auto", tmp_path)
+        machine.share(builders.generate_params(engine="vllm", tensor_parallel=2), "auto", tmp_path)
 
 
 def test_only_vllm_divides_an_llm() -> None:
