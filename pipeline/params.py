@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
 
 from pipeline.stage import UserError
 
@@ -32,6 +32,10 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 The comment or docstring of each such parameter says what auto means there.
 """
+
+
+Processes = Literal["auto"] | int
+"""The parameter `processes`: how many processes of this machine a stage uses. auto: one for each GPU."""
 
 
 class Section(BaseModel):
@@ -68,6 +72,21 @@ def find(path: Path, name: str, model: Any) -> Any:
             return None
         value = value[key]
     return check(str(path), name, value, model)
+
+
+def read_processes(path: Path) -> Processes:
+    """Read the parameter `processes`; auto if the file does not have it."""
+    wanted: Processes = find(path, "processes", Literal["auto"] | PositiveInt) or "auto"
+    return wanted
+
+
+def count_processes(wanted: Processes, num_gpus: int) -> int:
+    """Return the number of processes; raises UserError on a machine with GPUs if there are fewer than processes."""
+    if wanted == "auto":
+        return max(1, num_gpus)
+    if 0 < num_gpus < wanted:
+        raise UserError(f"processes: found {wanted}, expected at most {num_gpus}, the number of GPUs")
+    return wanted
 
 
 def check(place: str, name: str, value: Any, model: type[T]) -> T:

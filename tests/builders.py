@@ -111,8 +111,8 @@ def generate_section(**changes: Any) -> dict[str, Any]:
     """Build the section `generate` for short greedy answers of the engine transformers."""
     section = {
         "engine": "transformers", "server": None, "ray": None, "generator": None, "allow_foreign_generator": False,
-        "dtype": "float32", "max_new_tokens": 12, "max_model_len": 160, "temperature": 0.0, "top_p": 1.0, "seed": 1,
-        "store_logprobs": 0, "agreement": None, "rows_per_part": 2,
+        "dtype": "float32", "tensor_parallel": "auto", "max_new_tokens": 12, "max_model_len": 160, "temperature": 0.0,
+        "top_p": 1.0, "seed": 1, "store_logprobs": 0, "agreement": None, "rows_per_part": 2,
     }  # fmt: skip
     return {**section, **changes}
 
@@ -169,9 +169,9 @@ def batch_section(**changes: Any) -> dict[str, Any]:
 def fit_section(**changes: Any) -> dict[str, Any]:
     """Build what the sections `fit.semantic` and `fit.emotion` share, for a few steps on a tiny model."""
     section = {
-        "seed": 1, "epochs": 2.0, "max_steps": None, "batches": batch_section(), "mixture": None, "learning_rate": 1e-2,
-        "warmup_steps": 2, "schedule": "as-published", "weight_decay": 0.01, "max_grad_norm": 1.0,
-        "precision": "float32", "workers": 0,
+        "init": None, "seed": 1, "epochs": 2.0, "max_steps": None, "batches": batch_section(), "mixture": None,
+        "learning_rate": 1e-2, "warmup_steps": 2, "schedule": "as-published", "weight_decay": 0.01,
+        "max_grad_norm": 1.0, "precision": "float32", "workers": 0,
         "log_every": 1, "evaluate_every": 3, "save_every": 2, "keep_checkpoints": 2,
         "stall": None, "stop_after": None, "keep": "last", "augment": "none", "checkpoint_layers": False,
     }  # fmt: skip
@@ -307,9 +307,9 @@ class LeaksProject:
         return semantic, emotion, output
 
 
-def write_packed(folder: Path) -> Path:
+def write_packed(folder: Path, seed: int = 0) -> Path:
     """Write a packed folder of made-up rows: 12 to train on, 4 to develop on and 8 to test with."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
 
     def row(split: str, i: int) -> dict[str, Any]:
         samples = (0.1 * generator.standard_normal(8_000 + 1_000 * i)).astype(np.float32)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generate.engines import choose
+from pipeline.generate.engines import machine
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
 from pipeline.generate.params import GenerateParams
+from pipeline.params import Processes
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 from pipeline.tables.continuations import STOP
@@ -37,8 +38,10 @@ class RecordingEngine:
         self.fails_at: int | None = None
         """Number of requests or pairs after which the engine fails."""
 
-    def start(self, _params: GenerateParams, _llm: Weights, model: Path, _prompter: Prompter) -> "RecordingEngine":
-        """Stand for `choose.start`."""
+    def start(
+        self, _params: GenerateParams, _processes: Processes, _llm: Weights, model: Path, _prompter: Prompter
+    ) -> "RecordingEngine":
+        """Stand for `machine.start`."""
         self.started_on.append(model)
         return self
 
@@ -62,13 +65,14 @@ class RecordingEngine:
 
 def let_runs_start(monkeypatch: pytest.MonkeyPatch, engine: RecordingEngine) -> RecordingEngine:
     """Let every run start this engine, whatever its parameters name."""
-    monkeypatch.setattr(choose, "start", engine.start)
+    monkeypatch.setattr(machine, "start", engine.start)
     return engine
 
 
 def let_runs_start_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test if a run starts an engine."""
-    monkeypatch.setattr(choose, "start", lambda *_: pytest.fail("an engine was started, though nothing was missing"))
+    started = "an engine was started, though nothing was missing"
+    monkeypatch.setattr(machine, "start", lambda *_: pytest.fail(started))
 
 
 def let_runs_load_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Literal
-
-from pydantic import PositiveInt
 
 from pipeline import params
-from pipeline.stage import UserError
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PATIENCE_S = 20.0
@@ -35,17 +31,12 @@ def num_processes(params_file: Path) -> int:
     """
     if "LOCAL_RANK" in os.environ:
         return 1
-    wanted: Literal["auto"] | int = params.find(params_file, "processes", Literal["auto"] | PositiveInt) or "auto"
+    wanted = params.read_processes(params_file)
     if wanted == 1:
         return 1
     import torch
 
-    num_gpus = 0 if "ACCELERATE_USE_CPU" in os.environ else torch.cuda.device_count()
-    if wanted == "auto":
-        return max(1, num_gpus)
-    if 0 < num_gpus < wanted:
-        raise UserError(f"{params_file}: processes: found {wanted}, expected at most {num_gpus}, the number of GPUs")
-    return wanted
+    return params.count_processes(wanted, 0 if "ACCELERATE_USE_CPU" in os.environ else torch.cuda.device_count())
 
 
 def run(count: int, module: str, arguments: Sequence[str]) -> int:

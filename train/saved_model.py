@@ -80,15 +80,15 @@ def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps(config.model_dump(), indent=1) + "\n")
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> SpeechLLM:
+def load(folder: Path, dtype: torch.dtype = torch.float32, *, with_plora: bool = True) -> SpeechLLM:
     """Load a trained model and the base weights that its config names, in evaluation mode."""
     config = load_config(folder)
     model = build(config, dtype)
-    if config.plora:
+    if config.plora and with_plora:
         lora = PeftConfig.from_pretrained(str(folder / "plora"))
         assert isinstance(lora, LoraConfig)
         model.add_plora(lora)
-        load_plora(model, _read(folder / "plora" / SAFETENSORS_WEIGHTS_NAME))
+        load_plora(model, read_plora(folder))
     _load(model, folder / "adapter.safetensors", "adapter", "head")
     if config.encoder_trained:
         _load(model, folder / "encoder.safetensors", "encoder")
@@ -99,6 +99,18 @@ def plora_state(model: SpeechLLM) -> dict[str, torch.Tensor]:
     """Return P-LoRA's tensors under the names that peft uses in its files."""
     state: dict[str, Any] = get_peft_model_state_dict(model.llm, adapter_name=ADAPTER_NAME)
     return {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def read_plora(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of P-LoRA in a model folder."""
+    return _read(folder / "plora" / SAFETENSORS_WEIGHTS_NAME)
+
+
+def plora_size(folder: Path) -> tuple[int, int]:
+    """Return rank and alpha of P-LoRA in a model folder."""
+    config = PeftConfig.from_pretrained(str(folder / "plora"))
+    assert isinstance(config, LoraConfig)
+    return config.r, config.lora_alpha
 
 
 def load_plora(model: SpeechLLM, state: dict[str, torch.Tensor]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from pipeline.params import Section
 from pipeline.prompts import known_places, list_options
@@ -73,6 +73,8 @@ class GenerateParams(Section):
     allow_foreign_generator: bool
     """Whether `generator` may be another model than models.llm; the report says so."""
     dtype: Literal["float32", "bfloat16", "float16"]
+    tensor_parallel: Literal["auto"] | PositiveInt
+    """GPUs that hold one LLM together, for the engine vllm; auto: as few as it fits on."""
     max_new_tokens: Annotated[int, Field(gt=0)]
     """Largest number of tokens in an answer; a longer answer is cut."""
     max_model_len: int
@@ -97,6 +99,8 @@ class GenerateParams(Section):
             raise ValueError("generate.server to be a section if the engine is server, and null otherwise")
         if (self.engine == "ray") != (self.ray is not None):
             raise ValueError("generate.ray to be a section if the engine is ray, and null otherwise")
+        if self.engine != "vllm" and self.tensor_parallel not in ("auto", 1):
+            raise ValueError(f"tensor_parallel = auto for the engine {self.engine}; only vllm divides an LLM")
         if self.engine == "echo" and self.store_logprobs:
             raise ValueError("store_logprobs = 0 for the engine echo, which has no log-probabilities")
         return self

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import params
-from pipeline.generate.engines import choose
+from pipeline.generate.engines import choose, machine
 from pipeline.generate.engines.interface import Engine, Request
 from pipeline.generate.params import GenerateParams
 from pipeline.generate.signature import Signature, make_signature
 from pipeline.generate.store import KEY, AnswerStore
-from pipeline.params import Alignment
+from pipeline.params import Alignment, Processes
 from pipeline.progress import heartbeat
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
@@ -53,6 +53,8 @@ class RunParams:
     """Emotions that a prompt may name."""
     training: TrainingModels
     """What training will use; it is checked before the engine starts."""
+    processes: Processes
+    """The number of engines on this machine, or auto; answers do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Run:
     """Folder of the LLM that is trained, if it is another one."""
     training: TrainingModels
     """What training will use; it is checked before the engine starts."""
+    processes: Processes
+    """The number of engines on this machine, or auto; answers do not depend on it."""
     store: AnswerStore
 
     @property
@@ -101,7 +105,7 @@ class Run:
         """Check the models of the whole run, and load the LLM."""
         self.check_models()
         with heartbeat(f"generate {self.kind}: starting the engine {self.settings.engine}"):
-            return choose.start(self.settings, self.llm, self.model, self.prompter)
+            return machine.start(self.settings, self.processes, self.llm, self.model, self.prompter)
 
 
 def open_run(kind: Alignment, params_file: Path) -> Run:
@@ -136,6 +140,7 @@ def read_params(kind: Alignment, params_file: Path) -> RunParams:
         backbone=None if llm == trained else trained,
         classes=frozenset(emotions.read_classes(params_file)),
         training=read_training_models(params_file),
+        processes=params.read_processes(params_file),
     )
 
 
@@ -145,7 +150,18 @@ def open_run_with(kind: Alignment, given: RunParams) -> Run:
     signature = make_signature(given.settings, given.prompt, given.llm, model)
     store = AnswerStore(signature, num_top=given.settings.store_logprobs)
     backbone = None if given.backbone is None else fetch(given.backbone)
-    return Run(kind, given.settings, given.prompt, given.classes, given.llm, model, backbone, given.training, store)
+    return Run(
+        kind,
+        given.settings,
+        given.prompt,
+        given.classes,
+        given.llm,
+        model,
+        backbone,
+        given.training,
+        given.processes,
+        store,
+    )
 
 
 def read_utterances(path: Path) -> pa.Table:

@@ -72,7 +72,11 @@ def describe(info: ModelInfo) -> str:
 
 def _describe_run(run: RunRecord) -> dict[str, str]:
     facts = {"run": run.run}
-    if run.kind == "emotion":
+    if run.origin:
+        facts["origin"] = ", before it ".join(
+            f"{before.run} ({before.rows:,} rows of {before.data})" for before in run.origin
+        )
+    elif run.kind == "emotion":
         facts["stage 1"] = run.init or "unknown: its model had no record"
     for name, model in run.models.items():
         revision = f", revision {model.revision}" if model.revision else ""

@@ -20,7 +20,10 @@ def main(
     kind: Annotated[Alignment, typer.Option(help="Alignment to train.")],
     data: Annotated[Path, typer.Option(help="Folder of the packed data of this alignment.")],
     output: Annotated[Path, typer.Option(help="Model folder to write.")],
-    init: Annotated[Path | None, typer.Option(help="Folder of the stage-1 model, for emotion alignment.")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the stage-1 model, for emotion alignment; fit.emotion.init takes its place."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from this run's checkpoint, if any.")] = False,
     checkpoints: Annotated[Path, typer.Option(help="Folder of checkpoints during training.")] = Path("checkpoints"),
     logs: Annotated[Path, typer.Option(help="Folder of the JSONL and TensorBoard logs.")] = Path("logs"),
@@ -30,8 +33,8 @@ def main(
     settings = params.load(params_file, f"fit.{kind}", SemanticFitParams if kind == "semantic" else EmotionFitParams)
     models = params.load(params_file, "models", ModelsParams)
     emotions = read_classes(params_file)
-    if kind == "emotion" and init is None:
-        raise UserError("--init: expected the stage-1 model folder, found nothing")
+    if kind == "emotion" and init is None and settings.init is None:
+        raise UserError("--init: expected the stage-1 model folder, found nothing; or set fit.emotion.init")
     if kind == "semantic" and init is not None:
         raise UserError(f"--init: not allowed for semantic alignment, which starts from the base weights; found {init}")
     training = read_training_models(params_file)

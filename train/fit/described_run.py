@@ -21,6 +21,7 @@ from train.fit.run_record import (
     BaseModelRecord,
     DataRecord,
     ExecutionRecord,
+    OriginRecord,
     PloraRecord,
     RunRecord,
     SplitRecord,
@@ -54,6 +55,7 @@ def describe_run(
         kind="semantic" if isinstance(settings, SemanticFitParams) else "emotion",
         run=run_name(of_run),
         init=None if of_init is None else of_init.run,
+        origin=[] if of_init is None else [describe_origin(of_init), *of_init.origin],
         models={
             "encoder": describe_weights(config.models.encoder, of_run["weights of the encoder"]),
             "llm": describe_weights(config.models.llm, of_run["weights of the LLM"]),
@@ -67,6 +69,11 @@ def describe_run(
         epochs=epochs,
         dev_losses=dev_losses(records),
     )
+
+
+def describe_origin(of_run: RunRecord) -> OriginRecord:
+    """Return what a later model tells of the training of this record."""
+    return OriginRecord(run=of_run.run, data=of_run.data.folder, rows=of_run.data.train.rows)
 
 
 def describe_weights(weights: Weights, name: str) -> BaseModelRecord:

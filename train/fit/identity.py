@@ -26,8 +26,8 @@ from train.model_config import ModelConfig
 Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
 
-_WITHOUT_EFFECT = {  # on the trained weights
-    "checkpoint_layers", "workers", "log_every", "evaluate_every", "save_every", "keep_checkpoints", "stall",
+_WITHOUT_EFFECT = {  # on the trained weights; of `init`, only the files have an effect
+    "checkpoint_layers", "init", "workers", "log_every", "evaluate_every", "save_every", "keep_checkpoints", "stall",
 }  # fmt: skip
 _SHOWN = 5  # of the inputs that differ
 
@@ -44,7 +44,7 @@ LIBRARIES_OF_AUGMENTATION = ("audiomentations", "scipy", "soundfile", "soxr")
 def identify(
     settings: FitParams, config: ModelConfig, data: Path, init: Path | None, dtype: torch.dtype, is_main_process: bool
 ) -> Identity:
-    """Return the identity of a run on packed `data`, from the stage-1 model `init`.
+    """Return the identity of a run on packed `data`, from the model in the folder `init`.
 
     Only the main process reads files, and the others get the identity from it. Raises UserError, in all processes, if a
     shard of the data is missing or has another size than packing has written.
@@ -75,8 +75,9 @@ def _identify(settings: FitParams, config: ModelConfig, data: Path, init: Path |
     root = Path(__file__).parents[2]
     files = {str(file.relative_to(root)): file for place in CODE for file in _files(root / place, "*.py")}
     files |= {str(file): file for folder in sound_folders(settings) for file in _files(folder)}
-    if init is not None:  # without what tells of its training, which stage 2 does not read
-        files |= {str(file): file for file in _files(init) if file.name not in (RUN_FILE, LOSSES_FILE)}
+    if init is not None:  # wherever the folder is; without what tells of its training, which has no effect
+        in_init = [file for file in _files(init) if file.name not in (RUN_FILE, LOSSES_FILE)]
+        files |= {f"{file.relative_to(init)} of the initial model": file for file in in_init}
     files[str(data / packed.SHELL_FILE)] = data / packed.SHELL_FILE
     values |= {f"file {data / name}": digest for name, digest in packed.hashes(data).items()}
     values |= {f"file {name}": _digest(file) for name, file in files.items()}

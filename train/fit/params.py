@@ -47,6 +47,8 @@ class StallParams(Section):
 class FitParams(Section):
     """The parameters that both stages share."""
 
+    init: str | None
+    """Folder of an earlier model to continue from (train/fit/earlier_model.py); null: the start of the stage."""
     seed: int
     epochs: Annotated[float, Field(gt=0)]
     max_steps: PositiveInt | None

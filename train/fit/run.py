@@ -20,6 +20,7 @@ from train.fit.checkpoint import Checkpoint, Writer
 from train.fit.ctc_warm_start import warm_start
 from train.fit.data import Data, open_data
 from train.fit.described_run import commit_of_code, describe_execution, describe_run
+from train.fit.earlier_model import describe_start
 from train.fit.identity import Identity, identify, run_name
 from train.fit.loop import Intervals, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
@@ -39,7 +40,7 @@ from train.precision import avoid_shape_plans
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolders:
-    """The folders of a run; `init` is the stage-1 model of an emotion alignment."""
+    """The folders of a run; `init` is the stage-1 model of an emotion alignment, unless `fit.emotion.init` is given."""
 
     data: Path
     init: Path | None
@@ -52,6 +53,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     """Train a stage and save the model; `resume` continues from this run's checkpoint if there is one."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     avoid_shape_plans()
+    init = folders.init if settings.init is None else Path(settings.init)
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config = build_model(settings, models, emotions, folders.init)
     model.to(accelerator.device)
@@ -60,9 +62,11 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
         checkpoint_layers(model)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
     check_dev(settings, data, folders.data)
-    if kind == "emotion":
+    if kind == "emotion" and settings.init is None:
         standardise_head(model, data)
     main = accelerator.is_main_process
+    if main and settings.init is not None:
+        say(f"fit: {kind}: {describe_start(Path(settings.init), settings)}")
     if data.collate.with_signals:
         num_top = stored_teacher.check(data.train.rows, folders.data)
         if main:
@@ -74,12 +78,12 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if main and (line := spare_batches(num_batches, accelerator.num_processes)):
         say(f"fit: {kind}: {line}")
     schedule = make_schedule(settings, len(num_batches))
-    of_run = identify(settings, config, folders.data, folders.init, llm_dtype(settings), main)
+    of_run = identify(settings, config, folders.data, init, llm_dtype(settings), main)
     run = run_name(of_run)
     folder = folders.checkpoints / run
     started, commit = time.monotonic(), commit_of_code() if main else None
     state = find_checkpoint(folder, of_run, main) if resume else None
-    if state is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
+    if state is None and init is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
@@ -91,7 +95,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
             write(execution, folders.logs / run / EXECUTION_FILE)
             trained, records = accelerator.unwrap_model(trainer.model), progress.records
             steps = int(records[-1]["step"])
-            record = describe_run(settings, config, of_run, folders.init, data, trained, records, steps)
+            record = describe_run(settings, config, of_run, init, data, trained, records, steps)
             save(trained, config, records, record, folders.output)
             checkpoint.remove(folder)
             say(f"fit: {kind}: {steps} steps on {len(data.train):,} rows, model in {folders.output}")

@@ -21,7 +21,7 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
-    """A part of a record: every key is there, and no other."""
+    """A part of a record: every key without a default is there, and no other."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -86,6 +86,16 @@ class DevLoss(Record):
     best_step: int
 
 
+class OriginRecord(Record):
+    """A training that this model continues, or started from."""
+
+    run: str
+    data: str
+    """Name of the folder of its packed data."""
+    rows: int
+    """Rows of its train split."""
+
+
 class RunRecord(Record):
     """The content of run.json."""
 
@@ -93,7 +103,10 @@ class RunRecord(Record):
     run: str
     """Name of the run, such as emotion-0123456789ab: the kind, and the fingerprint of its identity."""
     init: str | None
-    """Name of the run of the stage-1 model; None in stage 1, and if that model has no run.json."""
+    """Name of the run of the model that this one started from; None if it started from base weights, and if that model
+    has no run.json."""
+    origin: list[OriginRecord] = []
+    """The trainings before this one, the last one first; empty in a record by an earlier version."""
     models: dict[str, BaseModelRecord]
     """encoder and llm."""
     emotions: list[str]

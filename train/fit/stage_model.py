@@ -10,6 +10,7 @@ from pipeline.weights.source import ModelsParams
 from train import saved_model
 from train.data.dataset import Visit, visits
 from train.fit.data import Data
+from train.fit.earlier_model import load_earlier
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.model import SpeechLLM
 from train.model.plora import lora_config
@@ -22,7 +23,12 @@ STANDARDISING_CLIPS = 256  # enough for a mean and a deviation per dimension
 def build_model(
     settings: FitParams, models: ModelsParams, emotions: list[str], init: Path | None
 ) -> tuple[SpeechLLM, ModelConfig]:
-    """Return the model of a stage; only the weights that the stage trains require a gradient."""
+    """Return the model of a stage; only the weights that the stage trains require a gradient.
+
+    `init` is the stage-1 model of an emotion alignment, unless the parameters name an earlier model.
+    """
+    if settings.init is not None:
+        return load_earlier(settings, models, emotions, llm_dtype(settings))
     if isinstance(settings, SemanticFitParams):
         return semantic_model(models, emotions, settings)
     assert isinstance(settings, EmotionFitParams)
@@ -57,6 +63,11 @@ def emotion_model(
             f"{init}: this stage-1 model was trained with different models or emotions from those in the parameters "
             "file; train stage 1 again"
         )
+    if config.plora:
+        raise UserError(
+            f"--init: {init}: found a stage-2 model, expected a stage-1 model; fit.emotion.init continues from a "
+            "stage-2 model"
+        )
     model = saved_model.load(init, llm_dtype(settings))
     plora = settings.plora
     check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
@@ -64,7 +75,9 @@ def emotion_model(
     model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
     if settings.train_encoder:
         model.encoder.train_weights()
-    return model, config.model_copy(update={"plora": True, "encoder_trained": settings.train_encoder})
+    return model, config.model_copy(
+        update={"plora": True, "encoder_trained": config.encoder_trained or settings.train_encoder}
+    )
 
 
 def check_layout(settings: FitParams, config: ModelConfig, model: SpeechLLM) -> None:

@@ -1,9 +1,11 @@
 """Prepare, start and release the engine that the parameters name."""
 
 import gc
+import sys
 from pathlib import Path
 
 from pipeline.generate.engines.interface import Engine
+from pipeline.generate.engines.shares import Share
 from pipeline.generate.params import GenerateParams
 from pipeline.prompts import Prompter
 from pipeline.weights.source import Weights
@@ -24,16 +26,17 @@ def prepare(params: GenerateParams) -> None:
 def release(params: GenerateParams) -> None:
     """Free the memory of an engine that is no longer used, so that another one has room."""
     gc.collect()
-    if params.engine == "vllm":
+    if params.engine == "vllm" and "vllm" in sys.modules:
         from pipeline.generate.engines import vllm_engine
 
         vllm_engine.release()
 
 
-def start(params: GenerateParams, llm: Weights, model: Path, prompter: Prompter) -> Engine:
-    """Start the engine named in `params` with the LLM `llm`.
+def start(params: GenerateParams, llm: Weights, model: Path, prompter: Prompter, share: Share | None = None) -> Engine:
+    """Start the engine named in `params` with the LLM `llm`, in this process.
 
-    `model` is the folder of the LLM; `prompter` holds its tokenizer.
+    `model` is the folder of the LLM; `prompter` holds its tokenizer. `share` is what the engine has of a machine that
+    it shares with others; None: the engine is alone.
     """
     if params.engine == "echo":
         from pipeline.generate.engines.echo_engine import EchoEngine
@@ -51,7 +54,7 @@ def start(params: GenerateParams, llm: Weights, model: Path, prompter: Prompter)
     if params.engine == "vllm":
         from pipeline.generate.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(params, model, end_ids)
+        return VllmEngine(params, model, end_ids, share)
     from pipeline.generate.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(params, model, end_ids)

@@ -46,13 +46,13 @@ class TransformersEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
         """See Engine.generate; the requests of a batch have one seed."""
-        for numbered in _batches(requests, length=lambda each: len(each.prompt_ids), group=lambda each: each.seed or 0):
+        for numbered in request_batches(requests):
             answers = self._generate_batch([request.prompt_ids for _, request in numbered], numbered[0][1].seed)
             yield from zip((position for position, _ in numbered), answers, strict=True)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
         """See Engine.score."""
-        for numbered in _batches(pairs, length=lambda pair: len(pair[0]) + len(pair[1])):
+        for numbered in pair_batches(pairs):
             scores = self._score_batch([pair for _, pair in numbered])
             yield from zip((position for position, _ in numbered), scores, strict=True)
 
@@ -97,6 +97,16 @@ class TransformersEngine:
         values, ids = logprobs_TV[:num_steps].topk(self._num_top)
         top = [dict(zip(*step, strict=True)) for step in zip(ids.tolist(), values.tolist(), strict=True)]
         return Answer(token_ids, finish_reason, float(own.sum()), top if self._num_top else (), end_id)
+
+
+def request_batches(requests: Iterable[Request]) -> Iterator[list[tuple[int, Request]]]:
+    """Yield the batches of requests that are answered together, with their positions; a batch has one seed."""
+    return _batches(requests, length=lambda each: len(each.prompt_ids), group=lambda each: each.seed or 0)
+
+
+def pair_batches(pairs: Iterable[PromptAndAnswer]) -> Iterator[list[tuple[int, PromptAndAnswer]]]:
+    """Yield the batches of pairs that are scored together, with their positions."""
+    return _batches(pairs, length=lambda pair: len(pair[0]) + len(pair[1]))
 
 
 def _batches(

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request, cut, describe_hardware
+from pipeline.generate.engines.shares import Share
 from pipeline.generate.params import GenerateParams
 from pipeline.stage import UserError
 
 IN_FLIGHT = 4_096  # prompts that vLLM holds at a time; it runs as many of them as fit, and never waits for more
+SHARED_IN_FLIGHT = 1_024  # the same beside other engines: as many as vLLM runs on an H100, so that none is left to wait
 
 
 class VllmEngine:
     """Gives vLLM a new prompt whenever it finishes one, so that its batches stay full."""
 
-    def __init__(self, params: GenerateParams, model: Path, end_ids: Sequence[int]) -> None:
-        """Load the model."""
+    def __init__(self, params: GenerateParams, model: Path, end_ids: Sequence[int], share: Share | None = None) -> None:
+        """Load the model; `share` is what the engine has of a machine that it shares with others."""
         version, on_cpu = find()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # vLLM's own use of torch
@@ -30,6 +32,7 @@ class VllmEngine:
 
         self.name = f"vllm {version}"
         self.hardware = describe_hardware()
+        self._in_flight = IN_FLIGHT if share is None else SHARED_IN_FLIGHT
         self._end_ids = set(end_ids)
         self._numbers = itertools.count()
         self._num_top = params.store_logprobs
@@ -54,6 +57,7 @@ class VllmEngine:
                 model=str(model),
                 dtype=params.dtype,
                 max_model_len=params.max_model_len,
+                tensor_parallel_size=max(1, len(share.gpus)) if share else 1,
                 generation_config="vllm",  # ignores generation_config.json beside the weights
                 enforce_eager=on_cpu,  # compiling takes 90 s on a CPU, and small models gain nothing
                 use_tqdm_on_load=False,
@@ -74,7 +78,7 @@ class VllmEngine:
         waiting, running = enumerate(prompts), dict[str, int]()
         try:
             while True:
-                for position, prompt in itertools.islice(waiting, IN_FLIGHT - len(running)):
+                for position, prompt in itertools.islice(waiting, self._in_flight - len(running)):
                     running[self.add(*prompt)] = position
                 if not running:
                     return

@@ -86,7 +86,7 @@ def test_a_model_of_stage_2_is_shown_on_one_screen(project: Path, capsys: pytest
     text = " ".join(" ".join(lines).split())
     assert "train 12 rows, 0.0 h: corpus 12" in text
     assert "P-LoRA rank 2, alpha 2, on down_proj" in text
-    assert "stage 1 semantic-" in text
+    assert "origin semantic-" in text
     assert "steps 6 in 2 epochs" in text
     assert "plora.dropout 0.1" in text
     assert "dev emotion" in text
