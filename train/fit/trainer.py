@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.stage import UserError
 from train.fit.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from train.fit.objectives import Objective, recalled, unweighted_accuracy
 from train.fit.schedule import Schedule
 from train.fit.sharded_llm import prepare_model
 from train.fit.step_result import StepResult, check_finite, send
-from train.model import Batch, SpeechLLM
+from train.model import Batch
 
 
 class Trainer:
@@ -29,7 +29,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: SpeechLLM,
+        model: nn.Module,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
