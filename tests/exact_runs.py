@@ -23,7 +23,7 @@ from pipeline.weights.source import ModelsParams
 from tests import builders
 from train import launch
 from train.data.log_mel import LogMel
-from train.fit import run, sharded_llm, trainer
+from train.fit import run, sharded_llm, stage_model, trainer
 from train.fit.params import EmotionFitParams, SemanticFitParams
 from train.fit.run import RunFolders
 from train.fit.trainer import Trainer
@@ -121,7 +121,7 @@ def run_in_processes(runs: Sequence[ExactRun], num_processes: int, file: Path) -
 
 @contextmanager
 def _in_float64() -> Iterator[None]:
-    build, log_mel = run.build_model, LogMel.__call__
+    build, log_mel = stage_model.build_model, LogMel.__call__
 
     def build_in_float64(*arguments: Any) -> Any:
         model, config = build(*arguments)
@@ -136,7 +136,7 @@ def _in_float64() -> Iterator[None]:
 
 @contextmanager
 def _stopped(where: str) -> Iterator[None]:
-    """Send a signal to the last process at the start of step `STOPPED_AT`, or at the second evaluation."""
+    """Send a signal to the last process at the start of step `STOPPED_AT`, or at the first evaluation."""
     take_step, evaluate = Trainer.step, Trainer.evaluate
     num_evaluations = count()
 
@@ -149,7 +149,7 @@ def _stopped(where: str) -> Iterator[None]:
         return take_step(self, step, *arguments)
 
     def evaluate_or_stop(self: Trainer, *arguments: Any) -> Any:
-        stop(self, where == "in an evaluation" and next(num_evaluations) == 1)
+        stop(self, where == "in an evaluation" and next(num_evaluations) == 0)
         return evaluate(self, *arguments)
 
     with (
@@ -162,6 +162,7 @@ def _stopped(where: str) -> Iterator[None]:
 def _shard_and_count(file: Path, model: SpeechLLM, device: torch.device) -> None:
     sharded_llm.shard_llm(model, device)
     weights = [w.to_local() if isinstance(w, DTensor) else w for w in model.llm.parameters()]
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(str(sum(weight.numel() for weight in weights)))
 
 

@@ -12,6 +12,7 @@ import transformers as t
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.stage import UserError
 from pipeline.weights.source import ModelsParams
 from tests.backbones import BACKBONES, SMALL
 from tests.builders import semantic_fit_section
@@ -24,7 +25,7 @@ from train.model.checkpointed_layers import decoder_layers
 
 EXACT = 1e-9
 SHARDED = {"shard_llm": True}
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "semantic tied": {"layout": "packed"},
     "semantic untied": {"layout": "padded", "changes": {"checkpoint_layers": True}},
     "emotion tied": {"layout": "packed", "changes": {"checkpoint_layers": True}},
@@ -149,6 +150,15 @@ def test_a_process_holds_half_of_the_frozen_layers(runs: Runs, case: str) -> Non
     trained = sum(tensor.numel() for name, tensor in weights(runs.one[case]).items() if "lora" in name)
     held = int(runs.two(case, "sharded", changes=SHARDED).held.read_text())
     assert held == pytest.approx(whole - in_layers / 2 + trained, rel=1e-3)
+
+
+def test_an_llm_whose_layers_are_not_found_is_refused(tiny_models: ModelsParams) -> None:
+    llm = t.AutoModelForCausalLM.from_pretrained(tiny_models.llm.source)
+    llm.config.num_hidden_layers = 3
+    with pytest.raises(
+        UserError, match=r"fit\.\*\.shard_llm: found true, expected false: .+ has 2 layers .+ and 3 in all"
+    ):
+        decoder_layers(llm, "shard_llm")
 
 
 def test_one_process_does_not_shard_and_says_so(
