@@ -98,7 +98,7 @@ class Run:
         choose.prepare(self.settings)
         with heartbeat(f"generate {self.kind}: checking the models"):
             if self.backbone is not None:
-                outline_llm(self.model)
+                outline_llm(self.model, "generate.generator")
             check_models(self.training, self.backbone or self.model)
 
     def start_engine(self) -> Engine:

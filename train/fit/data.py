@@ -13,7 +13,7 @@ from pipeline.tables import packed
 from pipeline.weights.source import fetch
 from train.data.dataset import Collator, Examples, Visit, row_costs
 from train.data.log_mel import LogMel
-from train.data.sampler import Sampler
+from train.data.sampler import Sampler, of_rank
 from train.fit.params import FitParams, SemanticFitParams
 from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.model import Batch
@@ -56,10 +56,17 @@ class Data:
         )
 
     def dev_batches(self, process: int, num_processes: int) -> Iterator[Batch]:
-        """Return an iterator over this process's share of the dev split."""
+        """Return an iterator over this process's share of the dev split.
+
+        All processes get the same number of batches. Those after the first `num_own_dev_batches` are spare.
+        """
         assert self.dev is not None
-        rows = self.dev_rows[process::num_processes]
+        rows, _ = of_rank(self.dev_rows, process, num_processes)
         return iter(DataLoader(self.dev, batch_sampler=rows, collate_fn=self.dev_collate))
+
+    def num_own_dev_batches(self, process: int, num_processes: int) -> int:
+        """Return the number of dev batches that only this process has."""
+        return len(self.dev_rows[process::num_processes])
 
 
 def open_data(

@@ -27,7 +27,8 @@ Identity = dict[str, Any]
 """name of an input -> its value, as JSON has it"""
 
 _WITHOUT_EFFECT = {  # on the trained weights; of `init`, only the files have an effect
-    "checkpoint_layers", "init", "workers", "log_every", "evaluate_every", "save_every", "keep_checkpoints", "stall",
+    "checkpoint_layers", "shard_llm", "init", "workers", "log_every", "evaluate_every", "save_every",
+    "keep_checkpoints", "stall",
 }  # fmt: skip
 _SHOWN = 5  # of the inputs that differ
 

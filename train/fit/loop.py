@@ -98,8 +98,10 @@ def _evaluate(
     if data.dev is None or not due or progress.has_dev(step):
         return True
     accelerator, started = trainer.accelerator, time.monotonic()
-    batches = data.dev_batches(accelerator.process_index, accelerator.num_processes)
-    values = trainer.evaluate(takewhile(lambda _: not stop.arrived(), batches))
+    share = accelerator.process_index, accelerator.num_processes
+    # all processes break off at the same batch, because a sharded LLM needs all of them
+    batches = takewhile(lambda _: not trainer.any_process(stop.arrived()), data.dev_batches(*share))
+    values = trainer.evaluate(batches, data.num_own_dev_batches(*share))
     if trainer.any_process(stop.arrived()):
         return False
     progress.log_dev(step, values, time.monotonic() - started)

@@ -69,6 +69,9 @@ class FitParams(Section):
     checkpoint_layers: bool
     """Keep only the input of each layer for the gradient, and compute the rest again: less memory, more time, the same
     gradient. For LLMs of several billion parameters."""
+    shard_llm: bool
+    """Divide the frozen weights of the LLM's layers over all processes: less memory on each GPU, more traffic between
+    them, the same result but for rounding. For an LLM that does not fit on one GPU."""
     workers: Annotated[int, Field(ge=0)]
     """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
     log_every: PositiveInt

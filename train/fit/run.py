@@ -28,6 +28,7 @@ from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.progress import Progress
 from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecord, write
 from train.fit.schedule import Schedule
+from train.fit.sharded_llm import shard_llm
 from train.fit.signals import EXIT_STATUS, StopSignal
 from train.fit.stage_model import build_model, check_layout, llm_dtype, standardise_head
 from train.fit.trainer import Trainer
@@ -56,6 +57,11 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     init = folders.init if settings.init is None else Path(settings.init)
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config = build_model(settings, models, emotions, folders.init)
+    main = accelerator.is_main_process
+    if settings.shard_llm and accelerator.num_processes > 1:
+        shard_llm(model, accelerator.device)
+    elif settings.shard_llm:
+        say(f"fit: {kind}: shard_llm has no effect, because there is only one process")
     model.to(accelerator.device)
     check_layout(settings, config, model)
     if settings.checkpoint_layers:
@@ -64,7 +70,6 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     check_dev(settings, data, folders.data)
     if kind == "emotion" and settings.init is None:
         standardise_head(model, data)
-    main = accelerator.is_main_process
     if main and settings.init is not None:
         say(f"fit: {kind}: {describe_start(Path(settings.init), settings)}")
     if data.collate.with_signals:

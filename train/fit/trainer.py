@@ -19,6 +19,7 @@ from pipeline.stage import UserError
 from train.fit.checkpoint import Checkpoint
 from train.fit.objectives import Objective, recalled, unweighted_accuracy
 from train.fit.schedule import Schedule
+from train.fit.sharded_llm import prepare_model
 from train.fit.step_result import StepResult, check_finite, send
 from train.model import Batch
 
@@ -39,7 +40,7 @@ class Trainer:
         self.terms = tuple(objective.weights)
         self.accelerator = accelerator
         self.peak_rates = [group["lr"] for group in optimizer.param_groups]
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = prepare_model(model, accelerator), accelerator.prepare(optimizer)
         plain = accelerator.unwrap_model(self.model)
         self.trained = {name: p for name, p in plain.named_parameters() if p.requires_grad}
         self.state = self.trained | {
@@ -75,13 +76,14 @@ class Trainer:
         numbers = torch.cat([norm, total, *means])
         return send(f"fit: step {step + 1}", self.terms, [batch.ids for batch in batches], numbers)
 
-    def evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+    def evaluate(self, batches: Iterator[Batch], num_counted: int | None = None) -> dict[str, float]:
         """Return the mean of each term over the given batches of all processes, without training.
+
+        Only the first `num_counted` batches have a weight (None: all have); the others run because all processes have
+        to run a sharded LLM equally often.
 
         With an emotion head, dev_ua is its unweighted accuracy: the mean recall over the emotions that occur.
         """
-        # DistributedDataParallel waits for all processes at each batch, but processes may have different numbers of
-        # batches, so evaluation uses the model without it.
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         zeros: Mapping[str, float] = dict.fromkeys(self.objective.weights, 0.0)
@@ -89,13 +91,15 @@ class Trainer:
         num_emotions = self.objective.num_emotions
         emotions = torch.zeros(2, num_emotions, dtype=torch.float64, device=self.accelerator.device)
         with torch.no_grad():
-            for batch in batches:
+            for i, batch in enumerate(batches):
+                on_device = batch.to(self.accelerator.device)
+                outputs = model(on_device)
+                if num_counted is not None and i >= num_counted:
+                    continue
                 counts.append(self.objective.counts(batch))
-                batch = batch.to(self.accelerator.device)
-                outputs = model(batch)
                 if num_emotions:
-                    emotions += recalled(outputs.emotion, batch.emotion)
-                terms = self.objective.sums(outputs, batch)
+                    emotions += recalled(outputs.emotion, on_device.emotion)
+                terms = self.objective.sums(outputs, on_device)
                 sums.append(check_finite("fit: dev split", terms, batch.ids))
         totals, units = (
             self._over_processes(self._on_device([added[name] for name in self.terms])).tolist()

@@ -35,14 +35,14 @@ class StartCache(Cache):
         return keys, values
 
 
-def decoder_layers(llm: PreTrainedModel) -> list[nn.Module]:
-    """Return the LLM's layers; raises UserError if they are not found."""
+def decoder_layers(llm: PreTrainedModel, parameter: str = "checkpoint_layers") -> list[nn.Module]:
+    """Return the LLM's layers; raises UserError if they are not found, which `fit.*.parameter` needs."""
     found: list[nn.Module] = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
     expected = llm.config.get_text_config().num_hidden_layers
     if len(found) != expected:
         raise UserError(
-            f"fit.*.checkpoint_layers: found true, expected false: {type(llm).__name__} has {len(found)} layers that "
-            f"can be computed again, and {expected} in all"
+            f"fit.*.{parameter}: found true, expected false: {type(llm).__name__} has {len(found)} layers that can be "
+            f"computed one by one, and {expected} in all"
         )
     return found
 

@@ -1,7 +1,7 @@
 """The plan of a recipe: each stage's tokens, steps, memory and hours, then generation, disk and money."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from pipeline.tables.emotions import read_classes
 from pipeline.weights.source import ModelsParams
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.run import make_objective
+from train.fit.sharded_llm import saved_bytes
 from train.model import SpeechLLM
 from train.plan import cards
 from train.plan.batches import EpochFacts, make_batch, plan_epoch
@@ -154,7 +155,7 @@ def plan_stage(
     )
     pad_to_30s = params.load(params_file, "fit.semantic.pad_to_30s", bool)
     epoch = plan_epoch(rows, settings, pad_to_30s, count)
-    facts = step_facts(rows, epoch, settings, params_file, pad_to_30s)
+    facts = step_facts(rows, epoch, settings, params_file, pad_to_30s, count)
     steps = max(1, round(epoch.steps * settings.epochs))
     steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
     epochs = steps / epoch.steps
@@ -184,20 +185,22 @@ def plan_stage(
 
 
 def step_facts(
-    rows: RowFacts, epoch: EpochFacts, settings: FitParams, params_file: Path, pad_to_30s: bool
+    rows: RowFacts, epoch: EpochFacts, settings: FitParams, params_file: Path, pad_to_30s: bool, count: int
 ) -> StepFacts:
-    """Run a step on the largest batch of an epoch, without values."""
+    """Run a step on the largest batch of an epoch, without values; `count` GPUs may share the LLM's layers."""
     models = params.load(params_file, "models", ModelsParams)
     dtype = torch.float32 if settings.precision == "float32" else torch.bfloat16
     model = outline(models, len(read_classes(params_file)), settings, pad_to_30s, dtype)
     num_top = params.load(params_file, "generate.store_logprobs", int)
     mel_bins = model.encoder.whisper.config.num_mel_bins
     batch = make_batch(rows, epoch.largest_rows, settings, pad_to_30s, mel_bins, num_top)
+    saved = saved_bytes(model.llm, count) if settings.shard_llm and count > 1 else 0
 
     def objective(of: SpeechLLM) -> object:
         return make_objective(settings, of)
 
-    return run_step(model, objective, batch, "cuda", foreach=True)  # type: ignore[arg-type]
+    facts = run_step(model, objective, batch, "cuda", foreach=True)  # type: ignore[arg-type]
+    return replace(facts, weights=facts.weights - saved)
 
 
 def _seconds_a_batch(kind: Alignment, flops: float, gpu: str) -> tuple[float, float]:

@@ -67,6 +67,36 @@ def test_a_weight_of_another_shape_is_named(encoder: Path, llm: Path) -> None:
         check(encoder, llm)
 
 
+@pytest.mark.parametrize(
+    ("quantization", "found"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, "to 4 bits by bitsandbytes"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": True}, "to 8 bits by bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "to 4 bits by gptq"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemm"}, "to 4 bits by awq"),
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "by fp8"),
+    ],
+)
+def test_quantised_weights_are_refused_with_what_fits_instead(
+    encoder: Path, llm: Path, quantization: dict[str, Any], found: str
+) -> None:
+    change_json(llm / "config.json", quantization_config=quantization)
+    message = rf"^models\.llm: .+/llm: found weights quantised {found}, expected .+ use fit\.\*\.checkpoint_layers"
+    with pytest.raises(UserError, match=message):
+        check(encoder, llm)  # fit and train.check
+    with pytest.raises(UserError, match=message):
+        load_llm(llm, torch.float32)  # respond
+
+
+def test_a_generator_of_quantised_weights_is_named(project: Path, llm: Path, tmp_path: Path) -> None:
+    generator = Path(shutil.copytree(llm, tmp_path / "generator"))
+    change_json(generator / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    changes = {"generate.generator": builders.weights(generator), "generate.allow_foreign_generator": True}
+    builders.change_params(changes)
+    with pytest.raises(UserError, match=r"generate\.generator: .+/generator: found weights quantised to 4 bits by awq"):
+        open_run("semantic", project / "params.yaml").check_models()
+
+
 def test_an_expert_that_is_missing_is_one_line(encoder: Path, tmp_path: Path) -> None:
     config = t.Qwen3MoeConfig(
         vocab_size=258, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,

@@ -35,6 +35,16 @@ def plan(capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
 
 
+def test_gpus_share_the_layers_of_a_sharded_llm(project: Path, capsys: pytest.CaptureFixture[str], llm: Path) -> None:
+    deep = json.loads((llm / "config.json").read_text()) | {"num_hidden_layers": 16}
+    (project / "deep").mkdir()
+    (project / "deep" / "config.json").write_text(json.dumps(deep))
+    change_params({"models.llm.source": "deep", "fit.semantic.shard_llm": True})
+    layer = 32 * 32 * 2 + 32 * 16 * 2 + 32 * 64 * 3 + 2 * 32  # attention, MLP, norms
+    whole, quarter = (plan(capsys, count=count)["stages"][0]["memory"]["weights"] for count in (1, 4))
+    assert (whole - quarter) * 2**30 == pytest.approx(2 * layer * (16 - 16 / 4 - 3))  # bfloat16
+
+
 def test_the_demo_is_planned_from_its_parameters_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = plan(capsys, price=2.0, count=2)
     semantic, emotion = found["stages"]
