@@ -171,7 +171,7 @@ def fit_section(**changes: Any) -> dict[str, Any]:
     section = {
         "seed": 1, "epochs": 2.0, "max_steps": None, "batches": batch_section(), "mixture": None, "learning_rate": 1e-2,
         "warmup_steps": 2, "schedule": "as-published", "weight_decay": 0.01, "max_grad_norm": 1.0,
-        "precision": "float32", "workers": 0,
+        "precision": "float32", "workers": 0, "log_mel_on": "loader",
         "log_every": 1, "evaluate_every": 3, "save_every": 2, "keep_checkpoints": 2,
         "stall": None, "stop_after": None, "keep": "last", "augment": "none", "checkpoint_layers": False,
     }  # fmt: skip

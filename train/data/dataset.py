@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -23,9 +23,10 @@ from pipeline.audio.speech_tokens import (
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
-from train.data.log_mel import LogMel
+from train.data.log_mel import ClipHops, LogMel
 from train.model import Batch, Sequences, TopKTeacher
-from train.model.inputs import pad_features, sequences
+from train.model.batch_log_mel import EXTRA_HOPS
+from train.model.inputs import Features, Samples, pad_features, sequences
 from train.model.packing import Segments
 
 
@@ -34,6 +35,7 @@ class Example:
     """A decoded row, ready for batching."""
 
     features: Tensor
+    """Log-mel [m, f], or samples [h, w] as in `Samples.hops`."""
     num_frames: int
     text_ids: list[int]
     response_ids: list[int]
@@ -43,6 +45,8 @@ class Example:
     teacher."""
     top_logprobs: list[list[float]] | None = None
     id: str = ""
+    form: Literal["log-mel", "samples"] = "log-mel"
+    """What `features` are."""
 
 
 Augment = Callable[[int, str, mono_16k.Samples, int], mono_16k.Samples]
@@ -65,8 +69,9 @@ class Examples(Dataset[Example]):
     """The rows of a packed split; each row is decoded when it is read."""
 
     def __init__(
-        self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str], augment: Augment | None = None
+        self, rows: packed.Rows, log_mel: LogMel | ClipHops, emotions: Sequence[str], augment: Augment | None = None
     ) -> None:
+        """`log_mel` computes the features of a clip; `ClipHops` leaves the log-mel to the model."""
         self.rows = rows
         self.log_mel = log_mel
         self.augment = augment
@@ -91,6 +96,7 @@ class Examples(Dataset[Example]):
             top_ids=row.get("top_ids"),
             top_logprobs=row.get("top_logprobs"),
             id=row["id"],
+            form="samples" if isinstance(self.log_mel, ClipHops) else "log-mel",
         )
 
 
@@ -178,16 +184,26 @@ class Collator:
         return self.lay_out(self.shell.before_text, texts, self.shell.after, responses)
 
 
-def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Tensor, tuple[Segments, ...] | None]:
-    """Return the log-mel of all clips, padded or one after another, and where the packed clips are (`Batch.clips`)."""
+def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Features, tuple[Segments, ...] | None]:
+    """Return the features of all clips, padded or one after another, and where the packed clips are (`Batch.clips`)."""
     features = [example.features for example in examples]
-    if not packed:
-        return pad_features(features), None
-    lengths = [[example.num_frames for example in examples]]
+    clips = _levels([example.num_frames for example in examples]) if packed else None
+    if examples[0].form == "samples":
+        frames = Segments.of([len(hops) - EXTRA_HOPS for hops in features])
+        return Samples(hops=_joined(features), frames=frames), clips
+    return (pad_features(features) if clips is None else _joined([clip.T for clip in features])), clips
+
+
+def _levels(lengths: list[int]) -> tuple[Segments, ...]:
+    """Return the segments of clips with these numbers of mel frames, before and after each halving."""
+    levels = [lengths]
     for _ in range(NUM_HALVINGS):
-        lengths.append([halved(length) for length in lengths[-1]])
-    joined = np.concatenate([clip.numpy().T for clip in features])  # three times as fast as torch.cat of transposes
-    return torch.from_numpy(joined), tuple(Segments.of(level) for level in lengths)
+        levels.append([halved(length) for length in levels[-1]])
+    return tuple(Segments.of(level) for level in levels)
+
+
+def _joined(clips: Sequence[Tensor]) -> Tensor:
+    return torch.from_numpy(np.concatenate([clip.numpy() for clip in clips]))  # of transposes a third of torch's time
 
 
 def _signals(examples: Sequence[Example]) -> TopKTeacher:

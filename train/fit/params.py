@@ -69,6 +69,9 @@ class FitParams(Section):
     gradient. For LLMs of several billion parameters."""
     workers: Annotated[int, Field(ge=0)]
     """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
+    log_mel_on: Literal["loader", "device"]
+    """Where the log-mel of clips is computed: by the processes that decode them, or by the training device for a whole
+    batch. The results differ by rounding."""
     log_every: PositiveInt
     evaluate_every: PositiveInt
     save_every: PositiveInt
