@@ -180,7 +180,13 @@ def fit_section(**changes: Any) -> dict[str, Any]:
 
 def semantic_fit_section(**changes: Any) -> dict[str, Any]:
     """Build the section `fit.semantic`."""
-    own = {"pad_to_30s": False, "warm_start": None, "teacher": "exact", "temperature": 2.0}
+    own = {
+        "pad_to_30s": False,
+        "warm_start": None,
+        "teacher": "exact",
+        "temperature": 2.0,
+        "encoder_states": "computed",
+    }
     return fit_section(**{**own, **changes})
 
 

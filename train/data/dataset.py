@@ -1,6 +1,7 @@
 """Turn packed rows into examples, and examples into batches."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +10,7 @@ import soundfile
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from pipeline.audio import mono_16k
@@ -26,8 +28,10 @@ from pipeline.tables.packed import PromptShell
 from train.data.log_mel import ClipHops, LogMel
 from train.model import Batch, Sequences, TopKTeacher
 from train.model.batch_log_mel import EXTRA_HOPS
-from train.model.inputs import Features, Samples, pad_features, sequences
+from train.model.inputs import Features, Samples, States, pad_features, sequences
 from train.model.packing import Segments
+
+Form = Literal["log-mel", "samples", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Example:
     """A decoded row, ready for batching."""
 
     features: Tensor
-    """Log-mel [m, f], or samples [h, w] as in `Samples.hops`."""
+    """Log-mel [m, f], samples [h, w] as in `Samples.hops`, or encoder states [t, e]."""
     num_frames: int
     text_ids: list[int]
     response_ids: list[int]
@@ -45,7 +49,7 @@ class Example:
     teacher."""
     top_logprobs: list[list[float]] | None = None
     id: str = ""
-    form: Literal["log-mel", "samples"] = "log-mel"
+    form: Form = "log-mel"
     """What `features` are."""
 
 
@@ -75,7 +79,15 @@ class Examples(Dataset[Example]):
         self.rows = rows
         self.log_mel = log_mel
         self.augment = augment
+        self.states: Callable[[int], Tensor] | None = None
         self.emotions = {emotion: index for index, emotion in enumerate(emotions)}
+
+    def with_states(self, states: Callable[[int], Tensor]) -> "Examples":
+        """Return the same rows, with encoder states [t, e] in place of clips; `states` returns those of a row."""
+        assert self.augment is None
+        changed = copy(self)
+        changed.states = states
+        return changed
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,19 +96,25 @@ class Examples(Dataset[Example]):
         """Read a row as it is packed, or a visit of a row, with its augmentation."""
         number, epoch = index if isinstance(index, Visit) else (index, None)
         row = self.rows[number]
-        samples = decode(self.rows, row, number)
-        if self.augment is not None and epoch is not None:
-            samples = self.augment(number, row["id"], samples, epoch)
+        form: Form
+        if self.states is not None:
+            features, num_samples, form = self.states(number), row["num_samples"], "states"
+        else:
+            samples = decode(self.rows, row, number)
+            if self.augment is not None and epoch is not None:
+                samples = self.augment(number, row["id"], samples, epoch)
+            features, num_samples = self.log_mel(samples), len(samples)
+            form = "samples" if isinstance(self.log_mel, ClipHops) else "log-mel"
         return Example(
-            features=self.log_mel(samples),
-            num_frames=num_mel_frames(len(samples)),
+            features=features,
+            num_frames=num_mel_frames(num_samples),
             text_ids=row["text_ids"],
             response_ids=row["response_ids"],
             emotion=self.emotions.get(row["emotion"], -1),
             top_ids=row.get("top_ids"),
             top_logprobs=row.get("top_logprobs"),
             id=row["id"],
-            form="samples" if isinstance(self.log_mel, ClipHops) else "log-mel",
+            form=form,
         )
 
 
@@ -191,6 +209,8 @@ def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Features, tup
     if examples[0].form == "samples":
         frames = Segments.of([len(hops) - EXTRA_HOPS for hops in features])
         return Samples(hops=_joined(features), frames=frames), clips
+    if examples[0].form == "states":
+        return States(values=pad_sequence(features, batch_first=True) if clips is None else torch.cat(features)), clips
     return (pad_features(features) if clips is None else _joined([clip.T for clip in features])), clips
 
 

@@ -104,6 +104,16 @@ class SemanticFitParams(FitParams):
     """exact runs the LLM on the transcript in every step; stored reads the likeliest tokens that
     generate.store_logprobs has kept. The dev KL is exact in both cases."""
     temperature: Annotated[float, Field(gt=0)]
+    encoder_states: Literal["computed", "cached"]
+    """computed: the frozen encoder runs in every step; cached: it runs once on each row, and its states are kept on
+    disk (train/fit/cached_states.py), which pays from the second epoch on. The results differ by rounding."""
+
+    @field_validator("encoder_states")
+    @classmethod
+    def _check_encoder_states(cls, encoder_states: str, known: ValidationInfo) -> str:
+        if encoder_states == "cached" and known.data.get("augment") is not None:
+            raise ValueError("computed with an augment other than none, because it changes the clips in each epoch")
+        return encoder_states
 
     @field_validator("temperature")
     @classmethod

@@ -81,8 +81,20 @@ class Samples(Shipped):
         return Samples(hops=change(self.hops), frames=self.frames.changed(change))
 
 
-Features = Tensor | Samples
-"""What a batch holds of its clips: log-mel, or samples."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class States(Shipped):
+    """Clips that the frozen encoder has encoded before."""
+
+    values: Float[Tensor, "b t e"] | Float[Tensor, "t e"]
+    """Encoder states; in the padded layout, what stands after a clip's end has no meaning."""
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "States":
+        """Return states whose tensor is `change` of this one."""
+        return States(values=change(self.values))
+
+
+Features = Tensor | Samples | States
+"""What a batch holds of its clips: log-mel, samples, or encoder states."""
 
 
 def change_features(features: Features, change: Callable[[Tensor], Tensor]) -> Features:
@@ -94,9 +106,9 @@ def change_features(features: Features, change: Callable[[Tensor], Tensor]) -> F
 class Batch(Shipped):
     """Clips, the sequences that contain them, and the training targets."""
 
-    features: Float[Tensor, "b m f"] | Float[Tensor, "f m"] | Samples
+    features: Float[Tensor, "b m f"] | Float[Tensor, "f m"] | Samples | States
     """Log-mel of the clips, zero after a clip's end (unless padded to 30 s); packed: one clip after another. Or the
-    samples of the clips."""
+    samples or the encoder states of the clips."""
     num_frames: Int[Tensor, " b"]
     """Mel frames of each clip."""
     student: Sequences

@@ -12,12 +12,13 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.audio.speech_tokens import halved
 from train.model.adapter import ConvAdapter
 from train.model.batch_log_mel import BatchLogMel
 from train.model.checkpointed_layers import StartCache, checkpointed, decoder_layers
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
-from train.model.inputs import Batch, Features, Samples, Sequences
+from train.model.inputs import Batch, Features, Samples, Sequences, States
 from train.model.output_head import OutputHead, output_head
 from train.model.packing import Segments, packed_attention
 from train.model.plora import SpeechMask, add_plora, train_dropout
@@ -97,19 +98,31 @@ class SpeechLLM(nn.Module):
         clips: tuple[Segments, ...] | None = None,
     ) -> Speech:
         """Turn clips into embeddings for the LLM; `clips` says where packed clips are (`Batch.clips`)."""
-        layers = list(self.encoder.whisper.layers)
-        log_mel = self._log_mel(features, is_packed=clips is not None)
+        states, lengths = self.encode(features, num_frames, clips)
         if clips is not None:
-            with self._checkpointed(layers, packed_attention):
-                states = self.encoder.packed(log_mel, clips[0], clips[1])
             embeddings = self.adapter.packed(states, clips[1:])
             return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid)
-        with self._checkpointed(layers, lambda _layer: nullcontext()):
-            states, lengths = self.encoder(log_mel, num_frames)
         embeddings, lengths = self.adapter(states, lengths)
         return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
 
-    def _log_mel(self, features: Features, is_packed: bool) -> Float[Tensor, "b m f"] | Float[Tensor, "f m"]:
+    def encode(
+        self, features: Features, num_frames: Int[Tensor, " b"], clips: tuple[Segments, ...] | None = None
+    ) -> tuple[Float[Tensor, "b t e"] | Float[Tensor, "t e"], Int[Tensor, " b"]]:
+        """Return the encoder states of clips, padded or packed, and their lengths; given states are not computed."""
+        if isinstance(features, States):
+            return features.values.to(self.adapter.down.weight.dtype), halved(num_frames)
+        layers = list(self.encoder.whisper.layers)
+        log_mel = self._log_mel(features, is_packed=clips is not None)
+        if clips is None:
+            with self._checkpointed(layers, lambda _layer: nullcontext()):
+                states: Tensor
+                lengths: Tensor
+                states, lengths = self.encoder(log_mel, num_frames)
+                return states, lengths
+        with self._checkpointed(layers, packed_attention):
+            return self.encoder.packed(log_mel, clips[0], clips[1]), halved(num_frames)
+
+    def _log_mel(self, features: Tensor | Samples, is_packed: bool) -> Float[Tensor, "b m f"] | Float[Tensor, "f m"]:
         if not isinstance(features, Samples):
             return features
         assert self.log_mel is not None
