@@ -1,12 +1,12 @@
 """The states of a frozen encoder on disk, so that no epoch of stage 1 computes them again.
 
-    FOLDER/train-00000.states    a part: the states of some rows, one after another, then a hash of those of each row
+    FOLDER/train-00000.states    a shard: the states of some rows, one after another, then a hash of those of each row
     FOLDER/train-00001.states
     FOLDER/dev-00000.states
 
-Which rows a part holds, and where the states of a row begin, follows from the lengths of the clips, so there is no
-index. A part is written under a temporary name and renamed when it is complete. So a run that was killed goes on after
-its last complete part. A row is read by one seek and checked by its hash; no file stays open.
+Which rows a shard holds, and where the states of a row begin, follows from the lengths of the clips, so there is no
+index. A shard is written under a temporary name and renamed when it is complete. So a run that was killed goes on after
+its last complete shard. A row is read by two seeks and checked by its hash; no file stays open.
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ from pipeline.audio.speech_tokens import HOP_SAMPLES, MAX_MEL_FRAMES, halved
 from pipeline.stage import UserError
 from pipeline.tables import packed, parquet
 
-PART_BYTES = 2**28
-"""States of a part; a row that begins before this number of bytes is in the part."""
+SHARD_BYTES = 2**28
+"""States of a shard; a row that begins before this number of bytes is in the shard."""
 _HASH_BYTES = 8
 
 
@@ -38,49 +38,49 @@ class EncoderStates:
     dtype: torch.dtype
     starts: Int[np.ndarray, " n+1"]
     """The first state of each row, counted over the split, and the end of the last row."""
-    parts: Int[np.ndarray, " p+1"]
-    """The first row of each part, and the number of rows."""
+    shards: Int[np.ndarray, " p+1"]
+    """The first row of each shard, and the number of rows."""
 
     @staticmethod
     def of(folder: Path, rows: packed.Rows, width: int, dtype: torch.dtype) -> "EncoderStates":
         """Return the states of packed rows in a folder, which may lack some or all of them."""
         samples = rows.column("num_samples").to_numpy().astype(np.int64)
         starts = np.concatenate([[0], halved(np.minimum(samples // HOP_SAMPLES, MAX_MEL_FRAMES)).cumsum()])
-        part_of = starts[:-1] * width * dtype.itemsize // PART_BYTES
-        parts = np.append(np.flatnonzero(np.diff(part_of, prepend=-1)), len(rows))
-        return EncoderStates(folder=folder, split=rows.split, width=width, dtype=dtype, starts=starts, parts=parts)
+        shard_of = starts[:-1] * width * dtype.itemsize // SHARD_BYTES
+        shards = np.append(np.flatnonzero(np.diff(shard_of, prepend=-1)), len(rows))
+        return EncoderStates(folder=folder, split=rows.split, width=width, dtype=dtype, starts=starts, shards=shards)
 
-    def file(self, part: int) -> Path:
-        """Return the file of a part."""
-        return self.folder / f"{self.split}-{part:05d}.states"
+    def file(self, shard: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"{self.split}-{shard:05d}.states"
 
-    def rows(self, part: int) -> range:
-        """Return the rows of a part."""
-        return range(int(self.parts[part]), int(self.parts[part + 1]))
+    def rows(self, shard: int) -> range:
+        """Return the rows of a shard."""
+        return range(int(self.shards[shard]), int(self.shards[shard + 1]))
 
-    def size(self, part: int) -> int:
-        """Return the bytes of a part."""
-        rows = self.rows(part)
+    def size(self, shard: int) -> int:
+        """Return the bytes of a shard."""
+        rows = self.rows(shard)
         return self._bytes(rows.start, rows.stop) + _HASH_BYTES * len(rows)
 
     def missing(self) -> list[int]:
-        """Return the parts that are not there; raises UserError if one has another size than it should."""
+        """Return the shards that are not there; raises UserError if one has another size than it should."""
         missing = []
-        for part in range(len(self.parts) - 1):
-            if not (file := self.file(part)).is_file():
-                missing.append(part)
-            elif (size := file.stat().st_size) != self.size(part):
+        for shard in range(len(self.shards) - 1):
+            if not (file := self.file(shard)).is_file():
+                missing.append(shard)
+            elif (size := file.stat().st_size) != self.size(shard):
                 raise UserError(
-                    f"{file}: found {size:,} bytes, expected {self.size(part):,}; the file is damaged, remove it and "
+                    f"{file}: found {size:,} bytes, expected {self.size(shard):,}; the file is damaged, remove it and "
                     "run again"
                 )
         return missing
 
-    def write(self, part: int, states: Iterable[Float[Tensor, "t e"]]) -> None:
-        """Write a part; `states` are those of its rows in their order, and are held one at a time."""
+    def write(self, shard: int, states: Iterable[Float[Tensor, "t e"]]) -> None:
+        """Write a shard; `states` are those of its rows in their order, and are held one at a time."""
         hashes = []
-        with parquet.whole(self.file(part)) as partial, partial.open("wb") as stream:
-            for row, of_row in zip(self.rows(part), states, strict=True):
+        with parquet.whole(self.file(shard)) as partial, partial.open("wb") as stream:
+            for row, of_row in zip(self.rows(shard), states, strict=True):
                 assert of_row.shape == (self.starts[row + 1] - self.starts[row], self.width)
                 content = of_row.to(self.dtype).contiguous().view(torch.uint8).numpy().tobytes()
                 hashes.append(xxhash.xxh3_64_digest(content))
@@ -89,8 +89,8 @@ class EncoderStates:
 
     def read(self, row: int) -> Float[Tensor, "t e"]:
         """Return the states of a row; raises UserError if they are not those that were written."""
-        part = int(np.searchsorted(self.parts, row, side="right")) - 1
-        rows, file = self.rows(part), self.file(part)
+        shard = int(np.searchsorted(self.shards, row, side="right")) - 1
+        rows, file = self.rows(shard), self.file(shard)
         content = bytearray(self._bytes(row, row + 1))
         with file.open("rb") as stream:
             stream.seek(self._bytes(rows.start, row))

@@ -1,7 +1,7 @@
 """Compute the frozen encoder's states of all rows once, before stage 1 reads them (`encoder_states: cached`).
 
 The states of a row depend on the rows that are encoded together with it, by rounding. So these are always the same:
-rows of a part that follow each other. The bytes depend neither on the number of processes nor on an interruption.
+rows of a shard that follow each other. The bytes depend neither on the number of processes nor on an interruption.
 """
 
 import hashlib
@@ -60,8 +60,8 @@ def with_cached_states(
     folder = checkpoints / FOLDER / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     splits = [data.train] if data.dev is None else [data.train, data.dev]
     states = {each.rows.split: EncoderStates.of(folder, each.rows, model.encoder.width, dtype) for each in splits}
-    missing = [(each, part) for each in states.values() for part in each.missing()]
-    needed = sum(each.size(part) for each, part in missing)
+    missing = [(each, shard) for each in states.values() for shard in each.missing()]
+    needed = sum(each.size(shard) for each, shard in missing)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if processes.is_main_process:
@@ -79,8 +79,8 @@ def with_cached_states(
     collate = {"train": data.collate, "dev": data.dev_collate}
     for each in splits:
         name = each.rows.split
-        parts = [part for of_split, part in own if of_split is states[name]]
-        write_parts(states[name], parts, each, collate[name], model, settings.workers)
+        shards = [shard for of_split, shard in own if of_split is states[name]]
+        write_shards(states[name], shards, each, collate[name], model, settings.workers)
     processes.wait_for_everyone()
     for each_states in states.values():
         if absent := each_states.missing():
@@ -98,7 +98,7 @@ def describe(
     """Say which disk the states take, and from which reading on they pay."""
     rows = sum(len(each.starts) - 1 for each in states.values())
     hours = sum(int(each.starts[-1]) for each in states.values()) / STATES_PER_S / 3600
-    whole = sum(each.size(part) for each in states.values() for part in range(len(each.parts) - 1))
+    whole = sum(each.size(shard) for each in states.values() for shard in range(len(each.shards) - 1))
     size = f"the encoder states of {rows:,} rows ({hours:,.2f} hours) take {whole / _GB:,.3f} GB in {folder}"
     if not needed:
         return f"{size}; they are there"
@@ -110,34 +110,34 @@ def describe(
     )
 
 
-def write_parts(
-    states: EncoderStates, parts: list[int], examples: Examples, collate: Collator, model: SpeechLLM, workers: int
+def write_shards(
+    states: EncoderStates, shards: list[int], examples: Examples, collate: Collator, model: SpeechLLM, workers: int
 ) -> None:
-    """Encode the rows of some parts and write them."""
-    if not parts:
+    """Encode the rows of some shards and write them."""
+    if not shards:
         return
     pads = model.encoder.pad_to_30s
-    batches = {part: list(_batches(states, part, pads)) for part in parts}
+    batches = {shard: list(_batches(states, shard, pads)) for shard in shards}
     loader = iter(
         DataLoader(
             examples,
-            batch_sampler=[batch for part in parts for batch in batches[part]],
+            batch_sampler=[batch for shard in shards for batch in batches[shard]],
             collate_fn=collate,
             num_workers=workers,
             prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=torch.cuda.is_available(),
         )
     )
-    with Task(f"encoder states of {states.split}", sum(len(states.rows(part)) for part in parts)) as task:
-        for part in parts:
-            states.write(part, _states_of(loader, len(batches[part]), model, task))
+    with Task(f"encoder states of {states.split}", sum(len(states.rows(shard)) for shard in shards)) as task:
+        for shard in shards:
+            states.write(shard, _states_of(loader, len(batches[shard]), model, task))
 
 
-def _batches(states: EncoderStates, part: int, pads: bool) -> Iterator[list[int]]:
-    """Cut the rows of a part into batches."""
+def _batches(states: EncoderStates, shard: int, pads: bool) -> Iterator[list[int]]:
+    """Cut the rows of a shard into batches."""
     batch: list[int] = []
     longest = 0
-    for row in states.rows(part):
+    for row in states.rows(shard):
         length = MAX_MEL_FRAMES // 2 if pads else int(states.starts[row + 1] - states.starts[row])
         if batch and (len(batch) + 1) * max(longest, length) > FRAMES_AT_ONCE:
             yield batch
@@ -169,11 +169,11 @@ def _describe(
     settings: SemanticFitParams, config: ModelConfig, packed_data: Path, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Return all that the states depend on."""
-    root, shards = Path(__file__).parents[1], packed.hashes(packed_data)
+    root, hashes = Path(__file__).parents[1], packed.hashes(packed_data)
     return {
         "format": FORMAT,
         "encoder": name_weights(config.models.encoder, fetch(config.models.encoder)),
-        "data": {name: digest for name, digest in shards.items() if name.split("/")[0] in ("train", "dev")},
+        "data": {name: digest for name, digest in hashes.items() if name.split("/")[0] in ("train", "dev")},
         "dtype": str(dtype),
         "pad_to_30s": config.pad_to_30s,
         "log_mel_on": settings.log_mel_on,

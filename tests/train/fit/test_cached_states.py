@@ -44,9 +44,9 @@ def forget_precision() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a part hold about three rows."""
-    monkeypatch.setattr(encoder_states, "PART_BYTES", 10_000)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a shard hold about three rows."""
+    monkeypatch.setattr(encoder_states, "SHARD_BYTES", 10_000)
 
 
 class Opened:
@@ -80,7 +80,7 @@ def gradient_of(model: SpeechLLM, data: Data, rows: list[int]) -> tuple[torch.Te
 @pytest.mark.parametrize(("layout", "pad_to_30s"), CASES)
 @pytest.mark.parametrize("log_mel_on", ["loader", "device"])
 def test_cached_states_give_the_loss_and_the_gradient_of_computed_ones(
-    tiny_models: ModelsParams, folders: RunFolders, layout: str, pad_to_30s: bool, log_mel_on: str, small_parts: None
+    tiny_models: ModelsParams, folders: RunFolders, layout: str, pad_to_30s: bool, log_mel_on: str, small_shards: None
 ) -> None:
     batches = batch_section(layout=layout, max_frames=10_000)
     settings = semantic(batches=batches, pad_to_30s=pad_to_30s, log_mel_on=log_mel_on)
@@ -115,8 +115,8 @@ def test_a_run_on_cached_states_learns_the_same(
         assert cached == pytest.approx(computed, rel=within)
 
 
-def test_a_killed_run_goes_on_after_its_last_complete_part(
-    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_parts: None
+def test_a_killed_run_goes_on_after_its_last_complete_shard(
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None
 ) -> None:
     Opened(tiny_models, folders, semantic()).cached()
     whole = files_of(folders)
@@ -146,16 +146,16 @@ def test_a_killed_run_goes_on_after_its_last_complete_part(
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(
-    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, small_parts: None
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, small_shards: None
 ) -> None:
     Opened(tiny_models, folders, semantic()).cached()
     opened = Opened(tiny_models, folders, semantic())
     rows, width = opened.data.train.rows, opened.model.encoder.width
     states = EncoderStates.of(tmp_path, rows, width, torch.float32)
     for rank in (1, 0):
-        parts = list(range(len(states.parts) - 1))
-        cached_states.write_parts(
-            states, parts[rank::2], opened.data.train, opened.data.collate, opened.model, workers=0
+        shards = list(range(len(states.shards) - 1))
+        cached_states.write_shards(
+            states, shards[rank::2], opened.data.train, opened.data.collate, opened.model, workers=0
         )
     whole = files_of(folders)
     written = {file.name: file.read_bytes() for file in tmp_path.glob("*.states")}
@@ -171,7 +171,7 @@ def test_the_disk_is_told_before_anything_is_written(
     def write(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cached_states, "write_parts", write)
+    monkeypatch.setattr(cached_states, "write_shards", write)
     with pytest.raises(KeyboardInterrupt):
         opened.cached()
     (line,) = capsys.readouterr().out.splitlines()
@@ -199,7 +199,7 @@ def test_augmentation_and_a_trained_encoder_are_refused() -> None:
 
 
 @pytest.fixture
-def damage(tiny_models: ModelsParams, folders: RunFolders, small_parts: None) -> Callable[..., Any]:
+def damage(tiny_models: ModelsParams, folders: RunFolders, small_shards: None) -> Callable[..., Any]:
     """Return a function that changes the second file of train, and then reads all rows."""
     opened = Opened(tiny_models, folders, semantic())
     cached = opened.cached()
