@@ -171,7 +171,7 @@ def fit_section(**changes: Any) -> dict[str, Any]:
     section = {
         "init": None, "seed": 1, "epochs": 2.0, "max_steps": None, "batches": batch_section(), "mixture": None,
         "learning_rate": 1e-2, "warmup_steps": 2, "schedule": "as-published", "weight_decay": 0.01,
-        "max_grad_norm": 1.0, "precision": "float32", "workers": 0,
+        "max_grad_norm": 1.0, "precision": "float32", "workers": 0, "log_mel_on": "loader",
         "log_every": 1, "evaluate_every": 3, "save_every": 2, "keep_checkpoints": 2,
         "stall": None, "stop_after": None, "keep": "last", "augment": "none", "checkpoint_layers": False,
         "shard_llm": False,
@@ -181,7 +181,13 @@ def fit_section(**changes: Any) -> dict[str, Any]:
 
 def semantic_fit_section(**changes: Any) -> dict[str, Any]:
     """Build the section `fit.semantic`."""
-    own = {"pad_to_30s": False, "warm_start": None, "teacher": "exact", "temperature": 2.0}
+    own = {
+        "pad_to_30s": False,
+        "warm_start": None,
+        "teacher": "exact",
+        "temperature": 2.0,
+        "encoder_states": "computed",
+    }
     return fit_section(**{**own, **changes})
 
 

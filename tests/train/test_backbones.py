@@ -94,6 +94,7 @@ def speech_of(model: SpeechLLM) -> list[Tensor]:
     """Return the speech embeddings of each clip, encoded by itself."""
     batch = make_batch(with_teacher=False)
     dtype = next(model.adapter.parameters()).dtype
+    assert isinstance(batch.features, Tensor)
     alone = [
         model.encode_speech(batch.features[i : i + 1, :, :frames].to(dtype), torch.tensor([frames]))
         for i, frames in enumerate(FRAMES)

@@ -1,14 +1,16 @@
 """Turn packed rows into examples, and examples into batches."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from pipeline.audio import mono_16k
@@ -23,10 +25,13 @@ from pipeline.audio.speech_tokens import (
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
-from train.data.log_mel import LogMel
+from train.data.log_mel import ClipHops, LogMel
 from train.model import Batch, Sequences, TopKTeacher
-from train.model.inputs import pad_features, sequences
+from train.model.batch_log_mel import EXTRA_HOPS
+from train.model.inputs import Features, Samples, States, pad_features, sequences
 from train.model.packing import Segments
+
+Form = Literal["log-mel", "samples", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Example:
     """A decoded row, ready for batching."""
 
     features: Tensor
+    """Log-mel [m, f], samples [h, w] as in `Samples.hops`, or encoder states [t, e]."""
     num_frames: int
     text_ids: list[int]
     response_ids: list[int]
@@ -43,6 +49,8 @@ class Example:
     teacher."""
     top_logprobs: list[list[float]] | None = None
     id: str = ""
+    form: Form = "log-mel"
+    """What `features` are."""
 
 
 Augment = Callable[[int, str, mono_16k.Samples, int], mono_16k.Samples]
@@ -65,12 +73,21 @@ class Examples(Dataset[Example]):
     """The rows of a packed split; each row is decoded when it is read."""
 
     def __init__(
-        self, rows: packed.Rows, log_mel: LogMel, emotions: Sequence[str], augment: Augment | None = None
+        self, rows: packed.Rows, log_mel: LogMel | ClipHops, emotions: Sequence[str], augment: Augment | None = None
     ) -> None:
+        """`log_mel` computes the features of a clip; `ClipHops` leaves the log-mel to the model."""
         self.rows = rows
         self.log_mel = log_mel
         self.augment = augment
+        self.states: Callable[[int], Tensor] | None = None
         self.emotions = {emotion: index for index, emotion in enumerate(emotions)}
+
+    def with_states(self, states: Callable[[int], Tensor]) -> "Examples":
+        """Return the same rows, with encoder states [t, e] in place of clips; `states` returns those of a row."""
+        assert self.augment is None
+        changed = copy(self)
+        changed.states = states
+        return changed
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,18 +96,25 @@ class Examples(Dataset[Example]):
         """Read a row as it is packed, or a visit of a row, with its augmentation."""
         number, epoch = index if isinstance(index, Visit) else (index, None)
         row = self.rows[number]
-        samples = decode(self.rows, row, number)
-        if self.augment is not None and epoch is not None:
-            samples = self.augment(number, row["id"], samples, epoch)
+        form: Form
+        if self.states is not None:
+            features, num_samples, form = self.states(number), row["num_samples"], "states"
+        else:
+            samples = decode(self.rows, row, number)
+            if self.augment is not None and epoch is not None:
+                samples = self.augment(number, row["id"], samples, epoch)
+            features, num_samples = self.log_mel(samples), len(samples)
+            form = "samples" if isinstance(self.log_mel, ClipHops) else "log-mel"
         return Example(
-            features=self.log_mel(samples),
-            num_frames=num_mel_frames(len(samples)),
+            features=features,
+            num_frames=num_mel_frames(num_samples),
             text_ids=row["text_ids"],
             response_ids=row["response_ids"],
             emotion=self.emotions.get(row["emotion"], -1),
             top_ids=row.get("top_ids"),
             top_logprobs=row.get("top_logprobs"),
             id=row["id"],
+            form=form,
         )
 
 
@@ -178,16 +202,28 @@ class Collator:
         return self.lay_out(self.shell.before_text, texts, self.shell.after, responses)
 
 
-def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Tensor, tuple[Segments, ...] | None]:
-    """Return the log-mel of all clips, padded or one after another, and where the packed clips are (`Batch.clips`)."""
+def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Features, tuple[Segments, ...] | None]:
+    """Return the features of all clips, padded or one after another, and where the packed clips are (`Batch.clips`)."""
     features = [example.features for example in examples]
-    if not packed:
-        return pad_features(features), None
-    lengths = [[example.num_frames for example in examples]]
+    clips = _levels([example.num_frames for example in examples]) if packed else None
+    if examples[0].form == "samples":
+        frames = Segments.of([len(hops) - EXTRA_HOPS for hops in features])
+        return Samples(hops=_joined(features), frames=frames), clips
+    if examples[0].form == "states":
+        return States(values=pad_sequence(features, batch_first=True) if clips is None else torch.cat(features)), clips
+    return (pad_features(features) if clips is None else _joined([clip.T for clip in features])), clips
+
+
+def _levels(lengths: list[int]) -> tuple[Segments, ...]:
+    """Return the segments of clips with these numbers of mel frames, before and after each halving."""
+    levels = [lengths]
     for _ in range(NUM_HALVINGS):
-        lengths.append([halved(length) for length in lengths[-1]])
-    joined = np.concatenate([clip.numpy().T for clip in features])  # three times as fast as torch.cat of transposes
-    return torch.from_numpy(joined), tuple(Segments.of(level) for level in lengths)
+        levels.append([halved(length) for length in levels[-1]])
+    return tuple(Segments.of(level) for level in levels)
+
+
+def _joined(clips: Sequence[Tensor]) -> Tensor:
+    return torch.from_numpy(np.concatenate([clip.numpy() for clip in clips]))  # of transposes a third of torch's time
 
 
 def _signals(examples: Sequence[Example]) -> TopKTeacher:

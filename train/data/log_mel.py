@@ -1,4 +1,7 @@
-"""Compute Whisper's log-mel features, as transformers' extractor does, without its work for each call."""
+"""Compute Whisper's log-mel features, as transformers' extractor does, without its work for each call.
+
+Or prepare the samples of a clip for a log-mel that the model computes on its device (train/model/batch_log_mel.py).
+"""
 
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from torch.nn import functional
 from transformers import WhisperFeatureExtractor
 
 from pipeline.stage import UserError
+from train.model.batch_log_mel import EXTRA_HOPS, BatchLogMel
 
 
 class LogMel:
@@ -40,3 +44,25 @@ class LogMel:
         power = (spectrum[:, :-1].abs() ** 2).contiguous()
         levels = (self.filters @ power).clamp_(min=1e-10).log10_()
         return torch.maximum(levels, levels.max() - 8.0).add_(4.0).div_(4.0)
+
+    def of_batches(self) -> BatchLogMel:
+        """Return the module that computes the same log-mel for whole batches."""
+        return BatchLogMel(self.window, self.filters, self.hop)
+
+
+class ClipHops:
+    """Returns the samples of a clip as `Samples.hops` needs them."""
+
+    def __init__(self, log_mel: LogMel) -> None:
+        """Take the settings of a log-mel."""
+        self.settings = log_mel
+
+    def __call__(self, clip: Float[np.ndarray, " samples"]) -> Float[Tensor, "h w"]:
+        """Return the samples of one 16 kHz mono clip in hops; what exceeds 30 s is cut off."""
+        settings = self.settings
+        samples = clip[: settings.max_samples]
+        if settings.pad_to_30s:
+            samples = np.pad(samples, (0, settings.max_samples - len(samples)))
+        num_hops = len(samples) // settings.hop + EXTRA_HOPS
+        reflected = np.pad(samples, settings.n_fft // 2, mode="reflect")
+        return torch.from_numpy(reflected[: num_hops * settings.hop].reshape(num_hops, settings.hop))

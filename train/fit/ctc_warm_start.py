@@ -27,6 +27,7 @@ from train.fit.params import FitParams, WarmStartParams
 from train.fit.schedule import Schedule
 from train.fit.step_result import check_finite
 from train.model import SpeechLLM
+from train.model.inputs import Features, change_features
 from train.model.packing import Segments
 
 SCALE = 20.0  # initial factor of the cosines; it gives a peaked distribution, but not one close to one-hot
@@ -54,7 +55,7 @@ class CTCHead(nn.Module):
 class TranscribedClips:
     """Clips and their transcripts; tokens are given as indices into a `Vocabulary`, not as token ids of the LLM."""
 
-    features: Float[Tensor, "b m f"] | Float[Tensor, "f m"]
+    features: Features
     num_frames: Int[Tensor, " b"]
     tokens: list[Int[Tensor, " _"]]
     ids: list[str]
@@ -133,7 +134,8 @@ def ctc_loss(model: SpeechLLM, ctc_head: CTCHead, batch: TranscribedClips) -> Fl
     """Return the CTC loss in nats per token; the loss of a clip too short for its transcript is 0."""
     device = ctc_head.blank.weight.device
     clips = batch.clips and tuple(segments.changed(lambda tensor: tensor.to(device)) for segments in batch.clips)
-    speech = model.encode_speech(batch.features.to(device), batch.num_frames.to(device), clips)
+    features = change_features(batch.features, lambda tensor: tensor.to(device))
+    speech = model.encode_speech(features, batch.num_frames.to(device), clips)
     log_p = ctc_head(speech.embeddings).transpose(0, 1)
     loss = functional.ctc_loss(
         log_p,

@@ -12,7 +12,7 @@ from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import fetch
 from train.data.dataset import Collator, Examples, Visit, row_costs
-from train.data.log_mel import LogMel
+from train.data.log_mel import ClipHops, LogMel
 from train.data.sampler import Sampler, of_rank
 from train.fit.params import FitParams, SemanticFitParams
 from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
@@ -73,7 +73,8 @@ def open_data(
     folder: Path, settings: FitParams, config: ModelConfig, with_teacher: bool, shares_start: bool = True
 ) -> Data:
     """Open the packed train split, and the dev split if it has rows."""
-    log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+    of_clips = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+    log_mel = of_clips if settings.log_mel_on == "loader" else ClipHops(of_clips)
     train_rows = with_response(packed.load(folder, "train"))
     if len(train_rows) == 0:
         raise UserError(f"{folder}: no train row has a continuation; expected at least one")

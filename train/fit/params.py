@@ -74,6 +74,9 @@ class FitParams(Section):
     them, the same result but for rounding. For an LLM that does not fit on one GPU."""
     workers: Annotated[int, Field(ge=0)]
     """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
+    log_mel_on: Literal["loader", "device"]
+    """Where the log-mel of clips is computed: by the processes that decode them, or by the training device for a whole
+    batch. The results differ by rounding."""
     log_every: PositiveInt
     evaluate_every: PositiveInt
     save_every: PositiveInt
@@ -106,6 +109,16 @@ class SemanticFitParams(FitParams):
     """exact runs the LLM on the transcript in every step; stored reads the likeliest tokens that
     generate.store_logprobs has kept. The dev KL is exact in both cases."""
     temperature: Annotated[float, Field(gt=0)]
+    encoder_states: Literal["computed", "cached"]
+    """computed: the frozen encoder runs in every step; cached: it runs once on each row, and its states are kept on
+    disk (train/fit/cached_states.py), which pays from the second epoch on. The results differ by rounding."""
+
+    @field_validator("encoder_states")
+    @classmethod
+    def _check_encoder_states(cls, encoder_states: str, known: ValidationInfo) -> str:
+        if encoder_states == "cached" and known.data.get("augment") is not None:
+            raise ValueError("computed with an augment other than none, because it changes the clips in each epoch")
+        return encoder_states
 
     @field_validator("temperature")
     @classmethod

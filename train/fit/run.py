@@ -16,6 +16,7 @@ from pipeline.weights.source import ModelsParams
 from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint
+from train.fit.cached_states import with_cached_states
 from train.fit.checkpoint import Checkpoint, Writer
 from train.fit.ctc_warm_start import warm_start
 from train.fit.data import Data, open_data
@@ -87,6 +88,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     run = run_name(of_run)
     folder = folders.checkpoints / run
     started, commit = time.monotonic(), commit_of_code() if main else None
+    if isinstance(settings, SemanticFitParams) and settings.encoder_states == "cached":
+        data = with_cached_states(data, model, settings, config, folders.checkpoints, folders.data)
     state = find_checkpoint(folder, of_run, main) if resume else None
     if state is None and init is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data, settings, settings.warm_start, main)

@@ -6,9 +6,10 @@ import torch
 
 from pipeline.stage import UserError
 from pipeline.weights.lora import check_targets
-from pipeline.weights.source import ModelsParams
+from pipeline.weights.source import ModelsParams, fetch
 from train import saved_model
 from train.data.dataset import Visit, visits
+from train.data.log_mel import LogMel
 from train.fit.data import Data
 from train.fit.earlier_model import load_earlier
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
@@ -30,10 +31,14 @@ def build_model(
     if settings.init is not None:
         return load_earlier(settings, models, emotions, llm_dtype(settings))
     if isinstance(settings, SemanticFitParams):
-        return semantic_model(models, emotions, settings)
-    assert isinstance(settings, EmotionFitParams)
-    assert init is not None
-    return emotion_model(models, emotions, settings, init)
+        model, config = semantic_model(models, emotions, settings)
+    else:
+        assert isinstance(settings, EmotionFitParams)
+        assert init is not None
+        model, config = emotion_model(models, emotions, settings, init)
+    if settings.log_mel_on == "device":
+        model.log_mel = LogMel(fetch(models.encoder), config.pad_to_30s).of_batches()
+    return model, config
 
 
 def semantic_model(

@@ -67,11 +67,48 @@ class TopKTeacher(Shipped):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Samples(Shipped):
+    """Clips whose log-mel the model computes."""
+
+    hops: Float[Tensor, "h w"]
+    """The samples of 10 ms in each line, one clip after another. Each clip is reflected at both ends, as `torch.stft`
+    does it, and has `EXTRA_HOPS` lines more than frames."""
+    frames: Segments
+    """The segments of the log-mel."""
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Samples":
+        """Return samples whose tensors are `change` of these."""
+        return Samples(hops=change(self.hops), frames=self.frames.changed(change))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class States(Shipped):
+    """Clips that the frozen encoder has encoded before."""
+
+    values: Float[Tensor, "b t e"] | Float[Tensor, "t e"]
+    """Encoder states; in the padded layout, what stands after a clip's end has no meaning."""
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "States":
+        """Return states whose tensor is `change` of this one."""
+        return States(values=change(self.values))
+
+
+Features = Tensor | Samples | States
+"""What a batch holds of its clips: log-mel, samples, or encoder states."""
+
+
+def change_features(features: Features, change: Callable[[Tensor], Tensor]) -> Features:
+    """Return features whose tensors are `change` of these."""
+    return change(features) if isinstance(features, Tensor) else features.changed(change)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch(Shipped):
     """Clips, the sequences that contain them, and the training targets."""
 
-    features: Float[Tensor, "b m f"] | Float[Tensor, "f m"]
-    """Log-mel of the clips, zero after a clip's end (unless padded to 30 s); packed: one clip after another."""
+    features: Float[Tensor, "b m f"] | Float[Tensor, "f m"] | Samples | States
+    """Log-mel of the clips, zero after a clip's end (unless padded to 30 s); packed: one clip after another. Or the
+    samples or the encoder states of the clips."""
     num_frames: Int[Tensor, " b"]
     """Mel frames of each clip."""
     student: Sequences
@@ -106,7 +143,7 @@ class Batch(Shipped):
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
-            features=change(self.features),
+            features=change_features(self.features, change),
             num_frames=change(self.num_frames),
             student=self.student.changed(change),
             teacher=None if self.teacher is None else self.teacher.changed(change),

@@ -24,8 +24,9 @@ class Shipped:
 
 
 def _light(value: Any) -> Any:
-    is_small = isinstance(value, Tensor) and value.device.type == "cpu" and value.nbytes <= SMALL_BYTES
-    return value.numpy() if is_small else value
+    if not isinstance(value, Tensor) or value.device.type != "cpu" or value.nbytes > SMALL_BYTES:
+        return value
+    return value if value.dtype == torch.bfloat16 else value.numpy()  # NumPy has no bfloat16
 
 
 def _rebuilt(kind: type[Any], values: dict[str, Any]) -> Any:

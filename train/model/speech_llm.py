@@ -12,11 +12,13 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.audio.speech_tokens import halved
 from train.model.adapter import ConvAdapter
+from train.model.batch_log_mel import BatchLogMel
 from train.model.checkpointed_layers import StartCache, checkpointed, decoder_layers
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
-from train.model.inputs import Batch, Sequences
+from train.model.inputs import Batch, Features, Samples, Sequences, States
 from train.model.output_head import OutputHead, output_head
 from train.model.packing import Segments, packed_attention
 from train.model.plora import SpeechMask, add_plora, train_dropout
@@ -56,6 +58,8 @@ class SpeechLLM(nn.Module):
         self.head = EmotionHead(width, num_emotions)
         self.speech_mask = SpeechMask()
         self.plora: LoraConfig | None = None
+        self.log_mel: BatchLogMel | None = None
+        """Computes the log-mel of clips that come as samples; None if none does."""
         self.shares_start = True
         """Whether the start of prompts is computed once for a batch; train/own_forward.py finds out."""
         self.packs = True
@@ -89,21 +93,41 @@ class SpeechLLM(nn.Module):
 
     def encode_speech(
         self,
-        features: Float[Tensor, "b m f"] | Float[Tensor, "f m"],
+        features: Features,
         num_frames: Int[Tensor, " b"],
         clips: tuple[Segments, ...] | None = None,
     ) -> Speech:
-        """Turn log-mel into embeddings for the LLM; `clips` says where packed clips are (`Batch.clips`)."""
-        layers = list(self.encoder.whisper.layers)
+        """Turn clips into embeddings for the LLM; `clips` says where packed clips are (`Batch.clips`)."""
+        states, lengths = self.encode(features, num_frames, clips)
         if clips is not None:
-            with self._checkpointed(layers, packed_attention):
-                states = self.encoder.packed(features, clips[0], clips[1])
             embeddings = self.adapter.packed(states, clips[1:])
             return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid)
-        with self._checkpointed(layers, lambda _layer: nullcontext()):
-            states, lengths = self.encoder(features, num_frames)
         embeddings, lengths = self.adapter(states, lengths)
         return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
+
+    def encode(
+        self, features: Features, num_frames: Int[Tensor, " b"], clips: tuple[Segments, ...] | None = None
+    ) -> tuple[Float[Tensor, "b t e"] | Float[Tensor, "t e"], Int[Tensor, " b"]]:
+        """Return the encoder states of clips, padded or packed, and their lengths; given states are not computed."""
+        if isinstance(features, States):
+            return features.values.to(self.adapter.down.weight.dtype), halved(num_frames)
+        layers = list(self.encoder.whisper.layers)
+        log_mel = self._log_mel(features, is_packed=clips is not None)
+        if clips is None:
+            with self._checkpointed(layers, lambda _layer: nullcontext()):
+                states: Tensor
+                lengths: Tensor
+                states, lengths = self.encoder(log_mel, num_frames)
+                return states, lengths
+        with self._checkpointed(layers, packed_attention):
+            return self.encoder.packed(log_mel, clips[0], clips[1]), halved(num_frames)
+
+    def _log_mel(self, features: Tensor | Samples, is_packed: bool) -> Float[Tensor, "b m f"] | Float[Tensor, "f m"]:
+        if not isinstance(features, Samples):
+            return features
+        assert self.log_mel is not None
+        log_mel: Tensor = self.log_mel(features.hops, features.frames)
+        return log_mel if is_packed else features.frames.rectangle(log_mel).transpose(1, 2)
 
     def embed(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "b l d"]:
         """Return the token embeddings, with the speech embeddings at the speech positions."""

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, WhisperModel
 
 from pipeline import params
+from pipeline.audio.speech_tokens import MEL_FRAMES_PER_S
 from pipeline.params import Alignment
 from pipeline.stage import UserError
 from pipeline.tables.emotions import read_classes
@@ -28,6 +29,7 @@ GAPS = 0.05  # of what a step allocates: sizes that the allocator rounds up, and
 FLAC_BYTES_PER_HOUR = 63e6  # LibriSpeech's train-clean-360: 23 GB in 364 h
 STORED_BYTES_PER_ROW = 2_000  # a continuation in the store and in its table
 STORED_BYTES_PER_TOP = 7.1  # of a stored teacher's token at a position (docs/results.md, A stored teacher)
+STATES_PER_S = MEL_FRAMES_PER_S // 2  # of the encoder
 CHECKPOINT_COPIES = 2  # the old one is removed after the new one is complete
 
 
@@ -241,18 +243,22 @@ def _disk(stages: list[StagePlan], rows: list[RowFacts], params_file: Path) -> d
     models = params.load(params_file, "models", ModelsParams)
     num_top = params.load(params_file, "generate.store_logprobs", int)
     with torch.device("meta"):
-        whisper = WhisperModel(read_encoder_config(models.encoder))
+        whisper = WhisperModel(encoder := read_encoder_config(models.encoder))
     encoder_weights = sum(p.numel() for p in whisper.parameters())
     llm_bytes = 2 * _llm_weights(stages, models)
     answers = sum(each.num_rows for each in rows)
     tops = sum(each.num_rows * float(each.response.mean()) for each in rows) * num_top
-    return {
+    sizes = {
         "packed audio": sum(each.hours for each in rows) * FLAC_BYTES_PER_HOUR / 1e9,
         "continuations": (answers * STORED_BYTES_PER_ROW + tops * STORED_BYTES_PER_TOP) / 1e9,
         "checkpoint": CHECKPOINT_COPIES * max(12 * stage.trained_weights for stage in stages) / 1e9,
         "trained models": sum(4 * stage.trained_weights for stage in stages) / 1e9,
         "downloaded weights": (4 * encoder_weights + llm_bytes) / 1e9,
     }
+    if params.load(params_file, "fit.semantic.encoder_states", str) == "cached":
+        value_bytes = 4 if params.load(params_file, "fit.semantic.precision", str) == "float32" else 2
+        sizes["encoder states"] = rows[0].hours * 3600 * STATES_PER_S * encoder.d_model * value_bytes / 1e9
+    return sizes
 
 
 def _llm_weights(stages: list[StagePlan], models: ModelsParams) -> int:
@@ -290,4 +296,6 @@ def _assumptions(stages: list[StagePlan], gpu: str, params_file: Path) -> list[s
     ]
     if params.find(params_file, "fit.semantic.warm_start", dict[str, object] | None) is not None:
         lines.append("not counted: the warm start of the adapter (fit.semantic.warm_start)")
+    if params.load(params_file, "fit.semantic.encoder_states", str) == "cached":
+        lines.append("memory and hours of stage 1 are those of computed encoder states; cached ones need less")
     return lines

@@ -75,8 +75,12 @@ def test_packed_data_come_first_then_manifests(project: Path, capsys: pytest.Cap
         for i in range(5)
     ]
     write_table(project / "manifests/emotion.parquet", [*rows, {**rows[0], "id": "a/9", "split": "test"}])
-    semantic, emotion = plan(capsys)["stages"]
+    change_params({"fit.semantic.encoder_states": "cached"})
+    found = plan(capsys)
+    semantic, emotion = found["stages"]
     assert (semantic["rows"], emotion["rows"]) == (12, 5)
+    states = semantic["audio_hours"] * 3600 * 50
+    assert found["disk_gb"]["encoder states"] == pytest.approx(states * 24 * 2 / 1e9)  # 24 numbers of two bytes
     assert "packed rows" in semantic["source"]
     assert "manifests/emotion.parquet" in emotion["source"]
     assert emotion["audio_hours"] == pytest.approx(25 / 3600)

@@ -13,6 +13,7 @@ def test_a_batch_holds_the_same_responses_for_student_and_teacher(with_teacher: 
         Example(torch.randn(80, 300), 300, [14], [6], -1),
     ]
     batch = Collator(shell, with_teacher)(examples)
+    assert isinstance(batch.features, torch.Tensor)
     assert batch.features.shape == (2, 80, 300)
     assert not batch.features[0, :, 100:].any()
     assert batch.student.speech.sum(1).tolist() == [7, 19]

@@ -45,6 +45,7 @@ def batches(folders: RunFolders, tiny_models: ModelsParams, rows: list[list[int]
 
 def spoilt(batch: Batch) -> Batch:
     """Return the batch with a clip that is not a number."""
+    assert isinstance(batch.features, torch.Tensor)
     features = batch.features.clone()
     features[1, 0, 0] = torch.nan
     return replace(batch, features=features)

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from pipeline.weights.source import ModelsParams
-from tests.builders import batch_section, semantic_fit_section
+from tests.builders import batch_section, change_params, semantic_fit_section
 
 BATCHES = batch_section(max_frames=60, per_step=4)  # a row is a batch
 FIT = {"batches": BATCHES, "evaluate_every": 2, "save_every": 2, "augment": "with-speed"}
@@ -67,3 +67,20 @@ def test_several_processes_learn_what_one_does(tmp_path: Path, tiny_models: Mode
         assert dev_losses(several) == pytest.approx(dev_losses(one), rel=1e-3)
         for name, tensor in load_file(several / "adapter.safetensors").items():
             torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_processes_share_the_writing_of_encoder_states(
+    tmp_path: Path, tiny_models: ModelsParams, packed_folder: Path
+) -> None:
+    changes = {"augment": "none", "encoder_states": "cached", "max_steps": 2}
+    written = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        command, env = prepare(folder, tiny_models, packed_folder, count)
+        change_params({f"fit.semantic.{key}": value for key, value in changes.items()}, folder / "params.yaml")
+        subprocess.run([sys.executable, *command], cwd=folder, env=env, check=True)
+        files = sorted(folder.glob("checkpoints/encoder-states/*/*.states"))
+        written.append([(file.parent.name, file.name, file.read_bytes()) for file in files])
+    assert [name for _, name, _ in written[0]] == ["dev-00000.states", "train-00000.states"]
+    assert written[0] == written[1]

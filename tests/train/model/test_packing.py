@@ -103,6 +103,7 @@ def test_padding_after_the_rows_changes_nothing(model: SpeechLLM) -> None:
 def test_no_row_sees_another(model: SpeechLLM) -> None:
     rows = examples()
     batch = batch_of(rows, partial(packed_sequences, shares_start=True))
+    assert isinstance(batch.features, Tensor)
     features = batch.features.clone().requires_grad_()
     outputs = model(replace(batch, features=features))
     starts = torch.tensor([0, *(row.num_frames for row in rows)]).cumsum(0).tolist()
