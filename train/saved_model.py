@@ -34,6 +34,7 @@ from train.model.plora import ADAPTER_NAME
 from train.model_config import CONFIG_FILE, ModelConfig, load_config
 from train.own_forward import check_own_forward
 
+ENCODER_FILE = "encoder.safetensors"
 PEFT_PREFIX = "base_model.model."  # of the tensor names in peft's files
 
 
@@ -68,7 +69,7 @@ def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write(_prefixed(model, "adapter", "head"), folder / "adapter.safetensors")
     if config.encoder_trained:
-        _write(_prefixed(model, "encoder"), folder / "encoder.safetensors")
+        _write(_prefixed(model, "encoder"), folder / ENCODER_FILE)
     if config.plora:
         assert model.plora is not None
         (folder / "plora").mkdir(exist_ok=True)
@@ -91,7 +92,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, *, with_plora: bool =
         load_plora(model, read_plora(folder))
     _load(model, folder / "adapter.safetensors", "adapter", "head")
     if config.encoder_trained:
-        _load(model, folder / "encoder.safetensors", "encoder")
+        _load(model, folder / ENCODER_FILE, "encoder")
     return model.eval()
 
 

@@ -31,6 +31,7 @@ from train.fit.params import SemanticFitParams
 from train.model import Batch, SpeechLLM
 from train.model_config import ModelConfig
 from train.precision import autocast
+from train.saved_model import ENCODER_FILE
 
 FOLDER = "encoder-states"
 """Folder beside the checkpoints of the runs: like them, it is not tracked, and can be removed at any time."""
@@ -170,9 +171,11 @@ def _describe(
 ) -> dict[str, Any]:
     """Return all that the states depend on."""
     root, hashes = Path(__file__).parents[1], packed.hashes(packed_data)
+    trained = Path(settings.init) / ENCODER_FILE if settings.init is not None and config.encoder_trained else None
     return {
         "format": FORMAT,
         "encoder": name_weights(config.models.encoder, fetch(config.models.encoder)),
+        "trained encoder": trained and digest_files([trained]),
         "data": {name: digest for name, digest in hashes.items() if name.split("/")[0] in ("train", "dev")},
         "dtype": str(dtype),
         "pad_to_30s": config.pad_to_30s,

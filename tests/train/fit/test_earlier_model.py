@@ -98,6 +98,23 @@ def test_stage_1_takes_the_adapter_and_a_trained_encoder(
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"adapter"}
 
 
+def test_cached_encoder_states_are_those_of_the_earlier_model(
+    earlier: Path, tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path
+) -> None:
+    losses = []
+    for name, changes in {
+        "base": {"encoder_states": "cached"},
+        "computed": {"init": str(earlier / "emotion")},
+        "cached": {"init": str(earlier / "emotion"), "encoder_states": "cached"},
+    }.items():
+        run.fit(semantic(**STILL, **changes), tiny_models, EMOTIONS, replace(folders, output=tmp_path / name), False)
+        losses.append(dev_losses(tmp_path / name, "dev_kl"))
+    base, computed, cached = losses
+    assert cached == pytest.approx(computed, rel=1e-5)
+    assert cached != pytest.approx(base, rel=1e-3)
+    assert len(list(folders.checkpoints.glob("encoder-states/*"))) == 2
+
+
 def test_an_encoder_that_was_trained_before_stays_with_a_stage_2_that_does_not_train_it(
     earlier: Path, tiny_models: ModelsParams, folders: RunFolders
 ) -> None:
