@@ -47,9 +47,9 @@ def train(
     schedule, first, accelerator = trainer.schedule, progress.first_step, trainer.accelerator
     rank, num_ranks = accelerator.process_index, accelerator.num_processes
     steps = islice(data.sampler.steps(first), schedule.num_steps - first)
-    for_loader, for_loop = tee((epoch, *of_rank(step, rank, num_ranks)) for epoch, step in steps)
+    for_loader, for_loop = tee((epoch, *of_rank(step, rank, num_ranks), sum(map(len, step))) for epoch, step in steps)
     # the loader reads ahead
-    planned = (visits(rows, epoch) for epoch, own, _ in for_loader for rows in own)
+    planned = (visits(rows, epoch) for epoch, own, *_ in for_loader for rows in own)
     if not _evaluate(trainer, data, progress, intervals, first, stop, watch):
         return first, True
     if watch.is_over:
@@ -57,12 +57,12 @@ def train(
     done, stopped = first, False
     unread: StepResult | None = None
     with closing(data.batches(planned, worker_init=signals.ignore)) as batches:
-        for done, (_, own, num_spare) in enumerate(for_loop, first + 1):
+        for done, (_, own, num_spare, num_clips) in enumerate(for_loop, first + 1):
             started = time.monotonic()
             taken = [next(batches) for _ in own]
             waited_s = time.monotonic() - started
             result = trainer.step(done - 1, taken, num_spare, stop.arrived)
-            progress.step(sum(batch.num_positions for batch in taken[: len(own) - num_spare]) * num_ranks, waited_s)
+            progress.step(taken[: len(own) - num_spare], num_clips, waited_s)
             if unread is not None:
                 values, stopped = unread.read()
                 progress.tell(watch.step(done - 1, values))

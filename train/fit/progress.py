@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipeline.stage import say
+from train.fit.speed import Speed
+from train.model import Batch
 
 
 class Progress:
@@ -24,6 +27,7 @@ class Progress:
         self,
         name: str,
         log_folder: Path,
+        speed: Speed,
         first_step: int,
         num_steps: int,
         records: list[dict[str, float]],
@@ -36,9 +40,8 @@ class Progress:
         self.num_steps = num_steps
         self.records = records
         self.earlier_s = earlier_s
-        self.started = self.last = time.monotonic()
-        self.tokens = 0
-        self.waited_s = 0.0
+        self.started = time.monotonic()
+        self.speed = speed
         log_folder.mkdir(parents=True, exist_ok=True)
         self.jsonl = (log_folder / "steps.jsonl" if is_main_process else Path(os.devnull)).open("w")
         self.jsonl.writelines(json.dumps(record) + "\n" for record in records)
@@ -51,22 +54,18 @@ class Progress:
         """Time of training so far, with the `earlier_s` of the checkpoint from which it continues."""
         return self.earlier_s + time.monotonic() - self.started
 
-    def step(self, num_tokens: int, waited_s: float) -> None:
-        """Count a finished optimizer step, its `num_tokens` sequence positions, and its wait for data."""
-        self.tokens += num_tokens
-        self.waited_s += waited_s
+    def step(self, batches: Sequence[Batch], num_clips: int, waited_s: float) -> None:
+        """Count a finished optimizer step (`Speed.add`), and its wait for data."""
+        self.speed.add(batches, num_clips, waited_s)
         self.bar.update()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Report the values of a step, the speed since the last report, and the time left."""
-        now = time.monotonic()
-        tokens_per_s, waited = self.tokens / (now - self.last), self.waited_s / (now - self.last)
-        left_s = (now - self.started) / (step - self.first_step) * (self.num_steps - step)
-        self.tokens, self.waited_s, self.last = 0, 0.0, now
-        self._record({"step": step, **values}, {"tokens_per_s": round(tokens_per_s, 1), "waited": round(waited, 3)})
+        speed, told = self.speed.report()
+        left_s = (time.monotonic() - self.started) / (step - self.first_step) * (self.num_steps - step)
+        self._record({"step": step, **values}, speed)
         shown = "  ".join(f"{key} {value:.3g}" for key, value in values.items())
-        speed = f"{tokens_per_s:,.0f} tok/s  waits for data {waited:.0%}"
-        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {speed}  ETA {_clock(left_s)}")
+        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {told}  ETA {_clock(left_s)}")
 
     def has_dev(self, step: int) -> bool:
         """Return whether the losses on the dev split after `step` steps are among the records."""
@@ -74,7 +73,7 @@ class Progress:
 
     def log_dev(self, step: int, values: dict[str, float], seconds: float) -> None:
         """Report the losses on the dev split; the speed excludes the `seconds` of this evaluation."""
-        self.last += seconds
+        self.speed.leave_out(seconds)
         self._record({"step": step, **values}, {})
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}")

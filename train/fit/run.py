@@ -28,6 +28,7 @@ from train.fit.progress import Progress
 from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecord, write
 from train.fit.schedule import Schedule
 from train.fit.signals import EXIT_STATUS, StopSignal
+from train.fit.speed import speed_of
 from train.fit.stage_model import build_model, check_layout, llm_dtype, standardise_head
 from train.fit.trainer import Trainer
 from train.fit.watch import Best, Watch
@@ -134,9 +135,10 @@ def train_from(
             if main:
                 say(f"fit: {kind}: continues after step {state.step} of {num_steps}")
         intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
+        speed = speed_of(trainer)
         watch = Watch(settings, trainer.objective.weights, state.records, state.best)
         with Progress(
-            kind, logs, state.step, num_steps, list(state.records), state.seconds, is_main_process=main
+            kind, logs, speed, state.step, num_steps, list(state.records), state.seconds, is_main_process=main
         ) as progress:
             done, stopped = train(trainer, data, progress, intervals, writer, stop, watch)
     if stopped:
