@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,26 +18,31 @@ from pipeline.weights.source import ModelsParams
 from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint
+from train.fit.answers import FILE as ANSWERS_FILE
+from train.fit.answers import Answers
 from train.fit.checkpoint import Checkpoint, Writer
 from train.fit.ctc_warm_start import warm_start
 from train.fit.data import Data, open_data
 from train.fit.described_run import commit_of_code, describe_execution, describe_run
-from train.fit.identity import Identity, identify, run_name
+from train.fit.hang import MARGIN, HangWatch, shared_store
+from train.fit.identity import Identity, identify, run_name, shaping
 from train.fit.loop import Intervals, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
+from train.fit.preflight import Forecast, check_memory
 from train.fit.progress import Progress
 from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecord, write
 from train.fit.schedule import Schedule
 from train.fit.signals import EXIT_STATUS, StopSignal
 from train.fit.speed import speed_of
 from train.fit.stage_model import build_model, check_layout, llm_dtype, standardise_head
+from train.fit.trackers import check_trackers
 from train.fit.trainer import Trainer
 from train.fit.watch import Best, Watch
 from train.model import SpeechLLM
 from train.model_config import ModelConfig
 from train.own_forward import checkpoint_layers
-from train.precision import avoid_shape_plans
+from train.precision import avoid_shape_plans, join_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +60,25 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     """Train a stage and save the model; `resume` continues from this run's checkpoint if there is one."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     avoid_shape_plans()
+    check_trackers(settings.trackers)
+    join_processes(timedelta(minutes=settings.hang_minutes) + MARGIN)
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config = build_model(settings, models, emotions, folders.init)
-    model.to(accelerator.device)
     check_layout(settings, config, model)
-    if settings.checkpoint_layers:
-        checkpoint_layers(model)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
     check_dev(settings, data, folders.data)
-    if kind == "emotion":
-        standardise_head(model, data)
     main = accelerator.is_main_process
     if data.collate.with_signals:
         num_top = stored_teacher.check(data.train.rows, folders.data)
         if main:
             teacher = f"using the stored teacher ({num_top} tokens per position)"
             say(f"fit: {kind}: {teacher}; the logged kl is a lower bound, dev_kl is exact")
+    check_memory(model, partial(make_objective, settings), settings, data, accelerator)
+    model.to(accelerator.device)
+    if settings.checkpoint_layers:
+        checkpoint_layers(model)
+    if kind == "emotion":
+        standardise_head(model, data)
     if main and data.sampler.mixture is not None:
         say(f"fit: {kind}: {data.sampler.mixture.describe()}")
     num_batches = data.sampler.num_batches(settings.epochs, settings.max_steps)
@@ -85,7 +95,10 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     objective = make_objective(settings, model)
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
     with StopSignal() as stop:
-        progress = train_from(trainer, data, settings, state, started, of_run, folder, folders.logs / run, stop)
+        answers = Answers(data, config, settings.answers, folders.logs / run / ANSWERS_FILE, main)
+        progress = train_from(
+            trainer, data, settings, state, started, of_run, folder, folders.logs / run, stop, answers
+        )
         trainer.check_weights()
         if main:
             execution = describe_execution(settings, of_run, accelerator, progress.seconds, commit)
@@ -118,6 +131,7 @@ def train_from(
     folder: Path,
     logs: Path,
     stop: StopSignal,
+    answers: Answers,
 ) -> Progress:
     """Train from a checkpoint, or without one from the start, which began at the time `started`; return the progress.
 
@@ -135,12 +149,9 @@ def train_from(
             if main:
                 say(f"fit: {kind}: continues after step {state.step} of {num_steps}")
         intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
-        speed = speed_of(trainer)
         watch = Watch(settings, trainer.objective.weights, state.records, state.best)
-        with Progress(
-            kind, logs, speed, state.step, num_steps, list(state.records), state.seconds, is_main_process=main
-        ) as progress:
-            done, stopped = train(trainer, data, progress, intervals, writer, stop, watch)
+        with open_progress(trainer, settings, state, logs) as progress, hang_watch(trainer, settings) as hang:
+            done, stopped = train(trainer, data, progress, intervals, writer, stop, watch, hang, answers)
     if stopped:
         trainer.accelerator.wait_for_everyone()  # a launcher kills all processes once one has ended
         if main:
@@ -153,6 +164,36 @@ def train_from(
         if watch.best_tensors is not None:
             trainer.set_tensors(watch.best_tensors)
     return progress
+
+
+def open_progress(trainer: Trainer, settings: FitParams, state: Checkpoint, logs: Path) -> Progress:
+    """Return the reports of a training that continues from a checkpoint; `logs` is the folder of the run."""
+    accelerator, num_steps = trainer.accelerator, trainer.schedule.num_steps
+    forecast = Forecast(
+        device=accelerator.device,
+        first_step=state.step,
+        num_steps=num_steps,
+        evaluate_every=settings.evaluate_every,
+    )
+    return Progress(
+        logs.name.partition("-")[0],
+        logs,
+        speed_of(trainer),
+        forecast,
+        list(state.records),
+        state.seconds,
+        accelerator.is_main_process,
+        settings.trackers,
+        shaping(settings),
+    )
+
+
+def hang_watch(trainer: Trainer, settings: FitParams) -> HangWatch:
+    """Return the watch over a process that makes no progress; it watches nothing if there is only one process."""
+    rank, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    watch = HangWatch(shared_store(count), rank, count, 60 * settings.hang_minutes)
+    trainer.reached = watch.reached
+    return watch
 
 
 def describe_end(settings: FitParams, best: Best | None, done: int, num_steps: int) -> list[str]:

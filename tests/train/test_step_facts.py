@@ -20,7 +20,7 @@ from train.losses import ROWS_AT_ONCE
 from train.model import Batch, SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.plan.models import FOLDER, outline_of, read_config, read_encoder_config
-from train.plan.step import StepFacts, run_step
+from train.step_facts import StepFacts, run_step
 from train.useful_flops import UsefulFlops
 
 GIB = 2**30
