@@ -21,9 +21,7 @@ ON_A_CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "120000000000000 bytes. Error code 12 (Cannot allocate memory)"
 )
-ON_A_GPU = torch.OutOfMemoryError(
-    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"
-)
+ON_A_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 79 GiB")
 
 
 def train(folder: Path, models: ModelsParams, data: Path) -> None:
@@ -59,8 +57,8 @@ def test_a_step_without_memory_ends_with_the_batch_and_what_to_change(
     assert ended.value.exit_code == out_of_memory.EXIT_STATUS == 71
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert re.fullmatch(
-        r"error: fit: step 4: memory has run out \(.+\); the largest batch has \d+ clips, \d+ encoder frames and \d+ LLM "
-        r"positions; clips of the batch: corpus/train-\d+(, corpus/train-\d+)*; lower max_frames and max_positions "
+        r"error: fit: step 4: memory has run out \(.+\); the largest batch has \d+ clips, \d+ encoder frames and \d+ "
+        r"LLM positions; clips of the batch: corpus/train-\d+(, corpus/train-\d+)*; lower max_frames and max_positions "
         r"in fit\.\*\.batches, or set fit\.\*\.checkpoint_layers: true; the last checkpoint is kept",
         line,
     )
