@@ -28,7 +28,7 @@ from benchmarks.results_file import ROOT, median_and_runs, recorded
 from pipeline.stage import UserError, say
 from train.losses import response_kl
 from train.model.output_head import OutputHead
-from train.plan.step import _Live
+from train.step_facts import LiveMemory
 
 ROUNDS, TEMPERATURE = 5, 2.0
 FASTER, MEMORY_SHARE = 3.0, 0.1  # the targets
@@ -111,7 +111,7 @@ def counted_gib(name: str, shape: Shape) -> float:
     with FakeTensorMode(allow_non_fake_inputs=True):
         states = make_states(shape)
         storages = [tensor.untyped_storage() for tensor in (states.student, states.teacher, states.matrix)]
-        with _Live({storage._cdata: storage.nbytes() for storage in storages}) as live:
+        with LiveMemory({storage._cdata: storage.nbytes() for storage in storages}) as live:
             loss_and_gradient(WAYS[name], states)
     most: float = live.peak / 2**30
     return most

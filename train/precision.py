@@ -1,5 +1,7 @@
 """Choose the device and the precision of a model: all float32, or the LLM in bfloat16 with autocast."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -19,6 +21,11 @@ def avoid_shape_plans() -> None:
     On an H100 the plans took 0.25 s of a stage-1 step of 0.61 s (docs/results.md). torch's other kernels need no plan.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def join_processes(timeout: timedelta) -> None:
+    """Let this training process find the others; a collective operation waits for them no longer than `timeout`."""
+    PartialState(cpu=_cpu_wanted(), timeout=timeout)
 
 
 def training_device() -> torch.device:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
@@ -10,14 +11,13 @@ from torch.nn import functional
 
 from benchmarks.gpu import card
 from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
-from benchmarks.gpu.flops import Costs
-from benchmarks.gpu.machine import matrix_product_flops
 from benchmarks.gpu.sizes import build_llm, full
 from benchmarks.gpu.sizes import tiny as tiny_sizes
 from benchmarks.gpu.steps import RANK
 from pipeline.stage import run_stage
 from train.model.plora import ADAPTER_NAME, SpeechMask, add_plora, lora_config
 from train.precision import avoid_shape_plans
+from train.useful_flops import LLMFlops, matrix_product_flops
 
 ROWS_AT_ONCE = 512
 ROUNDS, WARM_UP = 7, 3
@@ -55,11 +55,18 @@ def ways(llm: torch.nn.Module, speech: Tensor) -> Iterator[tuple[str, float]]:
     yield "peft, bfloat16", 1.0
 
 
+def useful(llm: LLMFlops, lengths: np.ndarray, share: float) -> float:
+    """Count forward, gradients of activations, logits and their gradient, and LoRA at a share of the positions."""
+    positions = float(lengths.sum())
+    linear, lora = 2 * (llm.linear + llm.logits), 3 * share * llm.lora
+    return positions * (linear + lora) + 3 * llm.attention(lengths)
+
+
 def main(out: Out, tiny: Tiny = False) -> None:
     """Time only the LLM."""
     sizes = tiny_sizes() if tiny else full()
     figures = Figures(out, "llm")
-    ceiling = matrix_product_flops(256 if tiny else 8192)
+    ceiling = matrix_product_flops(256 if tiny else 8192, DEVICE)
     avoid_shape_plans()
     length = sizes.positions // SEQUENCES
     figures.add(ceiling_tflops=ceiling / 1e12, sequences=SEQUENCES, length=length)
@@ -68,12 +75,11 @@ def main(out: Out, tiny: Tiny = False) -> None:
     embeddings.requires_grad_()
     targets = torch.randint(sizes.llm.vocab_size, (sizes.positions,), device=DEVICE)
     speech = (torch.arange(length, device=DEVICE) < SPEECH_SHARE * length).expand(SEQUENCES, length)
-    costs = Costs(encoder=sizes.encoder, llm=sizes.llm, rank=RANK)
     for name, share in ways(llm, speech):
         for _ in range(WARM_UP):
             step(llm, embeddings, targets)
         took = statistics.median(card.seconds(lambda: step(llm, embeddings, targets)) for _ in range(ROUNDS))
-        flops = costs.llm_positions([length] * SEQUENCES) + costs.lora_positions(round(share * sizes.positions))
+        flops = useful(LLMFlops.of(llm), np.full(SEQUENCES, length), share)  # type: ignore[arg-type]
         speed = {"positions_per_s": sizes.positions / took, "useful_share": flops / took / ceiling}
         figures.add(**{name: speed})
 

@@ -20,8 +20,7 @@ from torch import nn
 
 from benchmarks.gpu import card
 from benchmarks.gpu.card import Figures, Out, Tiny
-from benchmarks.gpu.flops import Costs, counting_flops
-from benchmarks.gpu.machine import matrix_product_flops
+from benchmarks.gpu.flops import counting_flops
 from benchmarks.gpu.official import OfficialLayout, OfficialObjective, collate
 from benchmarks.gpu.sections import Sections
 from benchmarks.gpu.sizes import Sizes, Stage, build_model, draw_clips, frame, full
@@ -37,6 +36,7 @@ from train.model import Batch, SpeechLLM
 from train.model.inputs import packed_sequences
 from train.model.plora import lora_config
 from train.precision import avoid_shape_plans
+from train.useful_flops import UsefulFlops, matrix_product_flops
 
 RANK = 16
 TEMPERATURE = 2.0
@@ -66,6 +66,7 @@ class Steps:
         self.collate_packed = Collator(
             frame(), with_teacher, lay_out=partial(packed_sequences, shares_start=self.model.shares_start)
         )
+        self.flops = UsefulFlops(self.model)
         self.taken = 0
 
     def padded_on(self, clips: Sequence[Example]) -> Batch:
@@ -87,8 +88,7 @@ class Steps:
 
     def useful(self, clips: Sequence[Example]) -> float:
         """Return the useful FLOPs of a step on these clips."""
-        costs = Costs(encoder=self.sizes.encoder, llm=self.sizes.llm, rank=RANK)
-        return costs.semantic_step(clips) if self.stage == "semantic" else costs.emotion_step(clips)
+        return self.flops.step([self.packed_on(clips)])
 
     def _trainer(self, model: nn.Module, objective: Any, optimizer: torch.optim.Optimizer) -> Trainer:
         schedule = Schedule(
@@ -196,7 +196,7 @@ def main(
     """Time steps of all layouts, and the sections of our steps."""
     sizes = tiny_sizes() if tiny else full()
     figures = Figures(out, f"steps-{stage}")
-    ceiling = matrix_product_flops(256 if tiny else 8192)
+    ceiling = matrix_product_flops(256 if tiny else 8192, card.DEVICE)
     avoid_shape_plans()
     steps, sections = Steps(sizes, stage), Sections()
     numbers = sizes.warm_up, sizes.batches, 1

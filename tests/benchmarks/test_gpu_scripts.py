@@ -13,17 +13,19 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from transformers import AutoModelForCausalLM
 
-from benchmarks.gpu.flops import Costs
 from benchmarks.gpu.learning import compare
+from benchmarks.gpu.llm import useful
 from benchmarks.gpu.official import OfficialLayout, OfficialObjective, collate
 from benchmarks.gpu.sizes import Stage, build_model, draw_clips, durations_s, frame, full, tiny
-from benchmarks.gpu.steps import RANK, Steps, measure_flops
+from benchmarks.gpu.steps import Steps, measure_flops
 from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.weights.source import ModelsParams
 from train.data.dataset import Collator
 from train.fit.objectives import SemanticAlignment
 from train.model.encoder import SpeechEncoder
+from train.useful_flops import LLMFlops
 
 EMOTIONS = ["sad", "happy"]
 STAGES: tuple[Stage, ...] = ("semantic", "emotion")
@@ -151,9 +153,8 @@ def test_useful_flops_are_those_of_a_step_without_padding() -> None:
         steps = Steps(tiny(), stage)
         (clip,) = draw_clips(tiny(), stage, 1, seed=5)
         executed = measure_flops(steps, [[clip]])["padded_over_useful"] * steps.useful([clip])
-        costs = Costs(encoder=steps.sizes.encoder, llm=steps.sizes.llm, rank=RANK)
         away = steps.padded_on([clip]).num_positions - num_speech_tokens(clip.num_frames)
-        at_other_positions = costs.lora_positions(away) if stage == "emotion" else 0
+        at_other_positions = 3 * away * steps.flops.llm.lora
         # 1 but for masked attention, and for the gradients that the start and the last block do without
         assert 0.95 < executed / (steps.useful([clip]) + at_other_positions) < 1.15
 
@@ -182,10 +183,10 @@ def test_clips_are_as_long_as_the_corpora_have_them() -> None:
 
 
 def test_at_the_published_sizes_a_step_costs_what_the_method_says() -> None:
-    sizes = full()
-    costs = Costs(encoder=sizes.encoder, llm=sizes.llm, rank=16)
+    with torch.device("meta"):
+        flops = LLMFlops.of(AutoModelForCausalLM.from_config(full().llm))
     # 6.5 G weights in the blocks of Qwen2.5-7B, 0.5 G in its output matrix: 2 FLOPs each, forward and backward
-    assert costs.llm_positions([1]) == pytest.approx(4 * (6.53e9 + 0.545e9), rel=0.01)
+    assert useful(flops, np.array([1]), share=0.0) == pytest.approx(4 * (6.53e9 + 0.545e9), rel=0.01)
 
 
 def test_losses_are_compared_by_their_first_and_their_mean() -> None:

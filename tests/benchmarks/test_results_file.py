@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import results_file
-from benchmarks.results_file import commit_of, median_and_runs, recorded
+from benchmarks.results_file import COMPARED, median_and_runs, recorded
+from train.commit import commit_of
 
 
 def git(repository: Path, *arguments: str) -> str:
@@ -53,7 +54,7 @@ def test_figures_stand_with_machine_versions_commit_and_day(tmp_path: Path, root
     assert content["machine"]["memory_gib"] > 1
     assert content["versions"]["python"].startswith("3.")
     assert content["versions"]["numpy"][0].isdigit()
-    assert content["commit"] == commit_of(root)
+    assert content["commit"] == commit_of(root, *COMPARED)
     assert date.fromisoformat(content["date"])
 
 
@@ -110,10 +111,10 @@ def test_a_commit_is_dirty_where_code_differs_but_not_where_results_do(repositor
     first = git(repository, "rev-parse", "HEAD")
     (repository / "benchmarks" / "results").mkdir(parents=True)
     (repository / "benchmarks" / "results" / "steps.json").write_text("{}")
-    assert commit_of(repository) == first
+    assert commit_of(repository, *COMPARED) == first
     (repository / "more.py").write_text("")
-    assert commit_of(repository) == f"{first}-dirty"
+    assert commit_of(repository, *COMPARED) == f"{first}-dirty"
     git(repository, "add", ".")
     git(repository, "commit", "--message", "second")
     (repository / "code.py").write_text("x = 1\n")
-    assert commit_of(repository) == f"{git(repository, 'rev-parse', 'HEAD')}-dirty"
+    assert commit_of(repository, *COMPARED) == f"{git(repository, 'rev-parse', 'HEAD')}-dirty"

@@ -8,7 +8,7 @@ import typer
 
 from pipeline import params
 from pipeline.params import Alignment, ParamsFile
-from pipeline.stage import UserError, run_stage
+from pipeline.stage import UserError, printable, run_stage
 from pipeline.tables.emotions import read_classes
 from pipeline.weights.check import check_models, read_training_models
 from pipeline.weights.source import ModelsParams, fetch
@@ -40,13 +40,19 @@ def main(
     training = read_training_models(params_file)
     if (count := launch.num_processes(params_file)) > 1:
         raise typer.Exit(launch.run(count, "train.fit", sys.argv[1:]))
-    from train.fit.run import RunFolders, fit  # torch loads only after the parameters are checked
+    # torch loads only after the parameters are checked
+    from train.fit.out_of_memory import EXIT_STATUS, NoMemoryLeftError
+    from train.fit.run import RunFolders, fit
 
     if kind == "semantic":  # stage 2 must not fail after stage 1
         check_models(training, fetch(models.llm))
 
     folders = RunFolders(data=data, init=init, output=output, checkpoints=checkpoints, logs=logs)
-    fit(settings, models, emotions, folders, resume)
+    try:
+        fit(settings, models, emotions, folders, resume)
+    except NoMemoryLeftError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        raise typer.Exit(EXIT_STATUS) from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Describe a finished training (train/fit/run_record.py)."""
 
 import platform
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from pipeline.audio.mono_16k import SAMPLE_RATE_HZ
 from pipeline.tables import packed, parquet
 from pipeline.weights.source import Weights
+from train.commit import commit_of
 from train.fit.data import Data
 from train.fit.identity import Identity, run_name, shaping, versions, without_effect
 from train.fit.params import FitParams, SemanticFitParams
@@ -146,20 +146,6 @@ def describe_execution(
 
 
 def commit_of_code() -> str | None:
-    """Return the git commit of this code; it ends in -dirty if a file of the code differs from it.
-
-    None without git, and if the code is not in a repository: an installed package may lie inside of another one.
-    """
-    package = Path(__file__).resolve().parents[1]
-    try:
-        _git(package, "ls-files", "--error-unmatch", str(Path(__file__).resolve()))
-        commit = _git(package, "rev-parse", "HEAD")
-        changes = _git(package, "status", "--porcelain", "--", "../pipeline", ".")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}-dirty" if changes else commit
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    """Return the git commit of this code, as `commit_of` does; only files of pipeline and train are compared."""
+    here = Path(__file__).resolve()
+    return commit_of(here.parents[1], "../pipeline", ".", tracked=here)

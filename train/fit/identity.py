@@ -28,7 +28,7 @@ Identity = dict[str, Any]
 
 _WITHOUT_EFFECT = {  # on the trained weights; of `init`, only the files have an effect
     "checkpoint_layers", "shard_llm", "init", "workers", "log_every", "evaluate_every", "save_every",
-    "keep_checkpoints", "stall",
+    "keep_checkpoints", "stall", "hang_minutes", "answers", "trackers",
 }  # fmt: skip
 _SHOWN = 5  # of the inputs that differ
 

@@ -11,6 +11,9 @@ from train.data.effects import Augment, EmotionAugment
 Shape = Literal["as-published", "cosine", "constant"]
 """How the learning rate goes on after its warm-up: linearly to 0, by a cosine to 0, or without change."""
 
+Tracker = Literal["tensorboard", "dvclive", "wandb"]
+"""A program that shows the numbers of a training (train/fit/trackers.py); dvclive and wandb must be installed."""
+
 
 class BatchParams(Section):
     """How rows are put into batches (train/data/sampler.py)."""
@@ -86,6 +89,12 @@ class FitParams(Section):
     """Stop after this number of evaluations without a better dev loss; null: never."""
     keep: Literal["last", "best"]
     """The saved model: that of the last step, or that of the evaluation with the lowest dev loss."""
+    answers: Annotated[int, Field(ge=0)]
+    """Clips of the dev split that the model answers at each evaluation (train/fit/answers.py); 0: none."""
+    trackers: list[Tracker]
+    """Where the logged numbers go, beside the JSONL file."""
+    hang_minutes: Annotated[float, Field(gt=0)]
+    """With several processes: training ends if a process makes no progress for this time."""
     keep_checkpoints: PositiveInt
     """The last checkpoints that stay; with 2 or more, a damaged one costs only the steps after the one before it."""
 

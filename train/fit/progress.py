@@ -1,16 +1,23 @@
-"""Report the progress of training: log lines, a bar on a terminal, JSONL and TensorBoard files."""
+"""Report the progress of training: log lines, a bar on a terminal, JSONL files and trackers."""
 
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from accelerate.tracking import GeneralTracker
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipeline.stage import say
+from train.fit.live_plots import LivePlots
+from train.fit.preflight import Forecast
+from train.fit.speed import Speed
+from train.fit.trackers import open_trackers
+from train.model import Batch
 
 
 class Progress:
@@ -24,25 +31,35 @@ class Progress:
         self,
         name: str,
         log_folder: Path,
-        first_step: int,
-        num_steps: int,
+        speed: Speed,
+        forecast: Forecast,
         records: list[dict[str, float]],
         earlier_s: float = 0.0,
         is_main_process: bool = True,
+        trackers: Sequence[str] = ("tensorboard",),
+        parameters: dict[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.is_main_process = is_main_process
-        self.first_step = first_step
-        self.num_steps = num_steps
+        self.forecast = forecast
+        first_step, num_steps = forecast.first_step, forecast.num_steps
+        self.first_step, self.num_steps = first_step, num_steps
+        self.done = first_step
+        self.evaluations: list[float] = []
         self.records = records
         self.earlier_s = earlier_s
-        self.started = self.last = time.monotonic()
-        self.tokens = 0
-        self.waited_s = 0.0
+        self.started = time.monotonic()
+        self.speed = speed
         log_folder.mkdir(parents=True, exist_ok=True)
         self.jsonl = (log_folder / "steps.jsonl" if is_main_process else Path(os.devnull)).open("w")
         self.jsonl.writelines(json.dumps(record) + "\n" for record in records)
-        self.board = SummaryWriter(str(log_folder), purge_step=first_step + 1) if is_main_process else None
+        on_board = is_main_process and "tensorboard" in trackers
+        self.board = SummaryWriter(str(log_folder), purge_step=first_step + 1) if on_board else None
+        self.trackers: list[GeneralTracker] = []
+        self.plots: LivePlots | None = None
+        if is_main_process:
+            self.trackers = open_trackers(trackers, log_folder, log_folder.name, parameters or {})
+            self.plots = LivePlots(log_folder.parent, name, records)
         hidden = not (is_main_process and sys.stderr.isatty())
         self.bar = tqdm(total=num_steps, initial=first_step, desc=name, unit="step", disable=hidden)
 
@@ -51,22 +68,20 @@ class Progress:
         """Time of training so far, with the `earlier_s` of the checkpoint from which it continues."""
         return self.earlier_s + time.monotonic() - self.started
 
-    def step(self, num_tokens: int, waited_s: float) -> None:
-        """Count a finished optimizer step, its `num_tokens` sequence positions, and its wait for data."""
-        self.tokens += num_tokens
-        self.waited_s += waited_s
+    def step(self, batches: Sequence[Batch], num_clips: int, waited_s: float) -> None:
+        """Count a finished optimizer step (`Speed.add`), and its wait for data."""
+        self.speed.add(batches, num_clips, waited_s)
         self.bar.update()
+        self.done += 1
+        self.tell(self.forecast.describe(self.done, time.monotonic() - self.started, self.evaluations))
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Report the values of a step, the speed since the last report, and the time left."""
-        now = time.monotonic()
-        tokens_per_s, waited = self.tokens / (now - self.last), self.waited_s / (now - self.last)
-        left_s = (now - self.started) / (step - self.first_step) * (self.num_steps - step)
-        self.tokens, self.waited_s, self.last = 0, 0.0, now
-        self._record({"step": step, **values}, {"tokens_per_s": round(tokens_per_s, 1), "waited": round(waited, 3)})
+        speed, told = self.speed.report()
+        left_s = (time.monotonic() - self.started) / (step - self.first_step) * (self.num_steps - step)
+        self._record({"step": step, **values}, speed)
         shown = "  ".join(f"{key} {value:.3g}" for key, value in values.items())
-        speed = f"{tokens_per_s:,.0f} tok/s  waits for data {waited:.0%}"
-        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {speed}  ETA {_clock(left_s)}")
+        self._say(f"{self.name} {step}/{self.num_steps}  {shown}  {told}  ETA {_clock(left_s)}")
 
     def has_dev(self, step: int) -> bool:
         """Return whether the losses on the dev split after `step` steps are among the records."""
@@ -74,7 +89,8 @@ class Progress:
 
     def log_dev(self, step: int, values: dict[str, float], seconds: float) -> None:
         """Report the losses on the dev split; the speed excludes the `seconds` of this evaluation."""
-        self.last += seconds
+        self.speed.leave_out(seconds)
+        self.evaluations.append(seconds)
         self._record({"step": step, **values}, {})
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         self._say(f"{self.name} {step}/{self.num_steps}  {shown}")
@@ -92,6 +108,10 @@ class Progress:
         self.jsonl.close()
         if self.board is not None:
             self.board.close()
+        if self.plots is not None:
+            self.plots.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def _say(self, line: str) -> None:
         if self.is_main_process:
@@ -102,8 +122,13 @@ class Progress:
         self.records.append(record)
         self.jsonl.write(json.dumps(record | speed) + "\n")
         self.jsonl.flush()
-        for key, value in (record | speed).items():
-            if self.board is not None and key != "step":
+        if self.plots is not None:
+            self.plots.add(record)
+        numbers = {key: value for key, value in (record | speed).items() if key != "step"}
+        for tracker in self.trackers:
+            tracker.log(numbers, step=int(record["step"]))
+        for key, value in numbers.items():
+            if self.board is not None:
                 self.board.add_scalar(key, value, int(record["step"]))
 
 

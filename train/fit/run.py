@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,33 +18,39 @@ from pipeline.weights.source import ModelsParams
 from train import saved_model
 from train.data import stored_teacher
 from train.fit import checkpoint
+from train.fit.answers import FILE as ANSWERS_FILE
+from train.fit.answers import Answers
 from train.fit.cached_states import with_cached_states
 from train.fit.checkpoint import Checkpoint, Writer
 from train.fit.ctc_warm_start import warm_start
 from train.fit.data import Data, open_data
 from train.fit.described_run import commit_of_code, describe_execution, describe_run
 from train.fit.earlier_model import describe_start
-from train.fit.identity import Identity, identify, run_name
+from train.fit.hang import MARGIN, HangWatch, shared_store
+from train.fit.identity import Identity, identify, run_name, shaping
 from train.fit.loop import Intervals, train
 from train.fit.objectives import EmotionAlignment, Objective, SemanticAlignment
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
+from train.fit.preflight import Forecast, check_memory
 from train.fit.progress import Progress
 from train.fit.run_record import EXECUTION_FILE, LOSSES_FILE, RUN_FILE, RunRecord, write
 from train.fit.schedule import Schedule
 from train.fit.sharded_llm import shard_llm
 from train.fit.signals import EXIT_STATUS, StopSignal
+from train.fit.speed import speed_of
 from train.fit.stage_model import build_model, check_layout, llm_dtype, standardise_head
+from train.fit.trackers import check_trackers
 from train.fit.trainer import Trainer
 from train.fit.watch import Best, Watch
 from train.model import SpeechLLM
 from train.model_config import ModelConfig
 from train.own_forward import checkpoint_layers
-from train.precision import avoid_shape_plans
+from train.precision import avoid_shape_plans, join_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolders:
-    """The folders of a run; `init` is the stage-1 model of an emotion alignment, unless `fit.emotion.init` is given."""
+    """The folders of a run; `init` is the stage-1 model of an emotion alignment."""
 
     data: Path
     init: Path | None
@@ -55,38 +63,17 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     """Train a stage and save the model; `resume` continues from this run's checkpoint if there is one."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     avoid_shape_plans()
-    init = folders.init if settings.init is None else Path(settings.init)
+    check_trackers(settings.trackers)
+    join_processes(timedelta(minutes=settings.hang_minutes) + MARGIN)
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
-    model, config = build_model(settings, models, emotions, folders.init)
+    model, config, data = prepare(settings, models, emotions, folders, accelerator)
     main = accelerator.is_main_process
-    if settings.shard_llm and accelerator.num_processes > 1:
-        shard_llm(model, accelerator.device)
-    elif settings.shard_llm:
-        say(f"fit: {kind}: shard_llm has no effect, because there is only one process")
-    model.to(accelerator.device)
-    check_layout(settings, config, model)
-    if settings.checkpoint_layers:
-        checkpoint_layers(model)
-    data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
-    check_dev(settings, data, folders.data)
-    if kind == "emotion" and settings.init is None:
-        standardise_head(model, data)
-    if main and settings.init is not None:
-        say(f"fit: {kind}: {describe_start(Path(settings.init), settings)}")
-    if data.collate.with_signals:
-        num_top = stored_teacher.check(data.train.rows, folders.data)
-        if main:
-            teacher = f"using the stored teacher ({num_top} tokens per position)"
-            say(f"fit: {kind}: {teacher}; the logged kl is a lower bound, dev_kl is exact")
-    if main and data.sampler.mixture is not None:
-        say(f"fit: {kind}: {data.sampler.mixture.describe()}")
-    num_batches = data.sampler.num_batches(settings.epochs, settings.max_steps)
-    if main and (line := spare_batches(num_batches, accelerator.num_processes)):
+    for line in describe_rows(data, settings, accelerator.num_processes) if main else []:
         say(f"fit: {kind}: {line}")
-    schedule = make_schedule(settings, len(num_batches))
+    init = folders.init if settings.init is None else Path(settings.init)
     of_run = identify(settings, config, folders.data, init, llm_dtype(settings), main)
     run = run_name(of_run)
-    folder = folders.checkpoints / run
+    folder, logs = folders.checkpoints / run, folders.logs / run
     started, commit = time.monotonic(), commit_of_code() if main else None
     if isinstance(settings, SemanticFitParams) and settings.encoder_states == "cached":
         data = with_cached_states(data, model, settings, config, folders.checkpoints, folders.data)
@@ -94,19 +81,58 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if state is None and init is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
+    schedule = make_schedule(settings, len(data.sampler.num_batches(settings.epochs, settings.max_steps)))
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
     with StopSignal() as stop:
-        progress = train_from(trainer, data, settings, state, started, of_run, folder, folders.logs / run, stop)
+        answers = Answers(data, config, settings.answers, logs / ANSWERS_FILE, main)
+        progress = train_from(trainer, data, settings, state, started, of_run, folder, logs, stop, answers)
         trainer.check_weights()
         if main:
-            execution = describe_execution(settings, of_run, accelerator, progress.seconds, commit)
-            write(execution, folders.logs / run / EXECUTION_FILE)
+            write(describe_execution(settings, of_run, accelerator, progress.seconds, commit), logs / EXECUTION_FILE)
             trained, records = accelerator.unwrap_model(trainer.model), progress.records
             steps = int(records[-1]["step"])
             record = describe_run(settings, config, of_run, init, data, trained, records, steps)
             save(trained, config, records, record, folders.output)
             checkpoint.remove(folder)
             say(f"fit: {kind}: {steps} steps on {len(data.train):,} rows, model in {folders.output}")
+
+
+def prepare(
+    settings: FitParams, models: ModelsParams, emotions: list[str], folders: RunFolders, accelerator: Accelerator
+) -> tuple[SpeechLLM, ModelConfig, Data]:
+    """Return the model on the device where it trains, and its data; raises UserError if a step cannot fit there."""
+    kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
+    model, config = build_model(settings, models, emotions, folders.init)
+    check_layout(settings, config, model)
+    data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
+    check_dev(settings, data, folders.data)
+    if data.collate.with_signals:
+        stored_teacher.check(data.train.rows, folders.data)
+    check_memory(model, partial(make_objective, settings), settings, data, accelerator)
+    if settings.shard_llm and accelerator.num_processes > 1:
+        shard_llm(model, accelerator.device)
+    elif settings.shard_llm:
+        say(f"fit: {kind}: shard_llm has no effect, because there is only one process")
+    model.to(accelerator.device)
+    if settings.checkpoint_layers:
+        checkpoint_layers(model)
+    if kind == "emotion" and settings.init is None:
+        standardise_head(model, data)
+    return model, config, data
+
+
+def describe_rows(data: Data, settings: FitParams, num_processes: int) -> list[str]:
+    """Say what a training does with its rows besides what is usual."""
+    lines = [] if settings.init is None else [describe_start(Path(settings.init), settings)]
+    if data.collate.with_signals:
+        num_top = len(data.train.rows.column("top_ids")[0].as_py()[0])
+        teacher = f"using the stored teacher ({num_top} tokens per position)"
+        lines.append(f"{teacher}; the logged kl is a lower bound, dev_kl is exact")
+    if data.sampler.mixture is not None:
+        lines.append(data.sampler.mixture.describe())
+    if spare := spare_batches(data.sampler.num_batches(settings.epochs, settings.max_steps), num_processes):
+        lines.append(spare)
+    return lines
 
 
 def find_checkpoint(folder: Path, of_run: Identity, is_main_process: bool) -> Checkpoint | None:
@@ -129,6 +155,7 @@ def train_from(
     folder: Path,
     logs: Path,
     stop: StopSignal,
+    answers: Answers,
 ) -> Progress:
     """Train from a checkpoint, or without one from the start, which began at the time `started`; return the progress.
 
@@ -147,10 +174,8 @@ def train_from(
                 say(f"fit: {kind}: continues after step {state.step} of {num_steps}")
         intervals = Intervals(log=settings.log_every, evaluate=settings.evaluate_every, save=settings.save_every)
         watch = Watch(settings, trainer.objective.weights, state.records, state.best)
-        with Progress(
-            kind, logs, state.step, num_steps, list(state.records), state.seconds, is_main_process=main
-        ) as progress:
-            done, stopped = train(trainer, data, progress, intervals, writer, stop, watch)
+        with open_progress(trainer, settings, state, logs) as progress, hang_watch(trainer, settings) as hang:
+            done, stopped = train(trainer, data, progress, intervals, writer, stop, watch, hang, answers)
     if stopped:
         trainer.accelerator.wait_for_everyone()  # a launcher kills all processes once one has ended
         if main:
@@ -163,6 +188,36 @@ def train_from(
         if watch.best_tensors is not None:
             trainer.set_tensors(watch.best_tensors)
     return progress
+
+
+def open_progress(trainer: Trainer, settings: FitParams, state: Checkpoint, logs: Path) -> Progress:
+    """Return the reports of a training that continues from a checkpoint; `logs` is the folder of the run."""
+    accelerator, num_steps = trainer.accelerator, trainer.schedule.num_steps
+    forecast = Forecast(
+        device=accelerator.device,
+        first_step=state.step,
+        num_steps=num_steps,
+        evaluate_every=settings.evaluate_every,
+    )
+    return Progress(
+        logs.name.partition("-")[0],
+        logs,
+        speed_of(trainer),
+        forecast,
+        list(state.records),
+        state.seconds,
+        accelerator.is_main_process,
+        settings.trackers,
+        shaping(settings),
+    )
+
+
+def hang_watch(trainer: Trainer, settings: FitParams) -> HangWatch:
+    """Return the watch over a process that makes no progress; it watches nothing if there is only one process."""
+    rank, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    watch = HangWatch(shared_store(count), rank, count, 60 * settings.hang_minutes)
+    trainer.reached = watch.reached
+    return watch
 
 
 def describe_end(settings: FitParams, best: Best | None, done: int, num_steps: int) -> list[str]:

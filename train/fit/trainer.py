@@ -42,6 +42,9 @@ class Trainer:
         self.peak_rates = [group["lr"] for group in optimizer.param_groups]
         self.model, self.optimizer = prepare_model(model, accelerator), accelerator.prepare(optimizer)
         plain = accelerator.unwrap_model(self.model)
+        self.reached: Callable[[], None] = lambda: None
+        """Is called before this process waits for the others, equally often in all processes."""
+        self.checkpoints_layers = bool(getattr(plain, "checkpoints_layers", False))
         self.trained = {name: p for name, p in plain.named_parameters() if p.requires_grad}
         self.state = self.trained | {
             name: buffer for name, buffer in plain.named_buffers() if name in plain.state_dict()
@@ -159,6 +162,7 @@ class Trainer:
         }
         # accelerate averages the gradients over processes; the factor num_processes turns the average into a sum.
         loss = sum(self.objective.weights[name] * mean for name, mean in means.items())
+        self.reached()
         self.accelerator.backward(loss * self.accelerator.num_processes)
         return torch.stack([mean.detach().double() for mean in means.values()])
 
@@ -178,6 +182,7 @@ class Trainer:
         return torch.tensor(values, dtype=torch.float64).to(self.accelerator.device, non_blocking=True)
 
     def _over_processes(self, values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        self.reached()
         total: Tensor = self.accelerator.reduce(values, "sum")
         return total
 

@@ -21,7 +21,7 @@ from train.plan import cards
 from train.plan.batches import EpochFacts, make_batch, plan_epoch
 from train.plan.models import outline, read_config, read_encoder_config
 from train.plan.rows import AFTER_TOKENS, START_TOKENS, RowFacts, read_rows
-from train.plan.step import StepFacts, run_step
+from train.step_facts import StepFacts, run_step
 
 GIB = 2**30
 CONTEXT_GIB = 1.0  # CUDA's context and the libraries' work space

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -94,22 +92,3 @@ def outline_of(
         model.head.requires_grad_(False)
     model.checkpoints_layers = settings.checkpoint_layers
     return model
-
-
-def without_values(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Put tensors of `mode` in place of all weights and buffers of a model on the device meta; shared ones stay so."""
-    made: dict[int, torch.Tensor] = {}
-
-    def make(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in made:
-            fake = torch.empty_like(tensor, device="cpu")
-            trained = tensor.requires_grad
-            made[id(tensor)] = nn.Parameter(fake, trained) if isinstance(tensor, nn.Parameter) else fake
-        return made[id(tensor)]
-
-    with mode:
-        for module in model.modules():
-            for table in (module._parameters, module._buffers):
-                for name, tensor in table.items():
-                    if tensor is not None:
-                        table[name] = make(tensor)  # type: ignore[assignment]

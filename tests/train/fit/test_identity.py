@@ -16,11 +16,12 @@ from train.fit.identity import Identity, identify
 from train.fit.params import SemanticFitParams
 
 WITHOUT_EFFECT = {
-    "pipeline/params.py", "pipeline/progress.py", "pipeline/stage.py", "pipeline/tables/emotions.py",
-    "pipeline/tables/hashed_file.py", "pipeline/tables/parquet.py", "pipeline/tables/quarantine.py",
-    "train/launch.py",
+    "pipeline/params.py", "pipeline/progress.py", "pipeline/prompts.py", "pipeline/stage.py",
+    "pipeline/tables/emotions.py", "pipeline/tables/hashed_file.py", "pipeline/tables/parquet.py",
+    "pipeline/tables/quarantine.py", "train/commit.py", "train/inference.py", "train/launch.py", "train/step_facts.py",
+    "train/useful_flops.py",
 }  # fmt: skip
-"""Code of a run that only checks parameters, starts processes, prints or writes files.
+"""Code of a run that only checks parameters, starts processes, counts, prints or writes files.
 
 A new import belongs here or to identity.CODE.
 """

@@ -15,7 +15,7 @@ from pipeline.weights.source import ModelsParams
 from tests.builders import batch_section, change_params, semantic_fit_section
 
 BATCHES = batch_section(max_frames=60, per_step=4)  # a row is a batch
-FIT = {"batches": BATCHES, "evaluate_every": 2, "save_every": 2, "augment": "with-speed"}
+FIT = {"batches": BATCHES, "evaluate_every": 2, "save_every": 2, "augment": "with-speed", "answers": 1}
 
 
 def prepare(folder: Path, models: ModelsParams, data: Path, num_processes: int) -> tuple[list[str], dict[str, str]]:

@@ -93,6 +93,7 @@ def test_the_execution_is_recorded_in_the_logs_of_the_run(tiny_models: ModelsPar
     assert found.parameters == {
         "workers": 0, "log_every": 1, "evaluate_every": 3, "save_every": 2, "keep_checkpoints": 2, "stall": None,
         "checkpoint_layers": False, "shard_llm": False, "init": None,
+        "hang_minutes": 30.0, "answers": 0, "trackers": ["tensorboard"],
     }  # fmt: skip
     assert found.commit == described_run.commit_of_code()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, WhisperConfig
 
-from benchmarks.gpu import flops, sizes
+from benchmarks.gpu import sizes
 from pipeline.weights.source import Weights
 from tests.builders import batch_section, emotion_fit_section, semantic_fit_section
 from train.data.dataset import Collator, Example
@@ -20,7 +20,8 @@ from train.losses import ROWS_AT_ONCE_ON_GPU
 from train.model import Batch, SpeechLLM
 from train.model.inputs import packed_sequences, sequences
 from train.plan.models import FOLDER, outline_of, read_config, read_encoder_config
-from train.plan.step import StepFacts, run_step
+from train.step_facts import StepFacts, run_step
+from train.useful_flops import UsefulFlops
 
 GIB = 2**30
 ENCODER = WhisperConfig(d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64)
@@ -115,11 +116,11 @@ def test_weights_are_not_activations_and_views_count_once() -> None:
     assert facts.activations == pytest.approx(really, rel=0.002)  # a mask is kept as numbers of its positions
 
 
-@pytest.mark.parametrize(("kind", "counted"), [("semantic", "semantic_step"), ("emotion", "emotion_step")])
-def test_flops_are_those_of_the_formulas(kind: str, counted: str) -> None:
+@pytest.mark.parametrize("kind", ["semantic", "emotion"])
+def test_flops_are_those_of_the_formulas(kind: str) -> None:
     clips = sizes.draw_clips(sizes.tiny(), "semantic", 4, seed=1)
-    formulas = flops.Costs(encoder=ENCODER, llm=LLM, rank=16)
-    useful = getattr(formulas, counted)(clips)
+    model = outline_of(ENCODER, LLM, 5, stage(kind), False, torch.bfloat16)
+    useful = UsefulFlops(model).step([batch_of(kind, "packed", clips)])
     assert facts_of(kind, "packed").flops == pytest.approx(useful, rel=0.25)  # attention is large in tiny models
 
 

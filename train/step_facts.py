@@ -5,16 +5,17 @@ Only the batch's indices have values. Memory is the sum of all storages that are
 not count. An allocator that rounds sizes or leaves gaps needs more.
 """
 
+import copy
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,9 +23,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from train import losses
-from train.fit.objectives import Objective
 from train.model import Batch, SpeechLLM, packing
-from train.plan.models import without_values
+from train.model.speech_llm import Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +54,30 @@ class StepFacts:
         return self.weights + self.optimizer + self.largest
 
 
+class Loss(Protocol):
+    """An objective of training (train/fit/objectives.py)."""
+
+    def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the sum of each term over the units of a batch."""
+        ...
+
+
+def outline_of_model(model: SpeechLLM) -> SpeechLLM:
+    """Return a copy of a model on the device meta: its shapes, and which weights are trained, without its values."""
+    tensors = [*model.parameters(), *model.buffers()]
+    known: dict[int, Any] = {id(tensor): _outline_of(tensor) for tensor in tensors}
+    return copy.deepcopy(model, known)
+
+
+def _outline_of(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
 def run_step(
-    model: SpeechLLM, objective: Callable[[SpeechLLM], Objective], batch: Batch, device: str, foreach: bool = False
+    model: SpeechLLM, objective: Callable[[SpeechLLM], Loss], batch: Batch, device: str, foreach: bool = False
 ) -> StepFacts:
-    """Run a training step of a model on the device meta (`models.outline`), without values.
+    """Run a training step of a model on the device meta (`outline_of_model`), without values.
 
     `device` is cuda or cpu, which attend in different ways. With `foreach`, AdamW updates all weights at once, as on a
     GPU, and so needs a copy of them.
@@ -75,7 +95,7 @@ def run_step(
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    live = _Live(weights)
+    live = LiveMemory(weights)
     is_bfloat16 = model.token_embeddings.weight.dtype == torch.bfloat16
     model.train()
     with _choices_of(device), _without_collector(), live, _KnownMasks():
@@ -103,7 +123,7 @@ def run_step(
     )
 
 
-class _Live(TorchDispatchMode):
+class LiveMemory(TorchDispatchMode):
     """Follows the storages that operations make: how many bytes are alive, and the most so far. Counts FLOPs."""
 
     def __init__(self, known: Mapping[int, int]) -> None:
@@ -192,3 +212,22 @@ def _pairs(query: Tensor, key: Tensor, tensors: list[Tensor]) -> float:
     rows = [lengths for lengths in starts if int(lengths.sum()) in (len(query), len(key))][:2]
     pairs = float((rows[0] * rows[-1]).sum()) if rows else float(len(query) * len(key))
     return pairs * query.shape[1] * query.shape[2]
+
+
+def without_values(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Put tensors of `mode` in place of all weights and buffers of a model on the device meta; shared ones stay so."""
+    made: dict[int, Tensor] = {}
+
+    def make(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            fake = torch.empty_like(tensor, device="cpu")
+            trained = tensor.requires_grad
+            made[id(tensor)] = nn.Parameter(fake, trained) if isinstance(tensor, nn.Parameter) else fake
+        return made[id(tensor)]
+
+    with mode:
+        for module in model.modules():
+            for table in (module._parameters, module._buffers):
+                for name, tensor in table.items():
+                    if tensor is not None:
+                        table[name] = make(tensor)  # type: ignore[assignment]
