@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from pipeline.generate.engines import local_worker, transformers_engine
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
-from pipeline.generate.engines.local_messages import Done, Failed, Task, Load, Loaded, More, Numbered
+from pipeline.generate.engines.local_messages import Done, Failed, Load, Loaded, More, Numbered, Task
 from pipeline.generate.engines.shares import Share
 from pipeline.generate.params import GenerateParams
 from pipeline.stage import UserError

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.generate.engines import choose
 from pipeline.generate.engines.interface import Engine
-from pipeline.generate.engines.local_messages import Done, Failed, Task, Load, Loaded, More, Numbered
+from pipeline.generate.engines.local_messages import Done, Failed, Load, Loaded, More, Numbered, Task
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 
@@ -27,7 +27,7 @@ def serve(parent: Connection) -> None:
             parent.send(Loaded(llm.name, llm.hardware))
             while True:
                 task: Task = parent.recv()
-                _work(llm, task, parent, by_batch=load.params.engine == "transformers")
+                _answer(llm, task, parent, by_batch=load.params.engine == "transformers")
                 parent.send(Done())
         except UserError as error:
             parent.send(Failed(str(error)))
@@ -42,7 +42,7 @@ def _start(load: Load) -> Engine:
     return choose.start(load.params, load.llm, load.model, Prompter.load(load.model), load.share)
 
 
-def _work(llm: Engine, task: Task, parent: Connection, *, by_batch: bool) -> None:
+def _answer(llm: Engine, task: Task, parent: Connection, *, by_batch: bool) -> None:
     """Answer prompts until there are none left, and send each answer with the position of its prompt.
 
     With `by_batch`, each of the parent's batches is answered alone. Otherwise the engine takes from the next one as
