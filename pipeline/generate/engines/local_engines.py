@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from pipeline.generate.engines import local_worker, transformers_engine
 from pipeline.generate.engines.interface import Answer, PromptAndAnswer, Request
-from pipeline.generate.engines.local_messages import Done, Failed, Job, Load, Loaded, More, Numbered
+from pipeline.generate.engines.local_messages import Done, Failed, Load, Loaded, More, Numbered, Task
 from pipeline.generate.engines.shares import Share
 from pipeline.generate.params import GenerateParams
 from pipeline.stage import UserError
@@ -77,12 +77,12 @@ class LocalEngines:
         """See Engine.score."""
         return self._run("score", transformers_engine.pair_batches(pairs) if self._by_batch else _cut(pairs))
 
-    def _run(self, job: Job, batches: Iterator[Sequence[Numbered]]) -> Iterator[tuple[int, Any]]:
+    def _run(self, task: Task, batches: Iterator[Sequence[Numbered]]) -> Iterator[tuple[int, Any]]:
         """Yield each prompt's position with its answer or score."""
         busy = list(self._workers)
         try:
             for worker in busy:
-                self._send(worker, job)
+                self._send(worker, task)
             while busy:
                 ready = wait([worker.pipe for worker in busy])
                 for worker in [worker for worker in busy if worker.pipe in ready]:

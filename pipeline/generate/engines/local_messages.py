@@ -47,4 +47,4 @@ class Done:
     """The engine has answered all its prompts."""
 
 
-Job = Literal["generate", "score"]
+Task = Literal["generate", "score"]

@@ -13,21 +13,21 @@ from typing import Any
 
 from pipeline.generate.engines import choose
 from pipeline.generate.engines.interface import Engine
-from pipeline.generate.engines.local_messages import Done, Failed, Job, Load, Loaded, More, Numbered
+from pipeline.generate.engines.local_messages import Done, Failed, Load, Loaded, More, Numbered, Task
 from pipeline.prompts import Prompter
 from pipeline.stage import UserError
 
 
 def serve(parent: Connection) -> None:
-    """Load an engine, then do the jobs that come through the pipe until it is closed."""
+    """Load an engine, then do the tasks that come through the pipe until it is closed."""
     try:
         load: Load = parent.recv()
         try:
             llm = _start(load)
             parent.send(Loaded(llm.name, llm.hardware))
             while True:
-                job: Job = parent.recv()
-                _work(llm, job, parent, by_batch=load.params.engine == "transformers")
+                task: Task = parent.recv()
+                _answer(llm, task, parent, by_batch=load.params.engine == "transformers")
                 parent.send(Done())
         except UserError as error:
             parent.send(Failed(str(error)))
@@ -42,7 +42,7 @@ def _start(load: Load) -> Engine:
     return choose.start(load.params, load.llm, load.model, Prompter.load(load.model), load.share)
 
 
-def _work(llm: Engine, job: Job, parent: Connection, *, by_batch: bool) -> None:
+def _answer(llm: Engine, task: Task, parent: Connection, *, by_batch: bool) -> None:
     """Answer prompts until there are none left, and send each answer with the position of its prompt.
 
     With `by_batch`, each of the parent's batches is answered alone. Otherwise the engine takes from the next one as
@@ -52,7 +52,7 @@ def _work(llm: Engine, job: Job, parent: Connection, *, by_batch: bool) -> None:
     for taken in ([batch] for batch in batches) if by_batch else [batches]:
         positions: list[int] = []
         items = _items(taken, positions)
-        for place, given in llm.generate(items) if job == "generate" else llm.score(items):
+        for place, given in llm.generate(items) if task == "generate" else llm.score(items):
             parent.send((positions[place], given))
 
 
