@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.stage import UserError
 from train.model import Sequences, Speech, SpeechLLM
 from train.model.inputs import packed_sequences, sequences
+from train.model.packing import Segments
 
 _BEFORE, _AFTER = 3, 2  # tokens around the content
 _LENGTHS = (4, 2)  # tokens of the content, and also of the response, of each row
@@ -165,7 +166,9 @@ def _speech(model: SpeechLLM, rows: list[list[int]]) -> Speech:
     longest = max(_LENGTHS)
     words = torch.tensor([row[_BEFORE : _BEFORE + longest] for row in rows], device=device)
     valid = torch.arange(longest) < torch.tensor(_LENGTHS)[:, None]
-    return Speech(embeddings=model.token_embeddings(words).roll(1, dims=-1), valid=valid.to(device))
+    embeddings = model.token_embeddings(words).roll(1, dims=-1)
+    clips = Segments.of(_LENGTHS).changed(lambda tensor: tensor.to(device))
+    return Speech(embeddings=embeddings, valid=valid.to(device), clips=clips)
 
 
 def _rows(vocabulary: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from train.model.packing import Segments
+from train.model.packing import Segments, Selection
 from train.model.shipping import Shipped
 
 
@@ -29,10 +29,21 @@ class Sequences(Shipped):
     """Number of positions at the start that are equal in all rows; they hold no speech and predict nothing."""
     rows: Segments | None = None
     """In the packed layout, the rows after the shared start, which stands once; b is then 1."""
+    speech_places: Selection | None = None
+    """In the packed layout, the true positions of `speech`."""
+    predicting: Selection | None = None
+    """In the packed layout, the true positions of `predicts`, counted from the end of the shared start."""
 
     def to(self, device: torch.device) -> "Sequences":
         """Copy to a device."""
         return self.changed(lambda tensor: tensor.to(device))
+
+    @property
+    def num_predicting(self) -> int | None:
+        """Number of positions that predict a response token; None if a GPU would have to be asked for it."""
+        if self.predicting is not None:
+            return len(self.predicting.places)
+        return int(self.predicts.sum()) if self.predicts.device.type == "cpu" else None
 
     def padded_left(self) -> "Sequences":
         """Move the padding of each row to the left, as generation needs it."""
@@ -49,6 +60,8 @@ class Sequences(Shipped):
             predicts=change(self.predicts),
             num_shared=self.num_shared,
             rows=None if self.rows is None else self.rows.changed(change),
+            speech_places=None if self.speech_places is None else self.speech_places.changed(change),
+            predicting=None if self.predicting is None else self.predicting.changed(change),
         )
 
 
@@ -93,7 +106,7 @@ class Batch(Shipped):
 
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
-            assert sequences is None or int(sequences.predicts.sum()) == len(self.response_ids)
+            assert sequences is None or sequences.num_predicting in (None, len(self.response_ids))
         assert self.signals is None or len(self.signals.top_ids) == len(self.response_ids)
 
     def to(self, device: torch.device) -> "Batch":
@@ -163,13 +176,16 @@ def packed_sequences(
     before_response = [len(row) - 1 - len(response) for row, response in zip(rows, responses, strict=True)]
     runs = [(num, len(response), 1) for num, response in zip(before_response, responses, strict=True)]
     predicts = np.repeat([False, *[False, True, False] * len(rows)], [len(start), *chain.from_iterable(runs)])
+    speech = np.array([token is None for token in whole])
     return Sequences(
         token_ids=torch.from_numpy(np.array([[token or 0 for token in whole]], np.int64)),
         attended=torch.ones(1, len(whole), dtype=torch.bool),
-        speech=torch.from_numpy(np.array([[token is None for token in whole]])),
+        speech=torch.from_numpy(speech[np.newaxis]),
         predicts=torch.from_numpy(predicts[np.newaxis]),
         num_shared=len(start),
         rows=Segments.of([len(row) for row in rows], num_shared=len(start)),
+        speech_places=Selection.of(speech),
+        predicting=Selection.of(predicts[len(start) :]),
     )
 
 

@@ -93,6 +93,36 @@ class Segments(Shipped):
         return _gather(x.flatten(0, 1), self.back, self.places.flatten())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection(Shipped):
+    """Some positions of a sequence, which are another sequence. To take or to place them reads no GPU."""
+
+    places: Int[Tensor, " n"]
+    """The position of each selected one."""
+    numbers: Int[Tensor, " l"]
+    """For each position of the sequence, its number among the selected ones; n if it is not selected."""
+
+    @staticmethod
+    def of(selected: Bool[np.ndarray, " l"]) -> "Selection":
+        """Return the selection of the positions that are true."""
+        places = np.flatnonzero(selected)
+        numbers = np.full(len(selected), len(places))
+        numbers[places] = np.arange(len(places))
+        return Selection(places=torch.from_numpy(places), numbers=torch.from_numpy(numbers))
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Selection":
+        """Return a selection whose tensors are `change` of these."""
+        return Selection(places=change(self.places), numbers=change(self.numbers))
+
+    def taken(self, x: Float[Tensor, "l ..."]) -> Float[Tensor, "n ..."]:
+        """Return the selected values."""
+        return _gather(x, self.places, self.numbers)
+
+    def placed(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "l ..."]:
+        """Return values at the selected positions; 0 elsewhere."""
+        return _gather(x, self.numbers, self.places)
+
+
 class _Gather(torch.autograd.Function):
     """Gathers rows; so does its gradient, which is faster on a GPU than that of indexing, and always the same."""
 

@@ -28,6 +28,8 @@ class Speech:
 
     embeddings: Float[Tensor, "b s d"]
     valid: Bool[Tensor, "b s"]
+    clips: Segments | None = None
+    """Where the embeddings are when they stand one after another, as the packed layout needs them."""
 
     def pooled(self) -> Float[Tensor, "b d"]:
         """Return the mean of the valid embeddings of each clip."""
@@ -99,7 +101,7 @@ class SpeechLLM(nn.Module):
             with self._checkpointed(layers, packed_attention):
                 states = self.encoder.packed(features, clips[0], clips[1])
             embeddings = self.adapter.packed(states, clips[1:])
-            return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid)
+            return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid, clips=clips[-1])
         with self._checkpointed(layers, lambda _layer: nullcontext()):
             states, lengths = self.encoder(features, num_frames)
         embeddings, lengths = self.adapter(states, lengths)
@@ -110,9 +112,12 @@ class SpeechLLM(nn.Module):
         embeddings: Tensor = self.token_embeddings(sequences.token_ids)
         if speech is None:
             return embeddings
-        return embeddings.masked_scatter(
-            sequences.speech[..., None], speech.embeddings[speech.valid].to(embeddings.dtype)
-        )
+        is_speech = sequences.speech[..., None]
+        if sequences.speech_places is None:
+            return embeddings.masked_scatter(is_speech, speech.embeddings[speech.valid].to(embeddings.dtype))
+        assert speech.clips is not None
+        heard = speech.clips.sequence(speech.embeddings.to(embeddings.dtype))
+        return torch.where(is_speech, sequences.speech_places.placed(heard), embeddings)
 
     def response_states(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
         """Return the final hidden states that predict response tokens; P-LoRA acts at the speech positions.
@@ -140,7 +145,10 @@ class SpeechLLM(nn.Module):
                 use_cache=start is not None,
                 **arguments,
             )
-        return output.last_hidden_state[sequences.predicts[:, shared:]]  # type: ignore[no-any-return]
+        states: Tensor = output.last_hidden_state
+        if sequences.predicting is None:
+            return states[sequences.predicts[:, shared:]]
+        return sequences.predicting.taken(states[0])
 
     @contextmanager
     def _surroundings(self, speech: Bool[Tensor, "b l"], is_packed: bool, module: nn.Module) -> Iterator[None]:
