@@ -83,12 +83,12 @@ CONFIGURATIONS = {
 
 def settings_of(configuration: Configuration) -> FitParams:
     """Return the parameters of the stage."""
-    limits = BatchParams(layout=configuration.layout, max_frames=10**6, max_positions=10**6, per_step=1)
+    limits = BatchParams(layout=configuration.layout, max_frames=10**6, max_positions=10**6, per_step=1, round_up=False)
     shared: dict[str, Any] = {
         "seed": 1, "epochs": 1.0, "max_steps": None, "batches": limits, "mixture": None, "augment": "none",
         "learning_rate": 1e-6, "warmup_steps": 0, "weight_decay": 0.05, "max_grad_norm": 1.0, "precision": "float32",
         "workers": 0, "log_every": 1, "evaluate_every": 1, "save_every": 1, "schedule": "as-published", "stall": None,
-        "stop_after": None, "keep": "last", "keep_checkpoints": 1, "checkpoint_layers": False,
+        "stop_after": None, "keep": "last", "keep_checkpoints": 1, "checkpoint_layers": False, "compile_layers": False,
     }  # fmt: skip
     if configuration.is_emotion:
         return EmotionFitParams(**shared, plora=PLORA, train_encoder=True, emotion_weight=1.0)

@@ -31,10 +31,11 @@ FIRST_WITHIN, MEAN_WITHIN = 0.005, 0.02  # shares of the CPU's loss
 EMOTIONS = ["neutral", "sad", "angry", "happy", "surprise"]
 FIT: dict[str, Any] = {
     "seed": 1, "epochs": 1000.0, "max_steps": STEPS,
-    "batches": {"layout": "padded", "max_frames": 1500, "max_positions": 1300, "per_step": 1}, "mixture": None,
+    "batches": {"layout": "padded", "max_frames": 1500, "max_positions": 1300, "per_step": 1, "round_up": False},
+    "mixture": None,
     "warmup_steps": 10, "schedule": "as-published", "weight_decay": 0.05, "max_grad_norm": 1.0, "workers": 0,
     "log_every": 1, "evaluate_every": 10_000, "save_every": 10_000, "keep_checkpoints": 1, "stall": None,
-    "stop_after": None, "keep": "last", "augment": "none", "checkpoint_layers": False,
+    "stop_after": None, "keep": "last", "augment": "none", "checkpoint_layers": False, "compile_layers": False,
 }  # fmt: skip
 SEMANTIC = {"learning_rate": 2e-4, "pad_to_30s": False, "warm_start": None, "teacher": "exact", "temperature": 2.0}
 PLORA = {"rank": 8, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}

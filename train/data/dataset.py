@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,29 +148,35 @@ class Collator:
         with_teacher: bool,
         with_signals: bool = False,
         lay_out: Callable[..., Sequences] = sequences,
+        round_up: bool = False,
     ) -> None:
-        """`lay_out` is `sequences`, or `packed_sequences` for the packed layout."""
+        """`lay_out` is `sequences`, or `packed_sequences` for the packed layout, which `round_up` pads to few sizes."""
         self.shell = shell
         self.with_teacher = with_teacher
         self.with_signals = with_signals
-        self.lay_out = lay_out
+        self.lay_out = partial(lay_out, round_up=True) if round_up else lay_out
+        self.round_up = round_up
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Make a batch of the examples, in their order."""
         responses = [example.response_ids for example in examples]
         speech = [[None] * num_speech_tokens(example.num_frames) for example in examples]
         student = self.lay_out(self.shell.before_speech, speech, self.shell.after, responses)
-        features, clips = join_clips(examples, packed=student.rows is not None)
+        features, clips = join_clips(examples, packed=student.rows is not None, round_up=self.round_up)
+        response_ids = torch.tensor([token for response in responses for token in response])
+        num_rows = len(examples) if clips is None else len(clips[-1].places)
+        num_responses = len(response_ids) if student.predicting is None else len(student.predicting.places)
         return Batch(
             features=features,
-            num_frames=torch.tensor([example.num_frames for example in examples]),
+            num_frames=_padded(torch.tensor([example.num_frames for example in examples]), num_rows),
             student=student,
             teacher=self._teacher(examples, responses) if self.with_teacher else None,
-            signals=_signals(examples) if self.with_signals else None,
-            response_ids=torch.tensor([token for response in responses for token in response]),
-            emotion=torch.tensor([example.emotion for example in examples]),
+            signals=_signals(examples, num_responses) if self.with_signals else None,
+            response_ids=_padded(response_ids, num_responses),
+            emotion=_padded(torch.tensor([example.emotion for example in examples]), num_rows, -1),
             clips=clips,
             ids=tuple(example.id for example in examples),
+            num_padding=num_responses - len(response_ids),
         )
 
     def _teacher(self, examples: Sequence[Example], responses: list[list[int]]) -> Sequences:
@@ -178,20 +185,35 @@ class Collator:
         return self.lay_out(self.shell.before_text, texts, self.shell.after, responses)
 
 
-def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Tensor, tuple[Segments, ...] | None]:
-    """Return the log-mel of all clips, padded or one after another, and where the packed clips are (`Batch.clips`)."""
+def join_clips(
+    examples: Sequence[Example], packed: bool, round_up: bool = False
+) -> tuple[Tensor, tuple[Segments, ...] | None]:
+    """Return the log-mel of all clips, padded or one after another, and where the packed clips are (`Batch.clips`).
+
+    `round_up` adds padding after packed clips, so that few sizes occur.
+    """
     features = [example.features for example in examples]
     if not packed:
         return pad_features(features), None
     lengths = [[example.num_frames for example in examples]]
     for _ in range(NUM_HALVINGS):
         lengths.append([halved(length) for length in lengths[-1]])
-    joined = np.concatenate([clip.numpy().T for clip in features])  # three times as fast as torch.cat of transposes
-    return torch.from_numpy(joined), tuple(Segments.of(level) for level in lengths)
+    clips = tuple(Segments.of(level, round_up=round_up) for level in lengths)
+    padding = np.zeros((len(clips[0].back) - sum(lengths[0]), len(features[0])), features[0].numpy().dtype)
+    # three times as fast as torch.cat of transposes
+    joined = np.concatenate([*(clip.numpy().T for clip in features), padding])
+    return torch.from_numpy(joined), clips
 
 
-def _signals(examples: Sequence[Example]) -> TopKTeacher:
+def _signals(examples: Sequence[Example], size: int) -> TopKTeacher:
     return TopKTeacher(
-        top_ids=torch.tensor([step for example in examples for step in example.top_ids or []]),
-        top_logprobs=torch.tensor([step for example in examples for step in example.top_logprobs or []]),
+        top_ids=_padded(torch.tensor([step for example in examples for step in example.top_ids or []]), size),
+        top_logprobs=_padded(torch.tensor([step for example in examples for step in example.top_logprobs or []]), size),
     )
+
+
+def _padded(values: Tensor, size: int, value: int = 0) -> Tensor:
+    """Return values, padded at the end to `size`."""
+    whole = values.new_full((size, *values.shape[1:]), value)
+    whole[: len(values)] = values
+    return whole

@@ -23,6 +23,8 @@ class BatchParams(Section):
     """LLM positions of a batch on one device, with padding: of the student, and of the teacher if it runs."""
     per_step: PositiveInt
     """Batches of an optimizer step, on all devices together."""
+    round_up: bool
+    """Pad packed batches to few sizes, at most 1/16 over the budget: a GPU is slow on sizes that it has not seen."""
 
 
 class MixtureParams(Section):
@@ -67,6 +69,8 @@ class FitParams(Section):
     checkpoint_layers: bool
     """Keep only the input of each layer for the gradient, and compute the rest again: less memory, more time, the same
     gradient. For LLMs of several billion parameters."""
+    compile_layers: bool
+    """Compile the layers of encoder and LLM (torch.compile), for the packed layout on a GPU: a minute at the start."""
     workers: Annotated[int, Field(ge=0)]
     """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
     log_every: PositiveInt

@@ -33,7 +33,7 @@ from train.fit.trainer import Trainer
 from train.fit.watch import Best, Watch
 from train.model import SpeechLLM
 from train.model_config import ModelConfig
-from train.own_forward import checkpoint_layers
+from train.own_forward import checkpoint_layers, compile_layers
 from train.precision import avoid_shape_plans
 
 
@@ -58,6 +58,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     check_layout(settings, config, model)
     if settings.checkpoint_layers:
         checkpoint_layers(model)
+    if settings.compile_layers:
+        compile_layers(model)
     data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
     check_dev(settings, data, folders.data)
     if kind == "emotion":

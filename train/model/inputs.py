@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from train.model.packing import Segments, Selection
+from train.model.packing import Segments
+from train.model.selection import Selection, rounded_up
 from train.model.shipping import Shipped
 
 
@@ -40,7 +41,7 @@ class Sequences(Shipped):
 
     @property
     def num_predicting(self) -> int | None:
-        """Number of positions that predict a response token; None if a GPU would have to be asked for it."""
+        """Number of positions that predict a response token or are padding; None if only a GPU knows it."""
         if self.predicting is not None:
             return len(self.predicting.places)
         return int(self.predicts.sum()) if self.predicts.device.type == "cpu" else None
@@ -95,14 +96,16 @@ class Batch(Shipped):
     """The stored teacher of stage 1, in place of `teacher`."""
     response_ids: Int[Tensor, " n"]
     """The response tokens of all rows, concatenated. They are the targets of the positions where `student.predicts` is
-    true."""
+    true. If sizes are rounded up, 0 at the end."""
     emotion: Int[Tensor, " b"]
-    """Emotion class of each clip; -1 if unknown."""
+    """Emotion class of each clip; -1 if unknown, and at padding."""
     clips: tuple[Segments, ...] | None = None
     """In the packed layout, the segments of the clips: of the log-mel, of the encoder states, and of the result of each
     convolution of the adapter; the last are those of the speech embeddings."""
     ids: tuple[str, ...] = ()
     """Ids of the rows, for messages."""
+    num_padding: int = 0
+    """Response positions at the end that are padding: their losses do not count."""
 
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
@@ -128,7 +131,13 @@ class Batch(Shipped):
             emotion=change(self.emotion),
             clips=None if self.clips is None else tuple(segments.changed(change) for segments in self.clips),
             ids=self.ids,
+            num_padding=self.num_padding,
         )
+
+    @property
+    def num_responses(self) -> int:
+        """Number of response tokens, without padding."""
+        return len(self.response_ids) - self.num_padding
 
     @property
     def num_positions(self) -> int:
@@ -167,25 +176,33 @@ def packed_sequences(
     responses: Sequence[Sequence[int]],
     *,
     shares_start: bool,
+    round_up: bool = False,
 ) -> Sequences:
-    """Lay out the same rows one after another in one sequence; `before` stands once, or at each row."""
+    """Lay out the same rows one after another in one sequence; `before` stands once, or at each row.
+
+    `round_up` adds padding, so that few sizes occur.
+    """
     start = list(before) if shares_start else []
     own = [] if shares_start else list(before)
     rows = [[*own, *content, *after, *response] for content, response in zip(contents, responses, strict=True)]
     whole = [*start, *(token for row in rows for token in row)]
+    num_own = len(whole) - len(start)
+    num_padding = rounded_up(num_own) - num_own if round_up else 0
     before_response = [len(row) - 1 - len(response) for row, response in zip(rows, responses, strict=True)]
     runs = [(num, len(response), 1) for num, response in zip(before_response, responses, strict=True)]
-    predicts = np.repeat([False, *[False, True, False] * len(rows)], [len(start), *chain.from_iterable(runs)])
-    speech = np.array([token is None for token in whole])
+    predicts = np.repeat(
+        [False, *[False, True, False] * len(rows), False], [len(start), *chain.from_iterable(runs), num_padding]
+    )
+    speech = np.pad(np.array([token is None for token in whole]), (0, num_padding))
     return Sequences(
-        token_ids=torch.from_numpy(np.array([[token or 0 for token in whole]], np.int64)),
-        attended=torch.ones(1, len(whole), dtype=torch.bool),
+        token_ids=torch.from_numpy(np.array([[*(token or 0 for token in whole), *[0] * num_padding]], np.int64)),
+        attended=torch.arange(len(whole) + num_padding)[None] < len(whole),
         speech=torch.from_numpy(speech[np.newaxis]),
         predicts=torch.from_numpy(predicts[np.newaxis]),
         num_shared=len(start),
-        rows=Segments.of([len(row) for row in rows], num_shared=len(start)),
-        speech_places=Selection.of(speech),
-        predicting=Selection.of(predicts[len(start) :]),
+        rows=Segments.of([len(row) for row in rows], num_shared=len(start), round_up=round_up),
+        speech_places=Selection.of(speech, round_up=round_up),
+        predicting=Selection.of(predicts[len(start) :], round_up=round_up),
     )
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from train.model.adapter import ConvAdapter
 from train.model.checkpointed_layers import StartCache, checkpointed, decoder_layers
+from train.model.compiled_layers import Backend, compile_layers, given_start
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Sequences
@@ -32,9 +33,9 @@ class Speech:
     """Where the embeddings are when they stand one after another, as the packed layout needs them."""
 
     def pooled(self) -> Float[Tensor, "b d"]:
-        """Return the mean of the valid embeddings of each clip."""
+        """Return the mean of the valid embeddings of each clip; 0 for a clip of padding that has none."""
         weights = self.valid[..., None].to(self.embeddings.dtype)
-        return (self.embeddings * weights).sum(1) / weights.sum(1)
+        return (self.embeddings * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,10 @@ class SpeechLLM(nn.Module):
         """Add P-LoRA to the LLM (stage 2); it changes no output until B is trained."""
         add_plora(self.llm, config, self.speech_mask)
         self.plora = config
+
+    def compile_layers(self, backend: Backend = "inductor") -> None:
+        """Compile the layers of encoder and LLM for the packed layout; the other layout stays as it is."""
+        compile_layers([*self.encoder.whisper.layers, *decoder_layers(self.llm)], backend)
 
     @property
     def token_embeddings(self) -> nn.Embedding:
@@ -129,20 +134,24 @@ class SpeechLLM(nn.Module):
         shared = sequences.num_shared if self.shares_start or rows is not None else 0
         embeddings = self.embed(sequences, speech)
         start = self._start(embeddings[:1, :shared], len(embeddings)) if shared else None
+        own = embeddings[:, shared:]
+        handed_over: AbstractContextManager[None] = nullcontext()
         if rows is None:
             positions = torch.arange(shared, embeddings.shape[1], device=embeddings.device)
-            arguments: dict[str, Any] = {"attention_mask": sequences.attended}
+            arguments: dict[str, Any] = {"attention_mask": sequences.attended, "past_key_values": start}
         else:
             positions = shared + rows.offsets
             arguments = {"segments": rows}
+            own = own.clone()  # no view: a layer is compiled again for a view
+            if start is not None:
+                handed_over = given_start(decoder_layers(self.llm), start)
         surroundings = partial(self._surroundings, sequences.speech[:, shared:], rows is not None)
         layers = decoder_layers(self.llm) if self.checkpoints_layers else []
-        with surroundings(self.llm), self._checkpointed(layers, surroundings):
+        with surroundings(self.llm), self._checkpointed(layers, surroundings), handed_over:
             output = self.llm.base_model(
-                inputs_embeds=embeddings[:, shared:],
+                inputs_embeds=own,
                 position_ids=positions[None],
-                past_key_values=start,
-                use_cache=start is not None,
+                use_cache=rows is None and start is not None,
                 **arguments,
             )
         states: Tensor = output.last_hidden_state
