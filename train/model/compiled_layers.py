@@ -44,9 +44,10 @@ def _compiled(forward: Callable[..., Any], backend: Backend) -> Callable[..., An
 @contextmanager
 def given_start(layers: Sequence[nn.Module], start: Cache) -> Iterator[None]:
     """Give each layer the keys and values of the shared start, which `attend` puts before its own."""
+    of_layers: list[Any] = start.layers
     hooks = [
         layer.register_forward_pre_hook(partial(_add_start, (cached.keys, cached.values)), with_kwargs=True)
-        for layer, cached in zip(layers, start.layers, strict=True)
+        for layer, cached in zip(layers, of_layers, strict=True)
     ]
     try:
         yield

@@ -171,7 +171,7 @@ def _varlen_runs(query: Tensor) -> bool:
     return query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and _has_flash_attention()
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_flash_attention() -> bool:
     return torch.cuda.get_device_capability()[0] >= 8
 

@@ -33,7 +33,7 @@ class NoWaiting(TorchDispatchMode):
     """Raises AssertionError at an operation for which a GPU would make the host wait."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.num_operations = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -79,7 +79,8 @@ def run_step(model: SpeechLLM, stage: int, batch: Batch) -> int:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert trained
     assert all(parameter.grad is not None and parameter.grad.device == META for parameter in trained)
-    return counter.num_operations
+    num_operations: int = counter.num_operations
+    return num_operations
 
 
 @pytest.mark.parametrize(("stage", "is_stored"), [(1, False), (1, True), (2, False)])
