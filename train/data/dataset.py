@@ -165,7 +165,7 @@ class Collator:
         features, clips = join_clips(examples, packed=student.rows is not None, round_up=self.round_up)
         response_ids = torch.tensor([token for response in responses for token in response])
         num_rows = len(examples) if clips is None else len(clips[-1].places)
-        num_responses = len(response_ids) if student.predicting is None else len(student.predicting.places)
+        num_responses = len(response_ids) if student.response_places is None else len(student.response_places.places)
         return Batch(
             features=features,
             num_frames=_padded(torch.tensor([example.num_frames for example in examples]), num_rows),

@@ -32,7 +32,7 @@ class Sequences(Shipped):
     """In the packed layout, the rows after the shared start, which stands once; b is then 1."""
     speech_places: Selection | None = None
     """In the packed layout, the true positions of `speech`."""
-    predicting: Selection | None = None
+    response_places: Selection | None = None
     """In the packed layout, the true positions of `predicts`, counted from the end of the shared start."""
 
     def to(self, device: torch.device) -> "Sequences":
@@ -40,10 +40,10 @@ class Sequences(Shipped):
         return self.changed(lambda tensor: tensor.to(device))
 
     @property
-    def num_predicting(self) -> int | None:
+    def num_response_places(self) -> int | None:
         """Number of positions that predict a response token or are padding; None if only a GPU knows it."""
-        if self.predicting is not None:
-            return len(self.predicting.places)
+        if self.response_places is not None:
+            return len(self.response_places.places)
         return int(self.predicts.sum()) if self.predicts.device.type == "cpu" else None
 
     def padded_left(self) -> "Sequences":
@@ -62,7 +62,7 @@ class Sequences(Shipped):
             num_shared=self.num_shared,
             rows=None if self.rows is None else self.rows.changed(change),
             speech_places=None if self.speech_places is None else self.speech_places.changed(change),
-            predicting=None if self.predicting is None else self.predicting.changed(change),
+            response_places=None if self.response_places is None else self.response_places.changed(change),
         )
 
 
@@ -109,7 +109,7 @@ class Batch(Shipped):
 
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
-            assert sequences is None or sequences.num_predicting in (None, len(self.response_ids))
+            assert sequences is None or sequences.num_response_places in (None, len(self.response_ids))
         assert self.signals is None or len(self.signals.top_ids) == len(self.response_ids)
 
     def to(self, device: torch.device) -> "Batch":
@@ -202,7 +202,7 @@ def packed_sequences(
         num_shared=len(start),
         rows=Segments.of([len(row) for row in rows], num_shared=len(start), round_up=round_up),
         speech_places=Selection.of(speech, round_up=round_up),
-        predicting=Selection.of(predicts[len(start) :], round_up=round_up),
+        response_places=Selection.of(predicts[len(start) :], round_up=round_up),
     )
 
 

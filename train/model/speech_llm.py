@@ -121,8 +121,8 @@ class SpeechLLM(nn.Module):
         if sequences.speech_places is None:
             return embeddings.masked_scatter(is_speech, speech.embeddings[speech.valid].to(embeddings.dtype))
         assert speech.clips is not None
-        heard = speech.clips.sequence(speech.embeddings.to(embeddings.dtype))
-        return torch.where(is_speech, sequences.speech_places.placed(heard), embeddings)
+        packed = speech.clips.sequence(speech.embeddings.to(embeddings.dtype))
+        return torch.where(is_speech, sequences.speech_places.placed(packed), embeddings)
 
     def response_states(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
         """Return the final hidden states that predict response tokens; P-LoRA acts at the speech positions.
@@ -155,9 +155,9 @@ class SpeechLLM(nn.Module):
                 **arguments,
             )
         states: Tensor = output.last_hidden_state
-        if sequences.predicting is None:
+        if sequences.response_places is None:
             return states[sequences.predicts[:, shared:]]
-        return sequences.predicting.taken(states[0])
+        return sequences.response_places.taken(states[0])
 
     @contextmanager
     def _surroundings(self, speech: Bool[Tensor, "b l"], is_packed: bool, module: nn.Module) -> Iterator[None]:

@@ -103,7 +103,7 @@ def test_nor_does_a_step_with_the_attention_of_a_gpu(
 def test_the_test_finds_what_waits(tiny_models: ModelsParams) -> None:
     model = model_of(2, tiny_models).to(META)
     batch = batch_of(2)
-    by_mask = replace(batch, student=replace(batch.student, predicting=None))
+    by_mask = replace(batch, student=replace(batch.student, response_places=None))
     for waiting in (by_mask, batch_of(2, is_packed=False)):
         with pytest.raises((AssertionError, NotImplementedError, RuntimeError), match=r"aten|meta"):
             run_step(model, 2, waiting)
