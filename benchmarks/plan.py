@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2Config, WhisperConfig
@@ -27,7 +28,7 @@ from benchmarks.results_file import ROOT, recorded
 from pipeline.stage import UserError, say
 from pipeline.tables.packed import PromptShell
 from train.data.sampler import Layout
-from train.fit.params import BatchParams, EmotionFitParams, FitParams, PloraParams, SemanticFitParams
+from train.fit.params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams
 from train.fit.run import make_objective, make_optimizer, make_schedule
 from train.fit.trainer import Trainer
 from train.model import Batch, SpeechLLM
@@ -43,6 +44,9 @@ NUM_EMOTIONS = 5
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
 """Variables that make glibc give freed memory back at once, and keep to one thread: others may use the cores."""
 PLORA = PloraParams(rank=16, alpha=16, dropout=0.05, targets="all-linear")
+EMOTION = {"plora": PLORA.model_dump(), "train_encoder": True}
+SEMANTIC = {"warm_start": None, "pad_to_30s": False}
+"""What differs from params.yaml."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +87,12 @@ CONFIGURATIONS = {
 
 def settings_of(configuration: Configuration) -> FitParams:
     """Return the parameters of the stage."""
-    limits = BatchParams(layout=configuration.layout, max_frames=10**6, max_positions=10**6, per_step=1)
-    shared: dict[str, Any] = {
-        "seed": 1, "epochs": 1.0, "max_steps": None, "batches": limits, "mixture": None, "augment": "none",
-        "learning_rate": 1e-6, "warmup_steps": 0, "weight_decay": 0.05, "max_grad_norm": 1.0, "precision": "float32",
-        "workers": 0, "log_every": 1, "evaluate_every": 1, "save_every": 1, "schedule": "as-published", "stall": None,
-        "stop_after": None, "keep": "last", "keep_checkpoints": 1, "checkpoint_layers": False, "shard_llm": False,
-        "hang_minutes": 30.0, "answers": 0, "trackers": [],
-    }  # fmt: skip
-    if configuration.is_emotion:
-        return EmotionFitParams(**shared, plora=PLORA, train_encoder=True, emotion_weight=1.0)
-    return SemanticFitParams(**shared, warm_start=None, pad_to_30s=False, teacher="exact", temperature=2.0)
+    kind, own = ("emotion", EMOTION) if configuration.is_emotion else ("semantic", SEMANTIC)
+    usual = yaml.safe_load((ROOT / "params.yaml").read_text())["fit"][kind]
+    limits = {"layout": configuration.layout, "max_frames": 10**6, "max_positions": 10**6, "per_step": 1}
+    section = {**usual, **own, "precision": "float32", "batches": {**limits, "round_up": False}}
+    fit: type[FitParams] = EmotionFitParams if configuration.is_emotion else SemanticFitParams
+    return fit.model_validate(section)
 
 
 def batch_of(configuration: Configuration) -> Batch:

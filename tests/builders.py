@@ -163,7 +163,7 @@ def change_params(changes: Mapping[str, Any], path: Path = Path("params.yaml"), 
 
 def batch_section(**changes: Any) -> dict[str, Any]:
     """Build the section `batches` of training; four train rows of `packed_folder` are a batch."""
-    return {"layout": "padded", "max_frames": 240, "max_positions": 100, "per_step": 1, **changes}
+    return {"layout": "padded", "max_frames": 240, "max_positions": 100, "per_step": 1, "round_up": False, **changes}
 
 
 def fit_section(**changes: Any) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def fit_section(**changes: Any) -> dict[str, Any]:
         "max_grad_norm": 1.0, "precision": "float32", "workers": 0, "log_mel_on": "loader",
         "log_every": 1, "evaluate_every": 3, "save_every": 2, "keep_checkpoints": 2,
         "stall": None, "stop_after": None, "keep": "last", "augment": "none", "checkpoint_layers": False,
-        "shard_llm": False,
+        "shard_llm": False, "compile_layers": False,
         "hang_minutes": 30.0, "answers": 0, "trackers": ["tensorboard"],
     }  # fmt: skip
     return {**section, **changes}

@@ -42,7 +42,13 @@ def folder(tmp_path: Path, root: Path) -> Path:
     steps = {
         "epochs": 40,
         "max_steps": None,
-        "batches": {"layout": "padded", "max_frames": 20_000, "max_positions": 20_000, "per_step": 1},  # all clips
+        "batches": {
+            "layout": "padded",
+            "max_frames": 20_000,
+            "max_positions": 20_000,
+            "per_step": 1,
+            "round_up": False,
+        },
         "log_every": 20,
         "evaluate_every": 1000,
         "save_every": 1000,

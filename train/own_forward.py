@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from pipeline.stage import UserError
 from train.model import Sequences, Speech, SpeechLLM
+from train.model.compiled_layers import Backend
 from train.model.inputs import packed_sequences, sequences
+from train.model.packing import Segments
 
 _BEFORE, _AFTER = 3, 2  # tokens around the content
 _LENGTHS = (4, 2)  # tokens of the content, and also of the response, of each row
@@ -49,17 +51,32 @@ def check_own_forward(model: SpeechLLM) -> None:
 
 def checkpoint_layers(model: SpeechLLM) -> None:
     """Set `model.checkpoints_layers`; raises UserError if layers that are computed again give another gradient."""
+
+    def change() -> None:
+        model.checkpoints_layers = True
+
+    _check_layers(model, change, "checkpoint_layers", "computed again", _HEAD_TOLERANCE)
+
+
+def compile_layers(model: SpeechLLM, backend: Backend = "inductor") -> None:
+    """Compile the layers of a model; raises UserError if that fails, or if they give another gradient then."""
+    _check_layers(model, partial(model.compile_layers, backend), "compile_layers", "compiled", _STATES_TOLERANCE)
+
+
+def _check_layers(
+    model: SpeechLLM, change: Callable[[], None], parameter: str, how: str, tolerances: dict[torch.dtype, float]
+) -> None:
     kept, found = _gradient(model), ""
-    model.checkpoints_layers = True
     try:
+        change()
         difference = float((_gradient(model) - kept).norm() / kept.norm())
-        if not difference <= _tolerance(model, _HEAD_TOLERANCE):  # nor if it is not a number
+        if not difference <= _tolerance(model, tolerances):  # nor if it is not a number
             found = f"a gradient that differs by {difference:.2g}"
     except CANNOT_RUN as error:
         found = describe(error)
     if found:
-        where = f"fit.*.checkpoint_layers: found true, expected false: layers of {type(model.llm).__name__}"
-        raise UserError(f"{where} that are computed again give {found}")
+        where = f"fit.*.{parameter}: found true, expected false: layers of {type(model.llm).__name__}"
+        raise UserError(f"{where} that are {how} give {found}")
 
 
 def describe(error: Exception) -> str:
@@ -93,7 +110,7 @@ def _packs(model: SpeechLLM, rows: list[list[int]]) -> bool:
     lay_out = partial(packed_sequences, shares_start=model.shares_start)
     after = range(_BEFORE + _LENGTHS[0], _BEFORE + _LENGTHS[0] + _AFTER)
     other = [token if place < _BEFORE or place in after else token + 1 for place, token in enumerate(rows[0])]
-    with suppress(*CANNOT_RUN):
+    with suppress(*CANNOT_RUN, UserError):  # the last one if its layers are not found
         padded, packed, beside_other = (
             model.output_head.logits(model.response_states(asked.to(model.token_embeddings.weight.device), None))
             for asked in (
@@ -165,7 +182,9 @@ def _speech(model: SpeechLLM, rows: list[list[int]]) -> Speech:
     longest = max(_LENGTHS)
     words = torch.tensor([row[_BEFORE : _BEFORE + longest] for row in rows], device=device)
     valid = torch.arange(longest) < torch.tensor(_LENGTHS)[:, None]
-    return Speech(embeddings=model.token_embeddings(words).roll(1, dims=-1), valid=valid.to(device))
+    embeddings = model.token_embeddings(words).roll(1, dims=-1)
+    clips = Segments.of(_LENGTHS).changed(lambda tensor: tensor.to(device))
+    return Speech(embeddings=embeddings, valid=valid.to(device), clips=clips)
 
 
 def _rows(vocabulary: int) -> list[list[int]]:

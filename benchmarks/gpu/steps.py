@@ -1,13 +1,15 @@
 """Part 3: time full-size training steps of a stage, in our two layouts and in the official layout in turn.
 
 The padded and the official layout run on the same batches. The packed layout has its own batches, planned from the same
-clips with the same budget, so compare their useful FLOP/s. Batches come in random order, as in training, after a
-warm-up on other batches. Each batch runs once when its lengths are new. Half of the batches run again when their
-lengths are known.
+clips with the same budget, so compare their useful FLOP/s. It runs as it is and with sizes that are rounded up
+("rounded"). Batches come in random order, as in training, after a warm-up on other batches. Each batch runs once when
+its lengths are new. Half of the batches run again when their lengths are known. At last, the layers are compiled, and
+the rounded batches run again ("compiled"): compare with "rounded_seen".
 """
 
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -63,9 +65,9 @@ class Steps:
         self.official = self._trainer(OfficialLayout(self.model), official, self.ours.optimizer)
         with_teacher = stage == "semantic"
         self.collate = Collator(frame(), with_teacher)
-        self.collate_packed = Collator(
-            frame(), with_teacher, lay_out=partial(packed_sequences, shares_start=self.model.shares_start)
-        )
+        packing = partial(packed_sequences, shares_start=self.model.shares_start)
+        self.collate_packed = Collator(frame(), with_teacher, lay_out=packing)
+        self.collate_rounded = Collator(frame(), with_teacher, lay_out=packing, round_up=True)
         self.flops = UsefulFlops(self.model)
         self.taken = 0
 
@@ -76,6 +78,10 @@ class Steps:
     def packed_on(self, clips: Sequence[Example]) -> Batch:
         """Make a batch of clips in our packed layout."""
         return self.collate_packed(clips)
+
+    def rounded_on(self, clips: Sequence[Example]) -> Batch:
+        """Make a batch of clips in our packed layout, with sizes that are rounded up."""
+        return self.collate_rounded(clips)
 
     def official_on(self, clips: Sequence[Example]) -> Batch:
         """Make a batch of clips in the official layout."""
@@ -206,6 +212,7 @@ def main(
     for clips, packed in zip(warm_up[COUNTED:], warm_up_packed[COUNTED:], strict=True):
         steps.step(steps.ours, steps.padded_on(clips))
         steps.step(steps.ours, steps.packed_on(packed))
+        steps.step(steps.ours, steps.rounded_on(packed))
         steps.step(steps.official, steps.official_on(clips))
     figures.add(flops_executed=measure_flops(steps, warm_up[:COUNTED]))
     sections.watch(steps.model)
@@ -215,6 +222,7 @@ def main(
         ("packed", profiled_packed, timed_packed, steps.packed_on),
     ):
         _profile(figures, steps, name, layout(new[0]), layout(seen[0]))
+    _compiled(figures, steps, warm_up_packed, timed_packed, ceiling, "eager" if tiny else "inductor")
 
 
 def _in_turn(
@@ -225,15 +233,16 @@ def _in_turn(
     ceiling: float,
 ) -> None:
     """Time all layouts on new lengths, then on half of them again; `batches` are pairs of a padded and a packed one."""
-    medians: dict[str, dict[str, float]] = {"padded": {}, "packed": {}, "official": {}}
+    medians: dict[str, dict[str, float]] = {"padded": {}, "packed": {}, "rounded": {}, "official": {}}
     for lengths, taken in (("new", batches), ("seen", batches[: -(-len(batches) // 2)])):
         timed = {layout: Timed() for layout in medians}
         for padded, packed in taken:
             timed["padded"].take(sections, steps, steps.ours, steps.padded_on(padded))
             timed["packed"].take(Sections(), steps, steps.ours, steps.packed_on(packed))
+            timed["rounded"].take(Sections(), steps, steps.ours, steps.rounded_on(packed))
             timed["official"].take(Sections(), steps, steps.official, steps.official_on(padded))
         for layout, way in timed.items():
-            ran = [pair[1] if layout == "packed" else pair[0] for pair in taken]
+            ran = [pair[1] if layout in ("packed", "rounded") else pair[0] for pair in taken]
             figures.add(**{f"{layout}_{lengths}": way.summary(ran, steps, ceiling)})
             medians[layout][lengths] = statistics.median(way.seconds)
         figures.add(**{f"sections_padded_{lengths}": timed["padded"].section_medians()})
@@ -242,6 +251,26 @@ def _in_turn(
             lengths: official / medians["padded"][lengths] for lengths, official in medians["official"].items()
         }
     )
+
+
+def _compiled(
+    figures: Figures,
+    steps: Steps,
+    warm_up: list[list[Example]],
+    batches: list[list[Example]],
+    ceiling: float,
+    backend: str,
+) -> None:
+    """Compile the layers, then time steps on rounded batches."""
+    steps.model.compile_layers(backend)
+    started = time.perf_counter()
+    for clips in warm_up:
+        steps.step(steps.ours, steps.rounded_on(clips))
+    figures.add(compile_s=time.perf_counter() - started)
+    timed = Timed()
+    for clips in batches:
+        timed.take(Sections(), steps, steps.ours, steps.rounded_on(clips))
+    figures.add(compiled=timed.summary(batches, steps, ceiling))
 
 
 def _profile(figures: Figures, steps: Steps, layout: str, new: Batch, seen: Batch) -> None:

@@ -82,6 +82,8 @@ def test_every_part_runs_tiny_and_one_that_fails_stops_no_other(
         assert sections < steps["sections_padded_new"].keys()
         assert steps["packed_new"]["peak_gib"] is steps["synchronisations_packed"] is None
         assert steps["kernels_seen_packed"] is None
+        assert steps["rounded_new"]["median_s"] > 0
+        assert steps["compiled"]["steps"] == steps["rounded_new"]["steps"]
 
     some = ("learning", "machine")
     done = run(checkout, "benchmarks/gpu/run.sh", "--tiny", "--out", str(out), "--rows", "nowhere", *some)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -171,29 +172,35 @@ class Collator:
         with_teacher: bool,
         with_signals: bool = False,
         lay_out: Callable[..., Sequences] = sequences,
+        round_up: bool = False,
     ) -> None:
-        """`lay_out` is `sequences`, or `packed_sequences` for the packed layout."""
+        """`lay_out` is `sequences`, or `packed_sequences` for the packed layout, which `round_up` pads to few sizes."""
         self.shell = shell
         self.with_teacher = with_teacher
         self.with_signals = with_signals
-        self.lay_out = lay_out
+        self.lay_out = partial(lay_out, round_up=True) if round_up else lay_out
+        self.round_up = round_up
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Make a batch of the examples, in their order."""
         responses = [example.response_ids for example in examples]
         speech = [[None] * num_speech_tokens(example.num_frames) for example in examples]
         student = self.lay_out(self.shell.before_speech, speech, self.shell.after, responses)
-        features, clips = join_clips(examples, packed=student.rows is not None)
+        features, clips = join_clips(examples, packed=student.rows is not None, round_up=self.round_up)
+        response_ids = torch.tensor([token for response in responses for token in response])
+        num_rows = len(examples) if clips is None else len(clips[-1].places)
+        num_responses = len(response_ids) if student.response_places is None else len(student.response_places.places)
         return Batch(
             features=features,
-            num_frames=torch.tensor([example.num_frames for example in examples]),
+            num_frames=_padded(torch.tensor([example.num_frames for example in examples]), num_rows),
             student=student,
             teacher=self._teacher(examples, responses) if self.with_teacher else None,
-            signals=_signals(examples) if self.with_signals else None,
-            response_ids=torch.tensor([token for response in responses for token in response]),
-            emotion=torch.tensor([example.emotion for example in examples]),
+            signals=_signals(examples, num_responses) if self.with_signals else None,
+            response_ids=_padded(response_ids, num_responses),
+            emotion=_padded(torch.tensor([example.emotion for example in examples]), num_rows, -1),
             clips=clips,
             ids=tuple(example.id for example in examples),
+            num_padding=num_responses - len(response_ids),
         )
 
     def _teacher(self, examples: Sequence[Example], responses: list[list[int]]) -> Sequences:
@@ -202,32 +209,51 @@ class Collator:
         return self.lay_out(self.shell.before_text, texts, self.shell.after, responses)
 
 
-def join_clips(examples: Sequence[Example], packed: bool) -> tuple[Features, tuple[Segments, ...] | None]:
-    """Return the features of all clips, padded or one after another, and where the packed clips are (`Batch.clips`)."""
-    features = [example.features for example in examples]
-    clips = _levels([example.num_frames for example in examples]) if packed else None
-    if examples[0].form == "samples":
+def join_clips(
+    examples: Sequence[Example], packed: bool, round_up: bool = False
+) -> tuple[Features, tuple[Segments, ...] | None]:
+    """Return the features of all clips, padded or one after another, and where the packed clips are (`Batch.clips`).
+
+    `round_up` adds padding after packed clips, so that few sizes occur.
+    """
+    features, form = [example.features for example in examples], examples[0].form
+    clips = _levels([example.num_frames for example in examples], round_up) if packed else None
+    if form == "samples":
         frames = Segments.of([len(hops) - EXTRA_HOPS for hops in features])
-        return Samples(hops=_joined(features), frames=frames), clips
-    if examples[0].form == "states":
-        return States(values=pad_sequence(features, batch_first=True) if clips is None else torch.cat(features)), clips
-    return (pad_features(features) if clips is None else _joined([clip.T for clip in features])), clips
+        return Samples(hops=_joined(features, sum(map(len, features))), frames=frames), clips
+    if form == "states":
+        padded = pad_sequence(features, batch_first=True) if clips is None else _joined(features, len(clips[1].back))
+        return States(values=padded), clips
+    return (
+        pad_features(features) if clips is None else _joined([clip.T for clip in features], len(clips[0].back))
+    ), clips
 
 
-def _levels(lengths: list[int]) -> tuple[Segments, ...]:
+def _levels(lengths: list[int], round_up: bool) -> tuple[Segments, ...]:
     """Return the segments of clips with these numbers of mel frames, before and after each halving."""
     levels = [lengths]
     for _ in range(NUM_HALVINGS):
         levels.append([halved(length) for length in levels[-1]])
-    return tuple(Segments.of(level) for level in levels)
+    return tuple(Segments.of(level, round_up=round_up) for level in levels)
 
 
-def _joined(clips: Sequence[Tensor]) -> Tensor:
-    return torch.from_numpy(np.concatenate([clip.numpy() for clip in clips]))  # of transposes a third of torch's time
+def _joined(clips: Sequence[Tensor], size: int) -> Tensor:
+    """Return clips one after another, then zeros up to `size`."""
+    pieces = [*clips, clips[0].new_zeros(size - sum(map(len, clips)), *clips[0].shape[1:])]
+    if clips[0].dtype == torch.bfloat16:  # NumPy has none
+        return torch.cat(pieces)
+    return torch.from_numpy(np.concatenate([piece.numpy() for piece in pieces]))  # of transposes a third of the time
 
 
-def _signals(examples: Sequence[Example]) -> TopKTeacher:
+def _signals(examples: Sequence[Example], size: int) -> TopKTeacher:
     return TopKTeacher(
-        top_ids=torch.tensor([step for example in examples for step in example.top_ids or []]),
-        top_logprobs=torch.tensor([step for example in examples for step in example.top_logprobs or []]),
+        top_ids=_padded(torch.tensor([step for example in examples for step in example.top_ids or []]), size),
+        top_logprobs=_padded(torch.tensor([step for example in examples for step in example.top_logprobs or []]), size),
     )
+
+
+def _padded(values: Tensor, size: int, value: int = 0) -> Tensor:
+    """Return values, padded at the end to `size`."""
+    whole = values.new_full((size, *values.shape[1:]), value)
+    whole[: len(values)] = values
+    return whole

@@ -155,12 +155,12 @@ def _states_of(
     device = model.token_embeddings.weight.device
     for _ in range(num_batches):
         batch = next(loader)
-        lengths = halved(batch.num_frames).tolist()
+        lengths = halved(batch.num_frames[: len(batch.ids)]).tolist()
         there = batch.to(device)
         with torch.no_grad(), autocast(model.llm):
             states, _ = model.encode(there.features, there.num_frames, there.clips)
         states = states.cpu()
-        rows = states.split(lengths) if batch.clips is not None else states
+        rows = states[: sum(lengths)].split(lengths) if batch.clips is not None else states
         for length, of_row in zip(lengths, rows, strict=True):
             yield of_row[:length]
             task.advance()
@@ -181,6 +181,7 @@ def _describe(
         "pad_to_30s": config.pad_to_30s,
         "log_mel_on": settings.log_mel_on,
         "layout": settings.batches.layout,
+        "round_up": settings.batches.round_up,
         "code": digest_files(root / name for name in _CODE),
         "libraries": {"torch": torch.__version__, "transformers": version("transformers")},
     }

@@ -92,7 +92,7 @@ def open_data(
         sampler=sampler,
         dev=Examples(dev_rows, log_mel, config.emotions) if len(dev_rows) else None,
         dev_rows=[batch for step in dev_sampler.plan(epoch=0) for batch in step] if len(dev_rows) else [],
-        collate=Collator(shell, with_teacher=run_teacher, with_signals=stored, lay_out=lay_out),
-        dev_collate=Collator(shell, with_teacher=with_teacher, lay_out=lay_out),
+        collate=Collator(shell, run_teacher, stored, lay_out, settings.batches.round_up),
+        dev_collate=Collator(shell, with_teacher=with_teacher, lay_out=lay_out, round_up=settings.batches.round_up),
         workers=settings.workers,
     )

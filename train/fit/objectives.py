@@ -66,16 +66,18 @@ class SemanticAlignment:
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """Return the number of response tokens."""
-        return {"kl": len(batch.response_ids)}
+        return {"kl": batch.num_responses}
 
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Return the KL summed over response tokens, in nats."""
         if batch.signals is not None:
             assert self.temperature == 1
             signals = batch.signals
-            return {"kl": stored_kl(outputs.student, signals.top_ids, signals.top_logprobs, self.head).sum()}
-        assert outputs.teacher is not None
-        return {"kl": response_kl(outputs.student, outputs.teacher, self.head, self.temperature).sum()}
+            kl = stored_kl(outputs.student, signals.top_ids, signals.top_logprobs, self.head)
+        else:
+            assert outputs.teacher is not None
+            kl = response_kl(outputs.student, outputs.teacher, self.head, self.temperature)
+        return {"kl": kl[: batch.num_responses].sum()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,14 @@ class EmotionAlignment:
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """Return the numbers of response tokens and of labelled clips."""
-        return {"ce": len(batch.response_ids), "emotion": int((batch.emotion >= 0).sum())}
+        return {"ce": batch.num_responses, "emotion": int((batch.emotion >= 0).sum())}
 
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Return the sums of both cross-entropies, in nats."""
         emotion = outputs.emotion.to(at_least_float32(outputs.emotion.dtype))
+        ce = response_ce(outputs.student, batch.response_ids, self.head)
         return {
-            "ce": response_ce(outputs.student, batch.response_ids, self.head).sum(),
+            "ce": ce[: batch.num_responses].sum(),
             "emotion": functional.cross_entropy(emotion, batch.emotion, ignore_index=-1, reduction="sum"),
         }
 

@@ -26,6 +26,8 @@ class BatchParams(Section):
     """LLM positions of a batch on one device, with padding: of the student, and of the teacher if it runs."""
     per_step: PositiveInt
     """Batches of an optimizer step, on all devices together."""
+    round_up: bool
+    """Pad packed batches to few sizes, at most 1/16 over the budget: a GPU is slow on sizes that it has not seen."""
 
 
 class MixtureParams(Section):
@@ -75,6 +77,8 @@ class FitParams(Section):
     shard_llm: bool
     """Divide the frozen weights of the LLM's layers over all processes: less memory on each GPU, more traffic between
     them, the same result but for rounding. For an LLM that does not fit on one GPU."""
+    compile_layers: bool
+    """Compile the layers of encoder and LLM (torch.compile), for the packed layout on a GPU: a minute at the start."""
     workers: Annotated[int, Field(ge=0)]
     """Processes per device that decode clips. With 0, the training process decodes them itself, between steps."""
     log_mel_on: Literal["loader", "device"]

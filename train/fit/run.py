@@ -44,7 +44,7 @@ from train.fit.trainer import Trainer
 from train.fit.watch import Best, Watch
 from train.model import SpeechLLM
 from train.model_config import ModelConfig
-from train.own_forward import checkpoint_layers
+from train.own_forward import checkpoint_layers, compile_layers
 from train.precision import avoid_shape_plans, join_processes
 
 
@@ -116,6 +116,8 @@ def prepare(
     model.to(accelerator.device)
     if settings.checkpoint_layers:
         checkpoint_layers(model)
+    if settings.compile_layers:
+        compile_layers(model)
     if kind == "emotion" and settings.init is None:
         standardise_head(model, data)
     return model, config, data

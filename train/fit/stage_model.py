@@ -88,6 +88,12 @@ def emotion_model(
 def check_layout(settings: FitParams, config: ModelConfig, model: SpeechLLM) -> None:
     """Raise UserError if the model cannot compute the layout of the batches."""
     if settings.batches.layout == "padded":
+        for name, value in (
+            ("batches.round_up", settings.batches.round_up),
+            ("compile_layers", settings.compile_layers),
+        ):
+            if value:
+                raise UserError(f"fit.*.{name}: found true, expected false, because batches.layout is padded")
         return
     where = "fit.*.batches.layout: found packed, expected padded"
     if config.pad_to_30s:
@@ -103,9 +109,12 @@ def standardise_head(model: SpeechLLM, data: Data) -> None:
     for step in data.sampler.plan(epoch=0):
         if sum(map(len, batches)) < STANDARDISING_CLIPS:
             batches += [visits(rows, 0) for rows in step]
-    on_device = (batch.to(model.head.mean.device) for batch in data.batches(batches))
-    speech = (model.encode_speech(batch.features, batch.num_frames, batch.clips) for batch in on_device)
-    model.head.standardise(torch.cat([clips.pooled() for clips in speech]))
+    pooled = []
+    for batch in data.batches(batches):
+        num_clips, batch = len(batch.ids), batch.to(model.head.mean.device)
+        speech = model.encode_speech(batch.features, batch.num_frames, batch.clips)
+        pooled.append(speech.pooled()[:num_clips])
+    model.head.standardise(torch.cat(pooled))
 
 
 def llm_dtype(settings: FitParams) -> torch.dtype:

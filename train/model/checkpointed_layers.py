@@ -36,7 +36,7 @@ class StartCache(Cache):
 
 
 def decoder_layers(llm: PreTrainedModel, parameter: str = "checkpoint_layers") -> list[nn.Module]:
-    """Return the LLM's layers; raises UserError if they are not found, which `fit.*.parameter` needs."""
+    """Return the LLM's layers in their order; raises UserError if they are not found, which `fit.*.parameter` needs."""
     found: list[nn.Module] = [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
     expected = llm.config.get_text_config().num_hidden_layers
     if len(found) != expected:
@@ -56,14 +56,15 @@ def checkpointed(
     `surroundings` returns the context in which a layer is computed, now and again. The random numbers of dropout are
     the same again.
     """
+    before = [vars(layer).get("forward") for layer in layers]  # that of a compiled layer
     try:
         for layer in layers:
-            assert "forward" not in vars(layer)
             layer.forward = _checkpointed(layer, surroundings)
         yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, before, strict=True):
             vars(layer).pop("forward", None)
+            vars(layer).update({} if forward is None else {"forward": forward})
 
 
 def _checkpointed(

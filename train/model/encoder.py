@@ -63,7 +63,7 @@ class SpeechEncoder(nn.Module):
         assert not self.pad_to_30s
         x = functional.gelu(convolve(features, frames, frames, self.whisper.conv1))
         x = functional.gelu(convolve(x, frames, rows, self.whisper.conv2))
-        x = (x + self.whisper.embed_positions.weight[rows.offsets])[None]
+        x = x[None] + self.whisper.embed_positions.weight[rows.offsets]  # no view: a layer is compiled again for a view
         with packed_attention(self.whisper):
             for layer in self.whisper.layers:
                 x = layer(x, None, segments=rows)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from train.model.packing import Segments
+from train.model.selection import Selection, rounded_up
 from train.model.shipping import Shipped
 
 
@@ -29,10 +30,21 @@ class Sequences(Shipped):
     """Number of positions at the start that are equal in all rows; they hold no speech and predict nothing."""
     rows: Segments | None = None
     """In the packed layout, the rows after the shared start, which stands once; b is then 1."""
+    speech_places: Selection | None = None
+    """In the packed layout, the true positions of `speech`."""
+    response_places: Selection | None = None
+    """In the packed layout, the true positions of `predicts`, counted from the end of the shared start."""
 
     def to(self, device: torch.device) -> "Sequences":
         """Copy to a device."""
         return self.changed(lambda tensor: tensor.to(device))
+
+    @property
+    def num_response_places(self) -> int | None:
+        """Number of positions that predict a response token or are padding; None if only a GPU knows it."""
+        if self.response_places is not None:
+            return len(self.response_places.places)
+        return int(self.predicts.sum()) if self.predicts.device.type == "cpu" else None
 
     def padded_left(self) -> "Sequences":
         """Move the padding of each row to the left, as generation needs it."""
@@ -49,6 +61,8 @@ class Sequences(Shipped):
             predicts=change(self.predicts),
             num_shared=self.num_shared,
             rows=None if self.rows is None else self.rows.changed(change),
+            speech_places=None if self.speech_places is None else self.speech_places.changed(change),
+            response_places=None if self.response_places is None else self.response_places.changed(change),
         )
 
 
@@ -119,18 +133,20 @@ class Batch(Shipped):
     """The stored teacher of stage 1, in place of `teacher`."""
     response_ids: Int[Tensor, " n"]
     """The response tokens of all rows, concatenated. They are the targets of the positions where `student.predicts` is
-    true."""
+    true. If sizes are rounded up, 0 at the end."""
     emotion: Int[Tensor, " b"]
-    """Emotion class of each clip; -1 if unknown."""
+    """Emotion class of each clip; -1 if unknown, and at padding."""
     clips: tuple[Segments, ...] | None = None
     """In the packed layout, the segments of the clips: of the log-mel, of the encoder states, and of the result of each
     convolution of the adapter; the last are those of the speech embeddings."""
     ids: tuple[str, ...] = ()
     """Ids of the rows, for messages."""
+    num_padding: int = 0
+    """Response positions at the end that are padding: their losses do not count."""
 
     def __post_init__(self) -> None:
         for sequences in (self.student, self.teacher):
-            assert sequences is None or int(sequences.predicts.sum()) == len(self.response_ids)
+            assert sequences is None or sequences.num_response_places in (None, len(self.response_ids))
         assert self.signals is None or len(self.signals.top_ids) == len(self.response_ids)
 
     def to(self, device: torch.device) -> "Batch":
@@ -152,7 +168,13 @@ class Batch(Shipped):
             emotion=change(self.emotion),
             clips=None if self.clips is None else tuple(segments.changed(change) for segments in self.clips),
             ids=self.ids,
+            num_padding=self.num_padding,
         )
+
+    @property
+    def num_responses(self) -> int:
+        """Number of response tokens, without padding."""
+        return len(self.response_ids) - self.num_padding
 
     @property
     def num_positions(self) -> int:
@@ -191,22 +213,33 @@ def packed_sequences(
     responses: Sequence[Sequence[int]],
     *,
     shares_start: bool,
+    round_up: bool = False,
 ) -> Sequences:
-    """Lay out the same rows one after another in one sequence; `before` stands once, or at each row."""
+    """Lay out the same rows one after another in one sequence; `before` stands once, or at each row.
+
+    `round_up` adds padding, so that few sizes occur.
+    """
     start = list(before) if shares_start else []
     own = [] if shares_start else list(before)
     rows = [[*own, *content, *after, *response] for content, response in zip(contents, responses, strict=True)]
     whole = [*start, *(token for row in rows for token in row)]
+    num_own = len(whole) - len(start)
+    num_padding = rounded_up(num_own) - num_own if round_up else 0
     before_response = [len(row) - 1 - len(response) for row, response in zip(rows, responses, strict=True)]
     runs = [(num, len(response), 1) for num, response in zip(before_response, responses, strict=True)]
-    predicts = np.repeat([False, *[False, True, False] * len(rows)], [len(start), *chain.from_iterable(runs)])
+    predicts = np.repeat(
+        [False, *[False, True, False] * len(rows), False], [len(start), *chain.from_iterable(runs), num_padding]
+    )
+    speech = np.pad(np.array([token is None for token in whole]), (0, num_padding))
     return Sequences(
-        token_ids=torch.from_numpy(np.array([[token or 0 for token in whole]], np.int64)),
-        attended=torch.ones(1, len(whole), dtype=torch.bool),
-        speech=torch.from_numpy(np.array([[token is None for token in whole]])),
+        token_ids=torch.from_numpy(np.array([[*(token or 0 for token in whole), *[0] * num_padding]], np.int64)),
+        attended=torch.arange(len(whole) + num_padding)[None] < len(whole),
+        speech=torch.from_numpy(speech[np.newaxis]),
         predicts=torch.from_numpy(predicts[np.newaxis]),
         num_shared=len(start),
-        rows=Segments.of([len(row) for row in rows], num_shared=len(start)),
+        rows=Segments.of([len(row) for row in rows], num_shared=len(start), round_up=round_up),
+        speech_places=Selection.of(speech, round_up=round_up),
+        response_places=Selection.of(predicts[len(start) :], round_up=round_up),
     )
 
 

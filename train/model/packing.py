@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedConfig
 
+from train.model.selection import FEW_SIZES, gather, rounded_up
 from train.model.shipping import Shipped
 
 ATTENTION = "packed_rows"
@@ -27,33 +28,35 @@ ATTENTION = "packed_rows"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segments(Shipped):
-    """The rows of a sequence, in their order; positions after the last row are padding.
+    """The rows of a sequence, in their order; each position belongs to a row.
 
-    The functions of this module turn the sequence into a rectangle with a line for each row, and back.
+    The functions of this module turn the sequence into a rectangle with a line for each row, and back. If sizes are
+    rounded up, the last rows are padding, and some of them may be empty.
     """
 
     places: Int[Tensor, "b n"]
     """The positions of each row in the first columns, then l; n is the length of the longest row."""
     back: Int[Tensor, " l"]
-    """For each position of the sequence, its number in the flattened rectangle; b n if it is padding."""
+    """For each position of the sequence, its number in the flattened rectangle."""
     starts: Int32[Tensor, " b+1"]
     """The first position of each row, and the end of the last row."""
     num_shared: int = 0
     """The number of positions of a start that all rows see; it is computed before, and is not part of the sequence."""
 
     @staticmethod
-    def of(lengths: Sequence[int], size: int | None = None, num_shared: int = 0) -> "Segments":
-        """Return the segments of rows with these lengths, in a sequence of `size` positions (default: no padding)."""
+    def of(lengths: Sequence[int], num_shared: int = 0, *, round_up: bool = False) -> "Segments":
+        """Return the segments of rows with these lengths; `round_up` adds rows of padding, so that few sizes occur."""
         row_lengths = np.asarray(lengths, np.int64)  # on small arrays NumPy takes a fifth of torch's time
+        longest = int(row_lengths.max())
+        if round_up:
+            row_lengths = _with_padding(row_lengths)
+            longest = rounded_up(longest, FEW_SIZES)
         starts = np.concatenate([[0], row_lengths.cumsum()])
-        size = int(starts[-1]) if size is None else size
-        columns = np.arange(row_lengths.max())
+        columns = np.arange(longest)
         valid = columns < row_lengths[:, np.newaxis]
-        back = np.full(size, valid.size)
-        back[: starts[-1]] = np.flatnonzero(valid)
         return Segments(
-            places=torch.from_numpy(np.where(valid, starts[:-1, np.newaxis] + columns, size)),
-            back=torch.from_numpy(back),
+            places=torch.from_numpy(np.where(valid, starts[:-1, np.newaxis] + columns, starts[-1])),
+            back=torch.from_numpy(np.flatnonzero(valid)),
             starts=torch.from_numpy(starts.astype(np.int32)),
             num_shared=num_shared,
         )
@@ -70,12 +73,12 @@ class Segments(Shipped):
 
     @property
     def rows(self) -> Int[Tensor, " l"]:
-        """The row of each position; b at padding."""
+        """The row of each position."""
         return self.back // self.places.shape[1]
 
     @property
     def offsets(self) -> Int[Tensor, " l"]:
-        """The place of each position within its row; 0 at padding."""
+        """The place of each position within its row."""
         return self.back % self.places.shape[1]
 
     def lookup(self, rows: Int[Tensor, "*#d"], offsets: Int[Tensor, "*#d"]) -> Int[Tensor, "*d"]:
@@ -86,54 +89,34 @@ class Segments(Shipped):
 
     def rectangle(self, x: Float[Tensor, "l ..."]) -> Float[Tensor, "b n ..."]:
         """Return the values of each row, then 0."""
-        return _gather(x, self.places, self.back)
+        return gather(x, self.places, self.back)
 
     def sequence(self, x: Float[Tensor, "b n ..."]) -> Float[Tensor, "l ..."]:
-        """Return the values of the sequence; 0 at padding."""
-        return _gather(x.flatten(0, 1), self.back, self.places.flatten())
+        """Return the values of the sequence."""
+        return gather(x.flatten(0, 1), self.back, self.places.flatten())
 
 
-class _Gather(torch.autograd.Function):
-    """Gathers rows; so does its gradient, which is faster on a GPU than that of indexing, and always the same."""
+def _with_padding(lengths: Int[np.ndarray, " b"]) -> Int[np.ndarray, " _"]:
+    """Return row lengths, then those of rows of padding: no other row sees them, and none is longer than the others.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Float[Tensor, "s ..."], index: Int[Tensor, "*i"], inverse: Int[Tensor, "s ..."]
-    ) -> Float[Tensor, "..."]:
-        ctx.save_for_backward(index, inverse)
-        return _with_zeros(x, index)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Float[Tensor, "..."]) -> tuple[Float[Tensor, "s ..."], None, None]:
-        index, inverse = ctx.saved_tensors
-        found = _with_zeros(gradient.flatten(0, index.ndim - 1), inverse)
-        return found if inverse.ndim == 1 else found.sum(1), None, None
-
-
-def _gather(x: Float[Tensor, "s ..."], index: Int[Tensor, "*i"], inverse: Int[Tensor, "s ..."]) -> Float[Tensor, "..."]:
-    """Return the rows of `x` with these numbers; the number s stands for zeros.
-
-    `inverse` holds, for each row of `x`, where it stands in the flattened result: one place, or several with the
-    number of places in the result where there is none.
+    Attention covers all positions, because positions that it leaves out would hold no numbers on a GPU.
     """
-    found: Tensor = _Gather.apply(x, index, inverse)  # type: ignore[no-untyped-call]
-    return found
-
-
-def _with_zeros(x: Float[Tensor, "s ..."], index: Int[Tensor, "*i"]) -> Float[Tensor, "..."]:
-    padded = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
-    found: Tensor = padded.index_select(0, index.flatten()).unflatten(0, index.shape)
-    return found
+    total, longest = int(lengths.sum()), int(lengths.max())
+    full, rest = divmod(rounded_up(total) - total, longest)
+    padding = [longest] * full + [rest]
+    num_rows = rounded_up(len(lengths) + len(padding), FEW_SIZES)
+    return np.pad(np.concatenate([lengths, padding]), (0, num_rows - len(lengths) - len(padding)))
 
 
 def attend(
     module: nn.Module,
     query: Float[Tensor, "1 h l c"],
-    key: Float[Tensor, "1 g p c"],
-    value: Float[Tensor, "1 g p c"],
+    key: Float[Tensor, "1 g l c"],
+    value: Float[Tensor, "1 g l c"],
     attention_mask: None,
     *,
     segments: Segments,
+    start: tuple[Float[Tensor, "1 g _ c"], Float[Tensor, "1 g _ c"]] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
@@ -142,12 +125,14 @@ def attend(
     s_aux: Tensor | None = None,
     **_other: Any,
 ) -> tuple[Float[Tensor, "1 l h c"], None]:
-    """Let each row attend to itself and to the shared start, the p - l positions before the first row.
+    """Let each row attend to itself and to the shared start, whose keys and values are `start`.
 
     This is an attention function of transformers. Raises NotImplementedError for what it does not compute.
     """
     if s_aux is not None:
         raise NotImplementedError("attention with sinks")
+    if start is not None:
+        key, value = (torch.cat([before, own], dim=2) for before, own in zip(start, (key, value), strict=True))
     assert key.shape[2] == segments.num_shared + query.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -183,7 +168,12 @@ def _varlen_runs(query: Tensor) -> bool:
     """Return whether torch's attention over rows of several lengths accepts this query: FlashAttention 2's limits."""
     if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
         return False
-    return query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and torch.cuda.get_device_capability()[0] >= 8
+    return query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and _has_flash_attention()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_flash_attention() -> bool:
+    return torch.cuda.get_device_capability()[0] >= 8
 
 
 def _varlen(
@@ -201,9 +191,7 @@ def _varlen(
     groups = query.shape[1] // key.shape[1]
     row_numbers = torch.arange(num_rows + 1, device=query.device, dtype=torch.int32)
     key_starts = segments.starts + num_shared * row_numbers
-    own_places = torch.arange(query.shape[2], device=query.device) + num_shared * (segments.rows + 1).clamp(
-        max=num_rows
-    )
+    own_places = torch.arange(query.shape[2], device=query.device) + num_shared * (segments.rows + 1)
     start_places = key_starts[:-1, None] + torch.arange(num_shared, device=query.device)
 
     def keys(x: Float[Tensor, "1 g p c"]) -> Float[Tensor, "_ h c"]:
@@ -288,6 +276,6 @@ def convolve(
     ends = before.offsets[:, None] + padding - taps  # stride times the place that this tap computes
     results = after.lookup(before.rows[:, None], ends // stride).where(ends % stride == 0, len(after.back))
     places = torch.where(results < len(after.back), results * kernel + taps, neighbours.numel())
-    gathered = _gather(x, neighbours, places)
+    gathered = gather(x, neighbours, places)
     kernels = convolution.weight.permute(0, 2, 1).flatten(1)
     return functional.linear(gathered.flatten(1), kernels, convolution.bias)

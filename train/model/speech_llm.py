@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pipeline.audio.speech_tokens import halved
 from train.model.adapter import ConvAdapter
 from train.model.batch_log_mel import BatchLogMel
 from train.model.checkpointed_layers import StartCache, checkpointed, decoder_layers
+from train.model.compiled_layers import Backend, compile_layers, given_start
 from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Features, Samples, Sequences, States
@@ -30,11 +32,13 @@ class Speech:
 
     embeddings: Float[Tensor, "b s d"]
     valid: Bool[Tensor, "b s"]
+    clips: Segments | None = None
+    """Where the embeddings are when they stand one after another, as the packed layout needs them."""
 
     def pooled(self) -> Float[Tensor, "b d"]:
-        """Return the mean of the valid embeddings of each clip."""
+        """Return the mean of the valid embeddings of each clip; 0 for a clip of padding that has none."""
         weights = self.valid[..., None].to(self.embeddings.dtype)
-        return (self.embeddings * weights).sum(1) / weights.sum(1)
+        return (self.embeddings * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,10 @@ class SpeechLLM(nn.Module):
         add_plora(self.llm, config, self.speech_mask)
         self.plora = config
 
+    def compile_layers(self, backend: Backend = "inductor") -> None:
+        """Compile the layers of encoder and LLM for the packed layout; the other layout stays as it is."""
+        compile_layers([*self.encoder.whisper.layers, *decoder_layers(self.llm)], backend)
+
     @property
     def token_embeddings(self) -> nn.Embedding:
         """The LLM's table of token embeddings."""
@@ -101,7 +109,7 @@ class SpeechLLM(nn.Module):
         states, lengths = self.encode(features, num_frames, clips)
         if clips is not None:
             embeddings = self.adapter.packed(states, clips[1:])
-            return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid)
+            return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid, clips=clips[-1])
         embeddings, lengths = self.adapter(states, lengths)
         return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
 
@@ -112,7 +120,7 @@ class SpeechLLM(nn.Module):
         if isinstance(features, States):
             return features.values.to(self.adapter.down.weight.dtype), halved(num_frames)
         layers = list(self.encoder.whisper.layers)
-        log_mel = self._log_mel(features, is_packed=clips is not None)
+        log_mel = self._log_mel(features, clips)
         if clips is None:
             with self._checkpointed(layers, lambda _layer: nullcontext()):
                 states: Tensor
@@ -122,21 +130,28 @@ class SpeechLLM(nn.Module):
         with self._checkpointed(layers, packed_attention):
             return self.encoder.packed(log_mel, clips[0], clips[1]), halved(num_frames)
 
-    def _log_mel(self, features: Tensor | Samples, is_packed: bool) -> Float[Tensor, "b m f"] | Float[Tensor, "f m"]:
+    def _log_mel(
+        self, features: Tensor | Samples, clips: tuple[Segments, ...] | None
+    ) -> Float[Tensor, "b m f"] | Float[Tensor, "f m"]:
         if not isinstance(features, Samples):
             return features
         assert self.log_mel is not None
         log_mel: Tensor = self.log_mel(features.hops, features.frames)
-        return log_mel if is_packed else features.frames.rectangle(log_mel).transpose(1, 2)
+        if clips is None:
+            return features.frames.rectangle(log_mel).transpose(1, 2)
+        return functional.pad(log_mel, (0, 0, 0, len(clips[0].back) - len(log_mel)))
 
     def embed(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "b l d"]:
         """Return the token embeddings, with the speech embeddings at the speech positions."""
         embeddings: Tensor = self.token_embeddings(sequences.token_ids)
         if speech is None:
             return embeddings
-        return embeddings.masked_scatter(
-            sequences.speech[..., None], speech.embeddings[speech.valid].to(embeddings.dtype)
-        )
+        is_speech = sequences.speech[..., None]
+        if sequences.speech_places is None:
+            return embeddings.masked_scatter(is_speech, speech.embeddings[speech.valid].to(embeddings.dtype))
+        assert speech.clips is not None
+        packed = speech.clips.sequence(speech.embeddings.to(embeddings.dtype))
+        return torch.where(is_speech, sequences.speech_places.placed(packed), embeddings)
 
     def response_states(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
         """Return the final hidden states that predict response tokens; P-LoRA acts at the speech positions.
@@ -148,23 +163,30 @@ class SpeechLLM(nn.Module):
         shared = sequences.num_shared if self.shares_start or rows is not None else 0
         embeddings = self.embed(sequences, speech)
         start = self._start(embeddings[:1, :shared], len(embeddings)) if shared else None
+        own = embeddings[:, shared:]
+        handed_over: AbstractContextManager[None] = nullcontext()
         if rows is None:
             positions = torch.arange(shared, embeddings.shape[1], device=embeddings.device)
-            arguments: dict[str, Any] = {"attention_mask": sequences.attended}
+            arguments: dict[str, Any] = {"attention_mask": sequences.attended, "past_key_values": start}
         else:
             positions = shared + rows.offsets
             arguments = {"segments": rows}
+            own = own.clone()  # no view: a layer is compiled again for a view
+            if start is not None:
+                handed_over = given_start(decoder_layers(self.llm), start)
         surroundings = partial(self._surroundings, sequences.speech[:, shared:], rows is not None)
         layers = decoder_layers(self.llm) if self.checkpoints_layers else []
-        with surroundings(self.llm), self._checkpointed(layers, surroundings):
+        with surroundings(self.llm), self._checkpointed(layers, surroundings), handed_over:
             output = self.llm.base_model(
-                inputs_embeds=embeddings[:, shared:],
+                inputs_embeds=own,
                 position_ids=positions[None],
-                past_key_values=start,
-                use_cache=start is not None,
+                use_cache=rows is None and start is not None,
                 **arguments,
             )
-        return output.last_hidden_state[sequences.predicts[:, shared:]]  # type: ignore[no-any-return]
+        states: Tensor = output.last_hidden_state
+        if sequences.response_places is None:
+            return states[sequences.predicts[:, shared:]]
+        return sequences.response_places.taken(states[0])
 
     @contextmanager
     def _surroundings(self, speech: Bool[Tensor, "b l"], is_packed: bool, module: nn.Module) -> Iterator[None]:

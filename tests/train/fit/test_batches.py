@@ -18,6 +18,7 @@ from train.fit import run
 from train.fit.params import EmotionFitParams, MixtureParams, SemanticFitParams
 from train.fit.planned_rows import make_mixture
 from train.fit.run import RunFolders
+from train.model import SpeechLLM
 
 EMOTIONS = ["sad", "happy"]
 WARM_START = {"epochs": 1, "learning_rate": 1e-3}
@@ -45,21 +46,26 @@ def first_losses(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(("precision", "within"), [("float32", 1e-2), ("bfloat16", 5e-2)])
-def test_both_stages_start_at_the_same_losses_in_both_layouts(
+def test_both_stages_start_at_the_same_losses_in_both_layouts_and_with_sizes_rounded_up(
     tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, precision: str, within: float
 ) -> None:
     whole = {"max_frames": 10_000, "max_positions": 10_000}  # all rows are one batch
     losses = {}
-    for layout in ("padded", "packed"):
+    for layout, changes in (
+        ("padded", {"layout": "padded"}),
+        ("packed", {"layout": "packed"}),
+        ("rounded", {"layout": "packed", "round_up": True}),
+    ):
         first = replace(folders, output=tmp_path / layout / "semantic")
         second = replace(first, init=first.output, output=tmp_path / layout / "emotion")
-        batches = whole | {"layout": layout}
+        batches = whole | changes
         run.fit(semantic(batches, precision=precision), tiny_models, EMOTIONS, first, resume=False)
         run.fit(emotion(batches, precision=precision), tiny_models, EMOTIONS, second, resume=False)
         losses[layout] = first_losses(first.output) + first_losses(second.output)
-    assert len(losses["packed"]) == 4
-    for ours, padded in zip(losses["packed"], losses["padded"], strict=True):
+    assert len(losses["packed"]) == len(losses["rounded"]) == 4
+    for ours, rounded, padded in zip(losses["packed"], losses["rounded"], losses["padded"], strict=True):
         assert ours == pytest.approx(padded, rel=within)
+        assert rounded == pytest.approx(ours, rel=1e-4 if precision == "float32" else within)
 
 
 def test_a_layout_that_the_model_cannot_compute_is_told(
@@ -71,6 +77,29 @@ def test_a_layout_that_the_model_cannot_compute_is_told(
     monkeypatch.setattr("train.own_forward._packs", lambda _model, _rows: False)
     with pytest.raises(UserError, match=r"expected padded: in LlamaForCausalLM, rows of one sequence see each other$"):
         run.fit(semantic({"layout": "packed"}), tiny_models, EMOTIONS, folders, resume=False)
+
+
+def test_what_only_the_packed_layout_can_do_is_told(tiny_models: ModelsParams, folders: RunFolders) -> None:
+    expected = "found true, expected false, because batches.layout is padded$"
+    with pytest.raises(UserError, match=rf"^fit\.\*\.batches\.round_up: {expected}"):
+        run.fit(semantic({"round_up": True}), tiny_models, EMOTIONS, folders, resume=False)
+    with pytest.raises(UserError, match=rf"^fit\.\*\.compile_layers: {expected}"):
+        run.fit(semantic({}, compile_layers=True), tiny_models, EMOTIONS, folders, resume=False)
+
+
+def test_layers_that_cannot_be_compiled_are_told(
+    tiny_models: ModelsParams, folders: RunFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_model: SpeechLLM, _backend: str) -> None:
+        raise RuntimeError("found no C compiler\nand more")
+
+    monkeypatch.setattr(SpeechLLM, "compile_layers", fail)
+    message = (
+        r"^fit\.\*\.compile_layers: found true, expected false: layers of LlamaForCausalLM that are compiled give "
+        r"RuntimeError \(found no C compiler\)$"
+    )
+    with pytest.raises(UserError, match=message):
+        run.fit(semantic({"layout": "packed"}, compile_layers=True), tiny_models, EMOTIONS, folders, resume=False)
 
 
 def test_a_row_over_the_budget_is_named(tiny_models: ModelsParams, folders: RunFolders) -> None:
