@@ -35,9 +35,9 @@ FIT: dict[str, Any] = {
     "epochs": 1000.0, "log_every": 1, "evaluate_every": 10_000, "save_every": 10_000, "answers": 0,
 }  # fmt: skip
 """What differs from params.yaml, in both stages."""
-SEMANTIC = {"learning_rate": 2e-4, "warm_start": None}
+SEMANTIC: dict[str, Any] = {"learning_rate": 2e-4, "warm_start": None}
 PLORA = {"rank": 8, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
-EMOTION = {"plora": PLORA}
+EMOTION: dict[str, Any] = {"plora": PLORA}
 
 
 def write_models(folder: Path, vocab_size: int) -> dict[str, Any]:
