@@ -106,18 +106,19 @@ class UsefulFlops:
         student, num_shared = row_lengths(batch.student), batch.student.num_shared
         total = self.llm.start(num_shared) + 2 * self.llm.rows(student, num_shared) + self.llm.attention(student)
         total += 3 * self.llm.lora * float(num_speech_tokens(batch.num_frames.numpy()).sum())
-        total += 2 * self.llm.logits * len(batch.response_ids)
+        total += 2 * self.llm.logits * batch.num_responses
         if batch.teacher is not None:
             teacher, num_shared = row_lengths(batch.teacher), batch.teacher.num_shared
             total += self.llm.start(num_shared) + self.llm.rows(teacher, num_shared)
-            total += self.llm.logits * len(batch.response_ids)
+            total += self.llm.logits * batch.num_responses
         return total
 
 
 def row_lengths(sequences: Sequences) -> Int[np.ndarray, " b"]:
     """Return the positions of each row after the shared start, without padding."""
     if sequences.rows is not None:
-        return np.diff(sequences.rows.starts.numpy()).astype(np.int64)
+        end = int(sequences.attended.sum()) - sequences.num_shared
+        return np.diff(np.minimum(sequences.rows.starts.numpy(), end)).astype(np.int64)
     return sequences.attended.sum(1).numpy() - sequences.num_shared
 
 

@@ -33,13 +33,13 @@ def model() -> SpeechLLM:
     return SpeechLLM(SpeechEncoder(WhisperEncoder(encoder), False), LlamaForCausalLM(llm), 2)
 
 
-def batch(with_teacher: bool, packed: bool) -> Batch:
+def batch(with_teacher: bool, packed: bool, round_up: bool = False) -> Batch:
     clips = [
         Example(torch.zeros(2, frames), frames, [5] * text, [6] * answer, 0)
         for frames, text, answer in zip(FRAMES, TEXTS, ANSWERS, strict=True)
     ]
     lay_out = partial(packed_sequences, shares_start=True) if packed else sequences
-    return Collator(SHELL, with_teacher, lay_out=lay_out)(clips)
+    return Collator(SHELL, with_teacher, lay_out=lay_out, round_up=round_up)(clips)
 
 
 def multiplied(*pairs: tuple[int, int]) -> int:
@@ -82,6 +82,12 @@ def test_a_stored_teacher_costs_nothing(model: SpeechLLM) -> None:
     flops = UsefulFlops(model)
     saved = flops.step([batch(True, True)]) - flops.step([batch(False, True)])
     assert saved == prompts(TEACHER) + LOGITS
+
+
+def test_padding_to_few_sizes_costs_nothing(model: SpeechLLM) -> None:
+    rounded = batch(True, True, round_up=True)
+    assert len(rounded.num_frames) > len(FRAMES)
+    assert UsefulFlops(model).step([rounded]) == UsefulFlops(model).step([batch(True, True)])
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -8,6 +8,8 @@ import torch
 from pipeline.prompts import Prompter, PromptIds
 from pipeline.tables import parquet
 from pipeline.weights.source import fetch
+from train.data.dataset import Examples
+from train.data.log_mel import LogMel
 from train.fit.data import Data
 from train.inference import Answering, Clip
 from train.model import SpeechLLM
@@ -23,9 +25,14 @@ class Answers:
 
     def __init__(self, data: Data, config: ModelConfig, count: int, file: Path, is_main_process: bool) -> None:
         """Take the number of clips; without a dev split there is none."""
-        self.data, self.file, self.is_main_process = data, file, is_main_process
+        self.shell, self.file, self.is_main_process = data.collate.shell, file, is_main_process
         self.count = 0 if data.dev is None else min(count, len(data.dev))
-        self.prompter = Prompter.load(fetch(config.models.llm)) if self.count else None
+        if data.dev is None or not self.count:
+            return
+        self.prompter = Prompter.load(fetch(config.models.llm))
+        self.rows = data.dev.rows
+        log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)  # wherever the training computes it
+        self.dev = Examples(self.rows, log_mel, config.emotions)
 
     @torch.no_grad()
     def write(self, model: SpeechLLM, step: int) -> list[str]:
@@ -33,12 +40,10 @@ class Answers:
 
         Returns a line for each answer. The model is left in evaluation mode, and the random draws as they are.
         """
-        if self.data.dev is None or self.prompter is None:
+        if not self.count:
             return []
-        rows = self.data.dev.rows
-        examples = [self.data.dev[number] for number in range(self.count)]
-        shell = self.data.collate.shell
-        prompt = PromptIds(tuple(shell.before_speech), (), tuple(shell.after))
+        examples = [self.dev[number] for number in range(self.count)]
+        prompt = PromptIds(tuple(self.shell.before_speech), (), tuple(self.shell.after))
         model.eval()
         device = model.token_embeddings.weight.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -48,7 +53,7 @@ class Answers:
         if not self.is_main_process:
             return []
         found = [
-            {"step": step, "id": example.id, "transcript": rows[number]["text"], "answer": answer}
+            {"step": step, "id": example.id, "transcript": self.rows[number]["text"], "answer": answer}
             for number, (example, answer) in enumerate(zip(examples, answers, strict=True))
         ]
         self._replace(step, found)

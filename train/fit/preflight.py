@@ -14,6 +14,7 @@ from pipeline.stage import UserError, say
 from train.data.dataset import visits
 from train.fit.data import Data
 from train.fit.params import FitParams, SemanticFitParams
+from train.fit.sharded_llm import saved_bytes
 from train.model import Batch, SpeechLLM
 from train.own_forward import CANNOT_RUN, describe
 from train.step_facts import Loss, StepFacts, outline_of_model, run_step
@@ -23,6 +24,7 @@ STEPS = 20
 """Steps before the forecast."""
 DOUBT = 1.1
 """Planned memory may exceed the memory that there is by this factor: the plan may be wrong by some percent."""
+SMALLER = "take a smaller LLM in models.llm, or divide it over several GPUs by fit.*.shard_llm: true"
 
 
 MakeLoss = Callable[[SpeechLLM], Loss]
@@ -42,7 +44,10 @@ def check_memory(
             with torch.random.fork_rng(devices=[]):  # the draws of the training stay as they are
                 batch = largest_batch(data)
                 facts = plan_step(model, make_loss, settings, batch, accelerator.device)
-            found = describe_excess(settings, batch, facts, free_memory(accelerator.device), accelerator.device)
+                count = accelerator.num_processes
+                elsewhere = saved_bytes(model.llm, count) if settings.shard_llm and count > 1 else 0
+            free = free_memory(accelerator.device)
+            found = describe_excess(settings, batch, facts, elsewhere, free, accelerator.device)
         except UserError as error:
             found = str(error)  # the others must not wait for it
         except CANNOT_RUN as error:
@@ -86,16 +91,19 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def describe_excess(
-    settings: FitParams, batch: Batch, facts: StepFacts, free: int | None, device: torch.device
+    settings: FitParams, batch: Batch, facts: StepFacts, elsewhere: int, free: int | None, device: torch.device
 ) -> str | None:
-    """Say what to change if a step needs more memory than is free by far; None if it may fit."""
+    """Say what to change if a step needs more memory than is free by far; None if it may fit.
+
+    `elsewhere` are the bytes of weights that other processes hold.
+    """
     on_gpu = device.type == "cuda"
-    needed = facts.peak if on_gpu else facts.peak - facts.weights  # a CPU holds the weights already
+    needed = facts.peak - elsewhere if on_gpu else facts.peak - facts.weights  # a CPU holds the weights already
     if free is None or needed <= DOUBT * free:
         return None
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     fixed = needed - facts.largest
-    change = advice(settings.checkpoint_layers) if fixed < free else "take a smaller LLM in models.llm"
+    change = advice(settings.checkpoint_layers) if fixed < free else SMALLER
     held = "with weights and optimizer" if on_gpu else "besides the weights"
     return (
         f"fit.{kind}.batches: found a largest batch of {describe_size(batch)} that needs {needed / GIB:.1f} GiB "
@@ -113,7 +121,7 @@ def advice(checkpoints_layers: bool) -> str:
 def describe_size(batch: Batch) -> str:
     """Say how many clips, encoder frames and LLM positions a batch has, without padding."""
     frames = int(((batch.num_frames + 1) // 2).sum())
-    return f"{len(batch.num_frames):,} clips, {frames:,} encoder frames and {batch.num_positions:,} LLM positions"
+    return f"{len(batch.ids):,} clips, {frames:,} encoder frames and {batch.num_positions:,} LLM positions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

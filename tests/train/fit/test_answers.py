@@ -10,7 +10,7 @@ import torch
 
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams
-from tests.builders import semantic_fit_section
+from tests.builders import batch_section, semantic_fit_section
 from train.fit import checkpoint, run
 from train.fit.answers import LINE_WIDTH
 from train.fit.params import SemanticFitParams
@@ -43,6 +43,25 @@ def test_each_evaluation_writes_the_answers_to_the_same_clips_and_tells_them(
     assert len(told) == 6
     assert told[2].startswith("fit: semantic: step 3, corpus/dev-0:")
     assert all(len(line) <= LINE_WIDTH for line in told)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_mel_on": "device"},
+        {"encoder_states": "cached"},
+        {"log_mel_on": "device", "batches": batch_section(layout="packed", round_up=True), "checkpoint_layers": True},
+    ],
+)
+def test_answers_do_not_depend_on_how_a_step_is_computed(
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    answers = []
+    for name, own in (("plain", {}), ("changed", changes)):
+        here = replace(folders, output=tmp_path / name, logs=tmp_path / f"{name}-logs")
+        fit(tiny_models, here, answers=2, max_steps=1, **own)
+        answers.append([each["answer"] for each in written(here) if each["step"] == 0])
+    assert answers[1] == answers[0]
 
 
 @pytest.mark.parametrize("killed", [False, True])
