@@ -122,7 +122,7 @@ def row_lengths(sequences: Sequences) -> Int[np.ndarray, " b"]:
     return sequences.attended.sum(1).numpy() - sequences.num_shared
 
 
-def matrix_product_flops(size: int, device: torch.device) -> float:
+def product_flops(size: int, device: torch.device) -> float:
     """Return the FLOP/s of a bfloat16 product of two square matrices of random numbers: the median of some runs."""
     generator = torch.Generator(device).manual_seed(0)  # the draws of a training stay as they are
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device, generator=generator) for _ in range(2))

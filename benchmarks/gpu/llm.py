@@ -17,7 +17,7 @@ from benchmarks.gpu.steps import RANK
 from pipeline.stage import run_stage
 from train.model.plora import ADAPTER_NAME, SpeechMask, add_plora, lora_config
 from train.precision import avoid_shape_plans
-from train.useful_flops import LLMFlops, matrix_product_flops
+from train.useful_flops import LLMFlops, product_flops
 
 ROWS_AT_ONCE = 512
 ROUNDS, WARM_UP = 7, 3
@@ -66,7 +66,7 @@ def main(out: Out, tiny: Tiny = False) -> None:
     """Time only the LLM."""
     sizes = tiny_sizes() if tiny else full()
     figures = Figures(out, "llm")
-    ceiling = matrix_product_flops(256 if tiny else 8192, DEVICE)
+    ceiling = product_flops(256 if tiny else 8192, DEVICE)
     avoid_shape_plans()
     length = sizes.positions // SEQUENCES
     figures.add(ceiling_tflops=ceiling / 1e12, sequences=SEQUENCES, length=length)

@@ -10,7 +10,7 @@ from benchmarks.gpu import card
 from benchmarks.gpu.card import DEVICE, Figures, Out, Tiny
 from benchmarks.results_file import versions
 from pipeline.stage import run_stage
-from train.useful_flops import matrix_product_flops
+from train.useful_flops import product_flops
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "pyarrow", "pandas", "datasets")
 ROUNDS = 15
@@ -30,7 +30,7 @@ def main(out: Out, tiny: Tiny = False) -> None:
     figures.add(python=platform.python_version(), versions=versions(PACKAGES))
     figures.add(cuda=torch.version.cuda, cudnn=card.on_card(torch.backends.cudnn.version), driver=_driver())
     figures.add(memory_gib=card.on_card(lambda: torch.cuda.mem_get_info()[1] / 2**30))
-    figures.add(matrix_product_tflops=matrix_product_flops(256 if tiny else 8192, DEVICE) / 1e12)
+    figures.add(matrix_product_tflops=product_flops(256 if tiny else 8192, DEVICE) / 1e12)
     figures.add(copy_gb_per_s=copy_bytes(2**20 if tiny else 2**32) / 1e9)
 
 

@@ -38,7 +38,7 @@ from train.model import Batch, SpeechLLM
 from train.model.inputs import packed_sequences
 from train.model.plora import lora_config
 from train.precision import avoid_shape_plans
-from train.useful_flops import UsefulFlops, matrix_product_flops
+from train.useful_flops import UsefulFlops, product_flops
 
 RANK = 16
 TEMPERATURE = 2.0
@@ -202,7 +202,7 @@ def main(
     """Time steps of all layouts, and the sections of our steps."""
     sizes = tiny_sizes() if tiny else full()
     figures = Figures(out, f"steps-{stage}")
-    ceiling = matrix_product_flops(256 if tiny else 8192, card.DEVICE)
+    ceiling = product_flops(256 if tiny else 8192, card.DEVICE)
     avoid_shape_plans()
     steps, sections = Steps(sizes, stage), Sections()
     numbers = sizes.warm_up, sizes.batches, 1

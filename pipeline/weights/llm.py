@@ -57,8 +57,8 @@ def _unquantised(folder: Path, parameter: str) -> "PreTrainedConfig":
 
     with loading(folder):
         config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(folder)
-    for part in (config, config.get_text_config()):
-        if found := getattr(part, "quantization_config", None):
+    for each in (config, config.get_text_config()):
+        if found := getattr(each, "quantization_config", None):
             raise UserError(
                 f"{parameter}: {folder}: found weights quantised {_describe(found)}, expected weights that are not "
                 "quantised; to save memory, use fit.*.checkpoint_layers, fit.*.shard_llm on several GPUs, or a smaller "

@@ -13,7 +13,7 @@ from train.model import Batch, SpeechLLM
 from train.model.encoder import SpeechEncoder
 from train.model.inputs import packed_sequences, sequences
 from train.model.plora import lora_config
-from train.useful_flops import UsefulFlops, matrix_product_flops
+from train.useful_flops import UsefulFlops, product_flops
 
 SHELL = PromptShell(before_speech=[1, 2, 3], before_text=[1, 2, 3], after=[4])
 FRAMES, STATES, SPEECH = (64, 32), (32, 16), (4, 2)
@@ -108,5 +108,5 @@ def test_layers_that_are_computed_again_count_once(model: SpeechLLM) -> None:
 
 def test_the_speed_of_a_product_takes_no_draw_of_the_training() -> None:
     state = torch.get_rng_state()
-    assert matrix_product_flops(64, torch.device("cpu")) > 0
+    assert product_flops(64, torch.device("cpu")) > 0
     assert torch.equal(torch.get_rng_state(), state)

@@ -57,7 +57,7 @@ class HangWatch:
         self.ended = Event()
         self.thread = Thread(target=self._watch, daemon=True)
 
-    def at(self, step: int) -> None:
+    def begins(self, step: int) -> None:
         """Say that this process begins a step."""
         self.current = step
         self.reached()

@@ -65,7 +65,7 @@ def train(
     with closing(data.batches(planned, worker_init=signals.ignore)) as batches:
         for done, (_, own, num_spare, num_clips) in enumerate(for_loop, first + 1):
             started = time.monotonic()
-            hang.at(done)
+            hang.begins(done)
             taken = [next(batches) for _ in own]
             waited_s = time.monotonic() - started
             with stops_without_memory(f"fit: step {done}", taken, trainer.checkpoints_layers):

@@ -7,9 +7,9 @@ import torch
 
 from train.fit.trainer import Trainer
 from train.model import Batch
-from train.useful_flops import UsefulFlops, matrix_product_flops
+from train.useful_flops import UsefulFlops, product_flops
 
-MATRIX_SIZE = 8192  # of the product whose FLOP/s are those of the GPU; it takes 0.4 GB
+PRODUCT_SIZE = 8192  # of the product whose FLOP/s are those of the GPU; it takes 0.4 GB
 
 
 class Speed:
@@ -70,6 +70,6 @@ def speed_of(trainer: Trainer) -> Speed:
     accelerator = trainer.accelerator
     peak = None
     if accelerator.device.type == "cuda":
-        peak = matrix_product_flops(MATRIX_SIZE, accelerator.device)
+        peak = product_flops(PRODUCT_SIZE, accelerator.device)
         torch.cuda.empty_cache()
     return Speed(UsefulFlops(accelerator.unwrap_model(trainer.model)), accelerator.num_processes, peak)

@@ -61,13 +61,13 @@ def test_the_process_that_is_behind_is_named_by_the_first_of_the_others(
     store, ends = SharedStore(), list[int]()
     store |= {"fit/0": "1 12"}
     with HangWatch(store, 2, 3, 0.2, ends.append) as hung_as_well:
-        hung_as_well.at(12)
+        hung_as_well.begins(12)
         store["fit/1"] = "2 12"
         assert stopped(hung_as_well, ends)
     assert capsys.readouterr().err == ""  # process 1 tells it
     told = list[int]()
     with HangWatch(store, 1, 3, 0.2, told.append) as teller:
-        teller.at(12)
+        teller.begins(12)
         assert stopped(teller, told)
     assert capsys.readouterr().err == (
         "error: fit: step 12: process 0 of 3 has made no progress for 0.00333 minutes; the others wait for it; look at "
@@ -88,7 +88,7 @@ def test_progress_within_a_step_keeps_a_process_alive() -> None:
 
 def test_one_process_is_not_watched() -> None:
     with HangWatch(None, 0, 1, 0.001) as watch:
-        watch.at(1)
+        watch.begins(1)
         time.sleep(0.05)
         assert not watch.thread.is_alive()
 
