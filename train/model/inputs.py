@@ -11,7 +11,7 @@ from torch import Tensor
 
 from train.model.packing import Segments
 from train.model.selection import Selection, rounded_up
-from train.model.shipping import Shipped
+from train.model.shipping import Shipped, copied, joined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +150,31 @@ class Batch(Shipped):
         assert self.signals is None or len(self.signals.top_ids) == len(self.response_ids)
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device."""
-        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy to a device, in one copy if `joined` has made this batch."""
+        return self._with(copied(self.tensors(), device))
 
     def pin_memory(self) -> "Batch":
         """Copy to pinned memory, from which a GPU copies while it computes; torch's DataLoader calls this."""
-        return self._changed(torch.Tensor.pin_memory)
+        return self.joined(pin=True)
+
+    def joined(self, *, pin: bool) -> "Batch":
+        """Copy to one piece of memory, pinned or not."""
+        return self._with(joined(self.tensors(), pin=pin))
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors, in a fixed order."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self._changed(note)
+        return found
+
+    def _with(self, tensors: Sequence[Tensor]) -> "Batch":
+        remaining = iter(tensors)
+        return self._changed(lambda _: next(remaining))
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
