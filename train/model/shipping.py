@@ -43,12 +43,10 @@ def joined(tensors: Sequence[Tensor], *, pin: bool) -> list[Tensor]:
     for tensor in tensors:
         starts.append(starts[-1] + -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT)
     storage = torch.empty(starts.pop(), dtype=torch.uint8, pin_memory=pin).untyped_storage()
-    copies = [
-        _within(storage, tensor.dtype, start, tensor.shape) for tensor, start in zip(tensors, starts, strict=True)
+    return [
+        _within(storage, tensor.dtype, start, tensor.shape).copy_(tensor)
+        for tensor, start in zip(tensors, starts, strict=True)
     ]
-    for copy, tensor in zip(copies, tensors, strict=True):
-        copy.copy_(tensor)
-    return copies
 
 
 def copied(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -57,7 +55,7 @@ def copied(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     if len({storage.data_ptr() for storage in storages}) > 1:
         return [tensor.to(device, non_blocking=True) for tensor in tensors]
     whole = _within(storages[0], torch.uint8, 0, torch.Size([storages[0].nbytes()])).to(device, non_blocking=True)
-    starts = (tensor.storage_offset() * tensor.itemsize for tensor in tensors)
+    starts = (int(tensor.storage_offset()) * tensor.itemsize for tensor in tensors)
     return [
         _within(whole.untyped_storage(), tensor.dtype, start, tensor.shape)
         for tensor, start in zip(tensors, starts, strict=True)
@@ -67,4 +65,5 @@ def copied(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 def _within(storage: torch.UntypedStorage, dtype: torch.dtype, start: int, shape: torch.Size) -> Tensor:
     """Return a contiguous tensor that lies at byte `start` of a piece of memory."""
     empty = torch.empty(0, dtype=dtype, device=storage.device)
-    return empty.set_(storage, start // empty.itemsize, shape)
+    stride = torch.empty(shape, device="meta").stride()
+    return empty.set_(storage, start // empty.itemsize, shape, stride)

@@ -53,7 +53,7 @@ def test_a_batch_in_one_piece_of_memory_goes_to_a_device_in_one_copy(batch: Batc
     check_equal(batch, joined)
     check_equal(batch, joined.to(torch.device("cpu")))
     for each, expected in ((joined, 1), (batch, len(batch.tensors()))):
-        with Copies() as copies:
+        with Copies() as copies:  # type: ignore[no-untyped-call]
             there = each.to(torch.device("meta"))
         assert copies.count == expected
         assert [tensor.shape for tensor in there.tensors()] == [tensor.shape for tensor in batch.tensors()]
