@@ -43,7 +43,7 @@ STEPS = 2  # the optimizer has its moments from the second step on
 NUM_EMOTIONS = 5
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
 """Variables that make glibc give freed memory back at once, and keep to one thread: others may use the cores."""
-PLORA = PloraParams(rank=16, alpha=16, dropout=0.05, targets="all-linear")
+PLORA = PloraParams(rank=16, alpha=16, dropout=0.05, targets="all-linear", positions="speech")
 EMOTION = {"plora": PLORA.model_dump(), "train_encoder": True}
 SEMANTIC = {"warm_start": None, "pad_to_30s": False}
 """What differs from params.yaml."""

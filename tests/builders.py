@@ -194,7 +194,7 @@ def semantic_fit_section(**changes: Any) -> dict[str, Any]:
 
 def emotion_fit_section(**changes: Any) -> dict[str, Any]:
     """Build the section `fit.emotion`."""
-    plora = {"rank": 2, "alpha": 2, "dropout": 0.1, "targets": "all-linear"}
+    plora = {"rank": 2, "alpha": 2, "dropout": 0.1, "targets": "all-linear", "positions": "speech"}
     return fit_section(**{"plora": plora, "train_encoder": True, "emotion_weight": 1.0, **changes})
 
 

@@ -55,7 +55,8 @@ class Answering:
         contents, speech = self._contents(prompts, clips)
         asked = sequences(prompts[0].before, contents, prompts[0].after, [[]] * len(prompts)).padded_left()
         asked = asked.to(self.device)
-        with autocast(self.model.llm), self.model.speech_mask.applied(asked.speech, generating=True):
+        mask = self.model.lora_mask(asked, speech)
+        with autocast(self.model.llm), self.model.speech_mask.applied(mask, generating=True):
             written = self.model.llm.generate(  # type: ignore[operator]
                 inputs_embeds=self.model.embed(asked, speech),
                 attention_mask=asked.attended.long(),

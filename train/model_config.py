@@ -1,6 +1,7 @@
 """What config.json of a model folder says: which base models it needs, and which of its weights were trained."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +23,8 @@ class ModelConfig(BaseModel):
     """Seed of the initial weights of adapter and emotion head."""
     encoder_trained: bool
     plora: bool
+    plora_positions: Literal["speech", "all"] = "speech"
+    """Where P-LoRA acts in a sequence that holds speech."""
 
 
 def load_config(folder: Path) -> ModelConfig:

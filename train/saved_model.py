@@ -88,7 +88,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, *, with_plora: bool =
     if config.plora and with_plora:
         lora = PeftConfig.from_pretrained(str(folder / "plora"))
         assert isinstance(lora, LoraConfig)
-        model.add_plora(lora)
+        model.add_plora(lora, everywhere=config.plora_positions == "all")
         load_plora(model, read_plora(folder))
     _load(model, folder / "adapter.safetensors", "adapter", "head")
     if config.encoder_trained:

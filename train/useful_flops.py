@@ -78,6 +78,7 @@ class UsefulFlops:
         self.encoder_pair = 4.0 * whisper.config.d_model * len(whisper.layers)
         self.bottleneck = _linear([adapter.down, adapter.up])
         self.llm = LLMFlops.of(model.llm)
+        self.lora_everywhere = model.speech_mask.everywhere
 
     def step(self, batches: Sequence[Batch]) -> float:
         """Return the FLOPs of forward and backward on batches that lie on the CPU."""
@@ -105,7 +106,8 @@ class UsefulFlops:
         """
         student, num_shared = row_lengths(batch.student), batch.student.num_shared
         total = self.llm.start(num_shared) + 2 * self.llm.rows(student, num_shared) + self.llm.attention(student)
-        total += 3 * self.llm.lora * float(num_speech_tokens(batch.num_frames.numpy()).sum())
+        adapted = student if self.lora_everywhere else num_speech_tokens(batch.num_frames.numpy())
+        total += 3 * self.llm.lora * float(adapted.sum())
         total += 2 * self.llm.logits * batch.num_responses
         if batch.teacher is not None:
             teacher, num_shared = row_lengths(batch.teacher), batch.teacher.num_shared

@@ -36,7 +36,7 @@ FIT: dict[str, Any] = {
 }  # fmt: skip
 """What differs from params.yaml, in both stages."""
 SEMANTIC: dict[str, Any] = {"learning_rate": 2e-4, "warm_start": None}
-PLORA = {"rank": 8, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
+PLORA = {"rank": 8, "alpha": 8, "dropout": 0.0, "targets": "all-linear", "positions": "speech"}
 EMOTION: dict[str, Any] = {"plora": PLORA}
 
 

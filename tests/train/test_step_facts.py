@@ -29,7 +29,7 @@ LLM = Qwen2Config(
     vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, tie_word_embeddings=False,
 )  # fmt: skip
-PLORA = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
+PLORA = {"rank": 16, "alpha": 16, "dropout": 0.0, "targets": "all-linear", "positions": "speech"}
 
 
 def stage(kind: str) -> FitParams:

@@ -35,7 +35,9 @@ def load_earlier(
     assert isinstance(settings, EmotionFitParams)
     plora = settings.plora
     check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
-    model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
+    model.add_plora(
+        lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets), everywhere=plora.positions == "all"
+    )
     state = saved_model.read_plora(folder)
     if (layers := _layers(state)) != (wanted := _layers(saved_model.plora_state(model))):
         raise UserError(
@@ -73,6 +75,7 @@ def read_earlier(settings: FitParams, models: ModelsParams, emotions: list[str])
         rank, alpha = saved_model.plora_size(folder)
         expected.append(("fit.emotion.plora.rank", rank, settings.plora.rank))
         expected.append(("fit.emotion.plora.alpha", alpha, settings.plora.alpha))
+        expected.append(("fit.emotion.plora.positions", config.plora_positions, settings.plora.positions))
     for name, found, wanted in expected:
         if found != wanted:
             raise UserError(f"{where}: {name}: found {found}, expected {wanted} as in the parameters")

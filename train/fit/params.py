@@ -152,6 +152,8 @@ class PloraParams(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     targets: Targets
     """all-linear, or suffixes of names of linear layers."""
+    positions: Literal["speech", "all"]
+    """Where it acts in a sequence that holds speech. all is ordinary LoRA, and slower; text alone stays the LLM's."""
 
 
 class EmotionFitParams(FitParams):

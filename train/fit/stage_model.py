@@ -77,11 +77,14 @@ def emotion_model(
     plora = settings.plora
     check_targets(model.llm, [] if isinstance(plora.targets, str) else plora.targets)
     torch.manual_seed(settings.seed)
-    model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
+    model.add_plora(
+        lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets), everywhere=plora.positions == "all"
+    )
     if settings.train_encoder:
         model.encoder.train_weights()
+    encoder_trained = config.encoder_trained or settings.train_encoder
     return model, config.model_copy(
-        update={"plora": True, "encoder_trained": config.encoder_trained or settings.train_encoder}
+        update={"plora": True, "plora_positions": plora.positions, "encoder_trained": encoder_trained}
     )
 
 

@@ -34,10 +34,12 @@ class SpeechMask:
     mask: Bool[Tensor, "b l"] | None = None
     generating: bool = False
     """Whether the LLM also runs on new tokens, which are not in the mask."""
+    everywhere: bool = False
+    """Whether P-LoRA acts at all positions of sequences that hold speech, and at new tokens after them."""
 
     @contextmanager
-    def applied(self, mask: Bool[Tensor, "b l"], *, generating: bool = False) -> Iterator[None]:
-        """Make P-LoRA act at the positions where `mask` is true."""
+    def applied(self, mask: Bool[Tensor, "b l"] | None, *, generating: bool = False) -> Iterator[None]:
+        """Make P-LoRA act at the positions where `mask` is true; None: at none."""
         before = self.mask, self.generating
         self.mask, self.generating = mask, generating
         try:
@@ -49,14 +51,14 @@ class SpeechMask:
         """Set the output of A (b x l x r) to zero at positions without speech; a forward hook.
 
         During generation, the LLM processes one new token at a time, so the mask of the prompt has another length. New
-        tokens are never speech, so the output is then zero. Otherwise, raises UserError if the positions are not those
-        of the mask.
+        tokens are never speech, so the output is then zero, unless P-LoRA acts everywhere. Otherwise, raises UserError
+        if the positions are not those of the mask.
         """
         if self.mask is None:
             return torch.zeros_like(output)
         if self.mask.shape != output.shape[:-1]:
             if self.generating and output.shape[:-1] == (len(self.mask), 1):
-                return torch.zeros_like(output)
+                return output if self.everywhere else torch.zeros_like(output)
             found, expected = list(output.shape[:-1]), list(self.mask.shape)
             raise UserError(
                 f"fit.emotion.plora.targets: found a layer that runs on positions of the shape {found}, expected "

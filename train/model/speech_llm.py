@@ -80,10 +80,13 @@ class SpeechLLM(nn.Module):
         train_dropout(self.llm, mode)
         return self
 
-    def add_plora(self, config: LoraConfig) -> None:
+    def add_plora(self, config: LoraConfig, *, everywhere: bool = False) -> None:
         """Add P-LoRA to the LLM (stage 2); it changes no output until B is trained."""
         add_plora(self.llm, config, self.speech_mask)
         self.plora = config
+        self.speech_mask.everywhere = everywhere
+        if everywhere:
+            self.shares_start = False  # what is trained acts on the start, too
 
     def compile_layers(self, backend: Backend = "inductor") -> None:
         """Compile the layers of encoder and LLM for the packed layout; the other layout stays as it is."""
@@ -153,6 +156,12 @@ class SpeechLLM(nn.Module):
         packed = speech.clips.sequence(speech.embeddings.to(embeddings.dtype))
         return torch.where(is_speech, sequences.speech_places.placed(packed), embeddings)
 
+    def lora_mask(self, sequences: Sequences, speech: Speech | None) -> Bool[Tensor, "b l"] | None:
+        """Return the positions where P-LoRA acts; None if there is no speech, so that it acts nowhere."""
+        if speech is None:
+            return None
+        return torch.ones_like(sequences.speech) if self.speech_mask.everywhere else sequences.speech
+
     def response_states(self, sequences: Sequences, speech: Speech | None) -> Float[Tensor, "n d"]:
         """Return the final hidden states that predict response tokens; P-LoRA acts at the speech positions.
 
@@ -174,7 +183,8 @@ class SpeechLLM(nn.Module):
             own = own.clone()  # no view: a layer is compiled again for a view
             if start is not None:
                 handed_over = given_start(decoder_layers(self.llm), start)
-        surroundings = partial(self._surroundings, sequences.speech[:, shared:], rows is not None)
+        mask = self.lora_mask(sequences, speech)
+        surroundings = partial(self._surroundings, None if mask is None else mask[:, shared:], rows is not None)
         layers = decoder_layers(self.llm) if self.checkpoints_layers else []
         with surroundings(self.llm), self._checkpointed(layers, surroundings), handed_over:
             output = self.llm.base_model(
@@ -189,9 +199,9 @@ class SpeechLLM(nn.Module):
         return sequences.response_places.taken(states[0])
 
     @contextmanager
-    def _surroundings(self, speech: Bool[Tensor, "b l"], is_packed: bool, module: nn.Module) -> Iterator[None]:
-        """Make P-LoRA act at speech positions, and a module of the LLM attend as the layout needs it."""
-        with self.speech_mask.applied(speech), packed_attention(module) if is_packed else nullcontext():
+    def _surroundings(self, mask: Bool[Tensor, "b l"] | None, is_packed: bool, module: nn.Module) -> Iterator[None]:
+        """Make P-LoRA act where `mask` says, and a module of the LLM attend as the layout needs it."""
+        with self.speech_mask.applied(mask), packed_attention(module) if is_packed else nullcontext():
             yield
 
     def _checkpointed(

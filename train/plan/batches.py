@@ -11,7 +11,7 @@ from pipeline.stage import UserError
 from train.data.dataset import Collator, Example
 from train.data.sampler import Sampler, real_share
 from train.fit.augmented_rows import make_budget
-from train.fit.params import FitParams, SemanticFitParams
+from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.model import Batch
 from train.model.inputs import packed_sequences, sequences
 from train.plan.rows import RowFacts
@@ -45,7 +45,7 @@ class EpochFacts:
 def plan_epoch(rows: RowFacts, settings: FitParams, pad_to_30s: bool, num_gpus: int) -> EpochFacts:
     """Plan an epoch; raises UserError if no row fits into a batch."""
     budget = make_budget(settings)
-    costs = rows.costs(pad_to_30s, runs_teacher(settings))
+    costs = rows.costs(pad_to_30s, runs_teacher(settings), shares_start(settings))
     fits = np.setdiff1d(np.arange(len(costs)), budget.too_large(costs))
     if len(fits) == 0:
         raise UserError(
@@ -84,6 +84,11 @@ def runs_teacher(settings: FitParams) -> bool:
     return isinstance(settings, SemanticFitParams) and settings.teacher == "exact"
 
 
+def shares_start(settings: FitParams) -> bool:
+    """Return whether a batch computes the start of its prompts once, if the LLM allows it."""
+    return not (isinstance(settings, EmotionFitParams) and settings.plora.positions == "all")
+
+
 def make_batch(
     rows: RowFacts, numbers: list[int], settings: FitParams, pad_to_30s: bool, num_mel_bins: int, num_top: int
 ) -> Batch:
@@ -104,6 +109,6 @@ def make_batch(
         )
 
     is_packed = settings.batches.layout == "packed"
-    lay_out = partial(packed_sequences, shares_start=True) if is_packed else sequences
+    lay_out = partial(packed_sequences, shares_start=shares_start(settings)) if is_packed else sequences
     collate = Collator(rows.shell, runs_teacher(settings), stored, lay_out)
     return collate([example(number) for number in numbers])

@@ -85,7 +85,9 @@ def outline_of(
         model = SpeechLLM(SpeechEncoder(WhisperEncoder(encoder), pad_to_30s), causal, num_emotions)
     if isinstance(settings, EmotionFitParams):
         plora = settings.plora
-        model.add_plora(lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets))
+        model.add_plora(
+            lora_config(plora.rank, plora.alpha, plora.dropout, plora.targets), everywhere=plora.positions == "all"
+        )
         if settings.train_encoder:
             model.encoder.train_weights()
     else:

@@ -48,11 +48,11 @@ class RowFacts:
     source: str
     """Where the rows come from, and what of them was assumed."""
 
-    def costs(self, pad_to_30s: bool, with_teacher: bool) -> NDArray[np.int64]:
+    def costs(self, pad_to_30s: bool, with_teacher: bool, shares_start: bool) -> NDArray[np.int64]:
         """Return encoder frames, student positions and teacher positions of each row, as training counts them."""
         samples = np.round(self.seconds * SAMPLE_RATE_HZ).astype(np.int64)
         rows = _Lengths(samples=samples, text=self.text, response=self.response)
-        return row_costs(rows, self.shell, pad_to_30s, with_teacher, shares_start=True)  # type: ignore[arg-type]
+        return row_costs(rows, self.shell, pad_to_30s, with_teacher, shares_start)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ def test_an_llm_that_cannot_train_or_answer_is_refused_in_one_line(name: str, tm
 def test_the_stage_writes_what_it_found_or_nothing(
     targets: str | list[str], tmp_path: Path, tiny_models: ModelsParams
 ) -> None:
-    plora = {"rank": 1, "alpha": 1, "dropout": 0.0, "targets": targets}
+    plora = {"rank": 1, "alpha": 1, "dropout": 0.0, "targets": targets, "positions": "speech"}
     models = TypeAdapter(ModelsParams).dump_python(tiny_models)
     values = {"models": models, "fit": {"emotion": {"plora": plora}}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
