@@ -19,6 +19,7 @@ from train.fit.params import EmotionFitParams, MixtureParams, SemanticFitParams
 from train.fit.planned_rows import make_mixture
 from train.fit.run import RunFolders
 from train.model import SpeechLLM
+from train.model_config import load_config
 
 EMOTIONS = ["sad", "happy"]
 WARM_START = {"epochs": 1, "learning_rate": 1e-3}
@@ -66,6 +67,25 @@ def test_both_stages_start_at_the_same_losses_in_both_layouts_and_with_sizes_rou
     for ours, rounded, padded in zip(losses["packed"], losses["rounded"], losses["padded"], strict=True):
         assert ours == pytest.approx(padded, rel=within)
         assert rounded == pytest.approx(ours, rel=1e-4 if precision == "float32" else within)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_stage_2_starts_alike_wherever_plora_acts_and_learns_something_else(
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, layout: str
+) -> None:
+    first = replace(folders, output=tmp_path / "semantic")
+    run.fit(semantic({"layout": layout}, max_steps=1), tiny_models, EMOTIONS, first, resume=False)
+    losses = []
+    for positions in ("speech", "all"):
+        second = replace(first, init=first.output, output=tmp_path / positions)
+        plora = {"rank": 2, "alpha": 2, "dropout": 0.0, "targets": "all-linear", "positions": positions}
+        run.fit(emotion({"layout": layout}, plora=plora), tiny_models, EMOTIONS, second, resume=False)
+        assert load_config(second.output).plora_positions == positions
+        losses.append([json.loads(line) for line in (second.output / "losses.jsonl").read_text().splitlines()])
+    for name in ("dev_ce", "dev_emotion"):
+        speech, everywhere = ([record[name] for record in each if name in record] for each in losses)
+        assert everywhere[0] == pytest.approx(speech[0], rel=1e-5)
+        assert everywhere[-1] != pytest.approx(speech[-1], rel=1e-5)
 
 
 def test_a_layout_that_the_model_cannot_compute_is_told(

@@ -71,7 +71,7 @@ def everywhere(tiny_models: ModelsParams) -> tuple[SpeechLLM, SpeechLLM]:
     merged = copy.deepcopy(built)
     for module in merged.llm.modules():
         if isinstance(module, LoraLayer):
-            module.merge()  # type: ignore[operator]
+            module.merge()
     return built, merged
 
 
