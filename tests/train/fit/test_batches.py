@@ -1,14 +1,12 @@
 """Training in both layouts of a batch, and what a budget or a layout that cannot be says."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from accelerate.state import AcceleratorState
 
 from pipeline.stage import UserError
 from pipeline.tables import packed
@@ -23,13 +21,6 @@ from train.model_config import load_config
 
 EMOTIONS = ["sad", "happy"]
 WARM_START = {"epochs": 1, "learning_rate": 1e-3}
-
-
-@pytest.fixture(autouse=True)
-def forget_precision() -> Iterator[None]:
-    """Let the runs after a test choose their precision: accelerate keeps that of the first run."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def semantic(changes: dict[str, Any], **more: Any) -> SemanticFitParams:

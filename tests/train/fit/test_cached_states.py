@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -33,14 +32,6 @@ CASES = [("packed", False), ("padded", False), ("padded", True)]
 
 def semantic(**changes: Any) -> SemanticFitParams:
     return SemanticFitParams.model_validate(semantic_fit_section(**{"encoder_states": "cached", **changes}))
-
-
-@pytest.fixture(autouse=True)
-def forget_precision() -> Iterator[None]:
-    """Let the runs after a test choose their precision: accelerate keeps that of the first run."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
