@@ -54,10 +54,7 @@ def test_what_cannot_fit_stops_with_what_to_change(
         fit(tiny_models, folders)
     assert not folders.checkpoints.exists()
     monkeypatch.setattr(preflight, "free_memory", lambda _: 1_000)
-    with pytest.raises(
-        UserError,
-        match=r"; take a smaller LLM in models\.llm, or divide it over .+ shard_llm: true$",
-    ):
+    with pytest.raises(UserError, match=r"; take a smaller LLM in models\.llm, or divide it .+\.shard_llm: true$"):
         fit(tiny_models, folders)
 
 
