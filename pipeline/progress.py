@@ -40,10 +40,10 @@ class Task:
     def _line(self, note: str) -> str:
         seconds = time.monotonic() - self._started
         of_total = "" if self.total is None else f" of {self.total:,.0f}"
-        line = f"{self.name}: {self.done:,.0f}{of_total} {self.unit} after {_duration(seconds)}"
+        line = f"{self.name}: {self.done:,.0f}{of_total} {self.unit} after {duration(seconds)}"
         if self.total is not None and self.done > self._initial:
             left_s = seconds / (self.done - self._initial) * (self.total - self.done)
-            line += f", about {_duration(left_s)} left"
+            line += f", about {duration(left_s)} left"
         return f"{line}, {note}" if note else line
 
     def __enter__(self) -> Self:
@@ -74,7 +74,7 @@ def heartbeat(name: str, state: Callable[[], str] = lambda: "") -> Iterator[None
         pause_s = FIRST_LINE_S
         while not done.wait(pause_s):
             pause_s = LINE_EVERY_S
-            _print(", ".join(filter(None, [f"{name}: {_duration(time.monotonic() - started)}", state()])))
+            _print(", ".join(filter(None, [f"{name}: {duration(time.monotonic() - started)}", state()])))
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -89,7 +89,8 @@ def _print(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in seconds, minutes or hours."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{seconds:.0f} s"

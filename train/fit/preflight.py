@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from pipeline.progress import duration
 from pipeline.stage import UserError, say
 from train.data.dataset import visits
 from train.fit.data import Data
@@ -147,8 +148,8 @@ class Forecast:
         left_s = left * a_step + to_come * a_dev
         end = datetime.now().astimezone() + timedelta(seconds=left_s)
         return (
-            f"after {STEPS} steps: {peak_memory(self.device)}, {1 / a_step:.3g} steps/s, {left_s / 3600:.2g} hours "
-            f"left, until {end:%Y-%m-%d %H:%M %Z}"
+            f"after {STEPS} steps: {peak_memory(self.device)}, {a_step:.3g} s a step, {duration(left_s)} left, "
+            f"until {end:%Y-%m-%d %H:%M %Z}"
         )
 
 
