@@ -17,6 +17,7 @@ from pipeline.generate.params import GenerateParams
 from pipeline.stage import UserError
 
 IN_FLIGHT = 4_096  # prompts that vLLM holds at a time; it runs as many of them as fit, and never waits for more
+TOKENS_AT_ONCE = 8_192  # positions of a step of vLLM on a CPU, at least; 8,192 is its own number
 SHARED_IN_FLIGHT = 1_024  # the same beside other engines: as many as vLLM runs on an H100, so that none is left to wait
 
 
@@ -61,6 +62,7 @@ class VllmEngine:
                 generation_config="vllm",  # ignores generation_config.json beside the weights
                 enforce_eager=on_cpu,  # compiling takes 90 s on a CPU, and small models gain nothing
                 use_tqdm_on_load=False,
+                **(_whole_prompts(params.max_model_len) if on_cpu else {}),
             )
         except ValueError as error:
             raise UserError(f"generate: vllm: {error}") from None
@@ -124,6 +126,11 @@ class VllmEngine:
         token_ids, finish_reason, end_id = cut(output.token_ids, self._end_ids)
         top = [{token: entry.logprob for token, entry in step.items()} for step in output.logprobs]
         return Answer(token_ids, finish_reason, output.cumulative_logprob, top if self._num_top else (), end_id)
+
+
+def _whole_prompts(max_model_len: int) -> dict[str, Any]:
+    """Return options that let vLLM read no prompt in pieces: on a CPU, it then fails with requests that have a seed."""
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(TOKENS_AT_ONCE, max_model_len)}
 
 
 def find() -> tuple[str, bool]:
