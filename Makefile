@@ -40,7 +40,7 @@ test: setup ## run the fast tests
 	@$(ACTIVATE); pytest $(PARALLEL)
 
 test-slow: setup ## run the slow tests and those that need the demo's weights
-	@$(ACTIVATE); OMP_NUM_THREADS=1 pytest -n 2 --dist load -m "(slow or weights) and not gpu"
+	@$(ACTIVATE); OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup -m "(slow or weights) and not gpu"
 
 fuzz: setup ## run the tests with random damaged inputs on 2,000 inputs each, instead of the 100 of make test
 	@$(ACTIVATE); pytest $(PARALLEL) --dist load -m fuzz --hypothesis-profile fuzz --timeout 0

@@ -109,6 +109,7 @@ def distance(found: ExactRun, expected: ExactRun) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("sharded")  # one start of the runs serves all
 @pytest.mark.parametrize("way", ["whole", "sharded"])
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_learn_what_one_does(runs: Runs, case: str, way: str) -> None:
@@ -118,6 +119,7 @@ def test_two_processes_learn_what_one_does(runs: Runs, case: str, way: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("sharded")
 @pytest.mark.parametrize(("case", "stops"), [("emotion untied", [7, 10]), ("semantic untied", [7])])
 def test_a_stopped_run_goes_on_in_another_number_of_processes(runs: Runs, case: str, stops: list[int]) -> None:
     stopped = runs.two(case, "stopped")
@@ -126,6 +128,7 @@ def test_a_stopped_run_goes_on_in_another_number_of_processes(runs: Runs, case: 
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("sharded")
 def test_an_llm_in_bfloat16_gives_the_same_within_its_rounding(runs: Runs) -> None:
     found, expected = (runs.two("emotion tied", f"bfloat16{of}") for of in ("", " one"))
     assert {tensor.dtype for tensor in weights(found).values()} == {torch.float32}
@@ -134,11 +137,13 @@ def test_an_llm_in_bfloat16_gives_the_same_within_its_rounding(runs: Runs) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("sharded")
 def test_gradients_that_stay_in_their_process_give_another_model(runs: Runs) -> None:
     assert distance(runs.two("emotion tied", "unreduced"), runs.one["emotion tied"]) > 1e-2
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("sharded")
 @pytest.mark.parametrize("case", CASES)
 def test_a_process_holds_half_of_the_frozen_layers(runs: Runs, case: str) -> None:
     llm = t.AutoModelForCausalLM.from_pretrained(runs.one[case].llm)
