@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
+from train.fit import run
 from train.fit.run import RunFolders
 
 
@@ -15,6 +16,13 @@ def forget_precision() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def without_counted_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the count of a step's memory, which takes a second for each run, in all tests but its own."""
+    if request.path.name != "test_preflight.py":
+        monkeypatch.setattr(run, "check_memory", lambda *_: None)
 
 
 @pytest.fixture
