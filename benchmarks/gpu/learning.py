@@ -120,7 +120,7 @@ def main(
     figures = Figures(out, "learning")
     work.mkdir(parents=True, exist_ok=True)
     models = write_models(work / "models", largest_id(rows) + 1)
-    usual = yaml.safe_load(Path("params.yaml").read_text())["fit"]
+    usual = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["fit"]
     for where, precision in (("cpu", "float32"), ("gpu", "bfloat16")):
         fit = {**FIT, "precision": precision, **({"max_steps": 5} if tiny else {})}
         params = {"models": models, "emotions": EMOTIONS}

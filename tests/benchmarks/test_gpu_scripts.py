@@ -45,7 +45,7 @@ def checkout(tmp_path: Path, root: Path) -> Path:
     folder = tmp_path / "checkout"
     ignored = shutil.ignore_patterns("cargo", "results", "__pycache__")
     shutil.copytree(root / "benchmarks", folder / "benchmarks", ignore=ignored)
-    for name in ("pipeline", "train", "evaluate", "tests", "pyproject.toml"):
+    for name in ("pipeline", "train", "evaluate", "tests", "pyproject.toml", "params.yaml"):
         (folder / name).symlink_to(root / name)
     (folder / ".venv").symlink_to(root / ".venv")
     return folder
