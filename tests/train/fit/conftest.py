@@ -1,21 +1,11 @@
 """Fixtures of the tests of training."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from train.fit import run
 from train.fit.run import RunFolders
-
-
-@pytest.fixture(autouse=True)
-def forget_precision() -> Iterator[None]:
-    """Let each run choose its precision: accelerate keeps that of the first run of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)
