@@ -68,7 +68,8 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
     model, config, data = prepare(settings, models, emotions, folders, accelerator)
     main = accelerator.is_main_process
-    for line in describe_rows(data, settings, accelerator.num_processes) if main else []:
+    num_batches = data.sampler.num_batches(settings.epochs, settings.max_steps)
+    for line in describe_rows(data, settings, num_batches, accelerator.num_processes) if main else []:
         say(f"fit: {kind}: {line}")
     init = folders.init if settings.init is None else Path(settings.init)
     of_run = identify(settings, config, folders.data, init, llm_dtype(settings), main)
@@ -81,7 +82,7 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
     if state is None and init is None and isinstance(settings, SemanticFitParams) and settings.warm_start is not None:
         warm_start(model, data, settings, settings.warm_start, main)
     objective = make_objective(settings, model)
-    schedule = make_schedule(settings, len(data.sampler.num_batches(settings.epochs, settings.max_steps)))
+    schedule = make_schedule(settings, len(num_batches))
     trainer = Trainer(model, objective, make_optimizer(model, settings), schedule, accelerator)
     with StopSignal() as stop:
         answers = Answers(data, config, settings.answers, logs / ANSWERS_FILE, main)
@@ -123,8 +124,8 @@ def prepare(
     return model, config, data
 
 
-def describe_rows(data: Data, settings: FitParams, num_processes: int) -> list[str]:
-    """Say what a training does with its rows besides what is usual."""
+def describe_rows(data: Data, settings: FitParams, num_batches: Sequence[int], num_processes: int) -> list[str]:
+    """Say what a training does with its rows besides what is usual; `num_batches` are those of each step."""
     lines = [] if settings.init is None else [describe_start(Path(settings.init), settings)]
     if data.collate.with_signals:
         num_top = len(data.train.rows.column("top_ids")[0].as_py()[0])
@@ -132,7 +133,7 @@ def describe_rows(data: Data, settings: FitParams, num_processes: int) -> list[s
         lines.append(f"{teacher}; the logged kl is a lower bound, dev_kl is exact")
     if data.sampler.mixture is not None:
         lines.append(data.sampler.mixture.describe())
-    if spare := spare_batches(data.sampler.num_batches(settings.epochs, settings.max_steps), num_processes):
+    if spare := spare_batches(num_batches, num_processes):
         lines.append(spare)
     return lines
 
