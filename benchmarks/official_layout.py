@@ -1,9 +1,10 @@
 """Compare a training step with one in the layout of the official code: python -m benchmarks.official_layout DIR
 
 DIR has EmoBox's lists (DIR/EmoBox/CORPUS/CORPUS.jsonl.gz), from which the lengths of IEMOCAP and CREMA-D come. Models
-have the demo's shapes (whisper-tiny, SmolLM2-135M) with random weights; the LLM is bfloat16 as in training. A batch has
-as many random clips as the official one on a GPU: 8 in stage 1, 4 in stage 2. We pack them. The official layout pads
-clips to 30 s and segments apart, and computes logits at all positions (benchmarks/gpu/official.py).
+have the demo's shapes (whisper-tiny, SmolLM2-135M) with random weights; the LLM is bfloat16 as in training. An
+optimizer step has 16 random clips. The official layout has batches as published for a GPU: 8 clips in stage 1, 4 in
+stage 2. It pads clips to 30 s and segments apart, and computes logits at all positions (benchmarks/gpu/official.py).
+We pack all clips into one batch, which holds fewer seconds of audio than one batch there.
 
 Both ways take optimizer steps on the same clips in turn; times are medians of five. If each floating-point operation
 took the same time, a step would be faster by the FLOPs executed there / FLOPs executed here. The result is the share of
@@ -33,6 +34,7 @@ from train.fit.trainer import Trainer
 from train.model import Batch
 
 ROUNDS = 5
+CLIPS = 16  # of an optimizer step
 CORPORA = ("iemocap", "cremad")
 STAGES: tuple[Stage, ...] = ("semantic", "emotion")
 LEAST_SHARE = 0.9  # the target
@@ -43,17 +45,19 @@ DEMO = Sizes(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """A trainer with a batch in its layout."""
+    """A trainer with the batches of a step in its layout."""
 
     trainer: Trainer
-    batch: Batch
+    batches: list[Batch]
 
 
 def ways_of(steps: Steps, clips: Sequence[Example]) -> dict[str, Way]:
     """Return both ways to take a step on these clips."""
+    size = steps.sizes.clips[steps.stage]
+    parts = [clips[first : first + size] for first in range(0, len(clips), size)]
     return {
-        "ours": Way(trainer=steps.ours, batch=steps.packed_on(clips)),
-        "official": Way(trainer=steps.official, batch=steps.official_on(clips)),
+        "ours": Way(trainer=steps.ours, batches=[steps.packed_on(clips)]),
+        "official": Way(trainer=steps.official, batches=[steps.official_on(part) for part in parts]),
     }
 
 
@@ -63,14 +67,14 @@ def compare(steps: Steps, clips: Sequence[Example]) -> dict[str, Any]:
     flops: dict[str, int] = {}
     for name, way in ways.items():  # this is also the warm-up
         with counting_flops() as counter:
-            steps.step(way.trainer, way.batch)
+            steps.step(way.trainer, *way.batches)
         flops[name] = counter.get_total_flops()
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
             started, started_cpu = time.perf_counter(), time.process_time()
-            steps.step(way.trainer, way.batch)
+            steps.step(way.trainer, *way.batches)
             wall[name].append(time.perf_counter() - started)
             cpu[name].append(time.process_time() - started_cpu)
     figures: dict[str, Any] = {"clips": len(clips), "mean_s": np.mean([clip.num_frames for clip in clips]).item() / 100}
@@ -88,14 +92,14 @@ def compare(steps: Steps, clips: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-def measure(sizes: Sizes, lists: Path, corpora: Sequence[str] = CORPORA) -> dict[str, Any]:
+def measure(sizes: Sizes, lists: Path, corpora: Sequence[str] = CORPORA, num_clips: int = CLIPS) -> dict[str, Any]:
     """Compare both stages on clips with the lengths of each corpus."""
     figures: dict[str, Any] = {"threads": torch.get_num_threads()}
     for stage in STAGES:
         steps = Steps(sizes, stage)
         for corpus in corpora:
             generator = np.random.default_rng(1)
-            drawn = generator.choice(lengths_s(corpus, lists), sizes.clips[stage], replace=False)
+            drawn = generator.choice(lengths_s(corpus, lists), num_clips, replace=False)
             found = compare(steps, clips_of(sizes, drawn.clip(0.1, MAX_DURATION_S) * sizes.seconds, generator))
             figures[f"{stage} {corpus}"] = found
             say(

@@ -87,10 +87,10 @@ class Steps:
         """Make a batch of clips in the official layout."""
         return collate(clips, frame(), with_teacher=self.stage == "semantic")
 
-    def step(self, trainer: Trainer, batch: Batch) -> None:
+    def step(self, trainer: Trainer, *batches: Batch) -> None:
         """Run an optimizer step."""
         self.taken += 1
-        trainer.step(self.taken, [batch]).read()
+        trainer.step(self.taken, batches).read()
 
     def useful(self, clips: Sequence[Example]) -> float:
         """Return the useful FLOPs of a step on these clips."""

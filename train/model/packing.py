@@ -131,37 +131,42 @@ def attend(
     """
     if s_aux is not None:
         raise NotImplementedError("attention with sinks")
+    if dropout:
+        raise NotImplementedError("attention with dropout")
     if start is not None:
         key, value = (torch.cat([before, own], dim=2) for before, own in zip(start, (key, value), strict=True))
     assert key.shape[2] == segments.num_shared + query.shape[2]
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if _varlen_runs(query) and softcap is None and not dropout:
-        return _varlen(query, key, value, segments, scale, causal, sliding_window)[None], None
-    num_rows, longest = segments.places.shape
-    num_shared = segments.num_shared
-
-    def rows(x: Float[Tensor, "1 h l c"]) -> Float[Tensor, "b h n c"]:
-        return segments.rectangle(x[0].transpose(0, 1)).transpose(1, 2)
-
-    def keys(x: Float[Tensor, "1 g p c"]) -> Float[Tensor, "b g _ c"]:
-        own = rows(x[:, :, num_shared:])
-        return torch.cat([x[:, :, :num_shared].expand(num_rows, -1, -1, -1), own], dim=2) if num_shared else own
-
-    mask = functional.pad(segments.valid, (num_shared, 0), value=True)[:, None, None]
-    if causal:
-        mask = mask & mask.new_ones(longest, num_shared + longest).tril(num_shared)
-    if sliding_window is not None:
-        mask = mask & mask.new_ones(longest, num_shared + longest).triu(num_shared - sliding_window + 1)
-    if query.is_cuda and softcap is None:
-        is_grouped = query.shape[1] != key.shape[1]
-        output = functional.scaled_dot_product_attention(
-            rows(query), keys(key), keys(value), mask, dropout, scale=scale, enable_gqa=is_grouped
-        )
+    how = _How(
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+        sliding_window=sliding_window,
+        softcap=softcap,
+    )
+    if _varlen_runs(query) and softcap is None:
+        attention = _varlen
     else:
-        with torch.autocast(query.device.type, enabled=False):  # it would round the scores to bfloat16
-            output = _attention(rows(query), keys(key), keys(value), mask, scale, softcap)
-    return segments.sequence(output.transpose(1, 2))[None], None
+        attention = _row_by_row if _loops_over_rows(query) else _in_rectangle
+    return attention(query, key, value, segments, how)[None], None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """The kind of attention."""
+
+    scale: float
+    causal: bool
+    sliding_window: int | None
+    softcap: float | None
+
+    def visible(self, segments: Segments) -> Bool[Tensor, "n p"]:
+        """Return which keys each position of the longest row sees: those of the shared start and of its own row."""
+        longest, num_shared = segments.places.shape[1], segments.num_shared
+        visible = torch.ones(longest, num_shared + longest, dtype=torch.bool, device=segments.places.device)
+        if self.causal:
+            visible = visible.tril(num_shared)
+        if self.sliding_window is not None:
+            visible = visible.triu(num_shared - self.sliding_window + 1)
+        return visible
 
 
 def _varlen_runs(query: Tensor) -> bool:
@@ -181,9 +186,7 @@ def _varlen(
     key: Float[Tensor, "1 g p c"],
     value: Float[Tensor, "1 g p c"],
     segments: Segments,
-    scale: float,
-    causal: bool,
-    sliding_window: int | None,
+    how: _How,
 ) -> Float[Tensor, "l h c"]:
     """Compute attention without the rectangle; if causal, the last query of a row sees all keys of the row."""
     num_rows, longest = segments.places.shape
@@ -202,7 +205,7 @@ def _varlen(
         whole[start_places.long()] = x[:num_shared].detach()  # it holds no speech, so it needs no gradient
         return whole.index_copy(0, own_places, x[num_shared:])
 
-    before = -1 if sliding_window is None else sliding_window - 1
+    before = -1 if how.sliding_window is None else how.sliding_window - 1
     return varlen_attn(  # type: ignore[return-value]
         query[0].transpose(0, 1).contiguous(),
         keys(key).contiguous(),
@@ -211,28 +214,93 @@ def _varlen(
         key_starts,
         longest,
         num_shared + longest,
-        scale=scale,
-        window_size=(before, 0 if causal else -1),
+        scale=how.scale,
+        window_size=(before, 0 if how.causal else -1),
     )
 
 
-def _attention(
+def _loops_over_rows(query: Tensor) -> bool:
+    """Return whether each row is computed by itself. A compiled loop would be compiled for each number of rows."""
+    return query.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _row_by_row(
+    query: Float[Tensor, "1 h l c"],
+    key: Float[Tensor, "1 g p c"],
+    value: Float[Tensor, "1 g p c"],
+    segments: Segments,
+    how: _How,
+) -> Float[Tensor, "l h c"]:
+    """Compute attention without padding, in float32 or more.
+
+    PyTorch's function is not used: with a mask, it is not faster on a CPU.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    num_shared, lengths = segments.num_shared, segments.starts.diff().tolist()
+    grouped = query[0].to(dtype).mul(how.scale).unflatten(0, (key.shape[1], -1)).split(lengths, dim=2)
+    start_keys, *row_keys = key[0].to(dtype).split([num_shared, *lengths], dim=1)
+    start_values, *row_values = value[0].to(dtype).split([num_shared, *lengths], dim=1)
+    hidden = None
+    if how.causal or how.sliding_window is not None:
+        hidden = torch.zeros((), dtype=dtype).where(how.visible(segments), -torch.inf)
+    rows = []
+    for queries, own_keys, own_values in zip(grouped, row_keys, row_values, strict=True):
+        keys, values = torch.cat([start_keys, own_keys], dim=1), torch.cat([start_values, own_values], dim=1)
+        shape = queries.shape[1:3]
+        with torch.autocast("cpu", enabled=False):  # it would round the scores to bfloat16
+            scores = (queries.flatten(1, 2) @ keys.transpose(1, 2)).unflatten(1, shape)
+            if how.softcap is not None:
+                scores = torch.tanh(scores / how.softcap) * how.softcap
+            if hidden is not None:
+                scores += hidden[: shape[1], : num_shared + shape[1]]
+            rows.append((scores.softmax(-1).flatten(1, 2) @ values).unflatten(1, shape))
+    return torch.cat(rows, dim=2).flatten(0, 1).transpose(0, 1).to(query.dtype)
+
+
+def _in_rectangle(
+    query: Float[Tensor, "1 h l c"],
+    key: Float[Tensor, "1 g p c"],
+    value: Float[Tensor, "1 g p c"],
+    segments: Segments,
+    how: _How,
+) -> Float[Tensor, "l h c"]:
+    """Compute attention with each row padded to the longest one."""
+    num_shared = segments.num_shared
+
+    def rows(x: Float[Tensor, "1 h l c"]) -> Float[Tensor, "b h n c"]:
+        return segments.rectangle(x[0].transpose(0, 1)).transpose(1, 2)
+
+    def keys(x: Float[Tensor, "1 g p c"]) -> Float[Tensor, "b g _ c"]:
+        own = rows(x[:, :, num_shared:])
+        return torch.cat([x[:, :, :num_shared].expand(len(own), -1, -1, -1), own], dim=2) if num_shared else own
+
+    mask = functional.pad(segments.valid, (num_shared, 0), value=True)[:, None, None]
+    if how.causal or how.sliding_window is not None:
+        mask = mask & how.visible(segments)
+    if how.softcap is None:
+        is_grouped = query.shape[1] != key.shape[1]
+        output = functional.scaled_dot_product_attention(
+            rows(query), keys(key), keys(value), mask, scale=how.scale, enable_gqa=is_grouped
+        )
+    else:
+        with torch.autocast(query.device.type, enabled=False):  # it would round the scores to bfloat16
+            output = _capped(rows(query), keys(key), keys(value), mask, how.scale, how.softcap)
+    return segments.sequence(output.transpose(1, 2))
+
+
+def _capped(
     query: Float[Tensor, "b h n c"],
     key: Float[Tensor, "b g p c"],
     value: Float[Tensor, "b g p c"],
     mask: Bool[Tensor, "b 1 _ p"],
     scale: float,
-    softcap: float | None,
+    softcap: float,
 ) -> Float[Tensor, "b h n c"]:
-    """Return softmax attention, computed in float32 or more.
-
-    PyTorch's function is not used on a CPU, because its gradient is slow there for short rows in bfloat16.
-    """
+    """Return softmax attention with a cap of its scores, which PyTorch's function does not know; float32 or more."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     grouped = query.unflatten(1, (key.shape[1], -1)).to(dtype)
     scores = (grouped @ key[:, :, None].transpose(-1, -2).to(dtype)) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = torch.tanh(scores / softcap) * softcap
     weights = scores.masked_fill(~mask[:, None], torch.finfo(dtype).min).softmax(-1)
     output: Tensor = (weights @ value[:, :, None].to(dtype)).flatten(1, 2).to(query.dtype)
     return output

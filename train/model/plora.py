@@ -84,6 +84,7 @@ def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> No
             module.lora_A[ADAPTER_NAME].register_forward_hook(speech_mask.zero_elsewhere)
             module.lora_A[ADAPTER_NAME].float()
             module.lora_B[ADAPTER_NAME].float()
+            module.cast_input_dtype_enabled = False  # peft would copy all inputs to float32, and autocast back
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)
 
 

@@ -84,8 +84,8 @@ def test_cached_states_give_the_loss_and_the_gradient_of_computed_ones(
         (loss, gradient), (expected, expected_gradient) = (
             gradient_of(opened.model, data, rows) for data in (cached, opened.data)
         )
-        assert float((loss - expected).abs()) < 1e-6 * float(expected.abs())
-        assert float((gradient - expected_gradient).norm()) < 1e-6 * float(expected_gradient.norm())
+        assert float((loss - expected).abs()) < 1e-5 * float(expected.abs())
+        assert float((gradient - expected_gradient).norm()) < 1e-5 * float(expected_gradient.norm())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

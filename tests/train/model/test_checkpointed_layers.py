@@ -146,7 +146,7 @@ def test_the_forward_pass_keeps_less(tmp_path: Path, tiny_models: ModelsParams, 
     batch = batch_of(model, layout, with_teacher=stage == 1)
     before = saved_bytes(model, stage, batch)
     model.checkpoints_layers = True
-    assert saved_bytes(model, stage, batch) < 0.7 * before
+    assert saved_bytes(model, stage, batch) < 0.8 * before
 
 
 @pytest.mark.parametrize("stage", [1, 2])

@@ -21,6 +21,7 @@ from train.model.emotion_head import EmotionHead
 from train.model.encoder import SpeechEncoder
 from train.model.inputs import sequences
 from train.model.plora import ADAPTER_NAME, SpeechMask, add_plora, lora_config
+from train.precision import autocast
 
 BEFORE, AFTER = [5, 6, 7], [8, 9]
 RESPONSES = [[10, 11, 12], [13, 14]]
@@ -200,9 +201,10 @@ def test_what_is_trained_is_float32_beside_an_llm_in_bfloat16(tiny_models: Model
     trained = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"adapter", "encoder", "head", "llm"}
     assert set(trained.values()) == {torch.float32}
-    with torch.no_grad():
+    with torch.no_grad(), autocast(model.llm):
         speech = model.encode_speech(*padded([clip(200), clip(300)]))
         before = model.response_states(with_speech(speech), speech)
+    with torch.no_grad(), autocast(model.llm):  # autocast keeps its copies of the weights until it ends
         train_lora_b(model)
         assert not torch.equal(before, model.response_states(with_speech(speech), speech))
 
