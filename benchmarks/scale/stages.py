@@ -6,13 +6,15 @@ more stage, write a function for it, and add it to STAGES.
 
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
+from typing import Self
 
 Work = Callable[[], object]
-KIB = 2**10
 
 
 def split(folder: Path) -> Work:
@@ -145,18 +147,40 @@ STAGES: dict[str, Callable[[Path], Work]] = {
 }
 
 
-def peak_gib() -> float:
-    """Return the largest memory of this process so far; files that are mapped into memory count, too."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * KIB / 2**30
+class PeakMemory(Thread):
+    """Follows the memory of this process while it is entered; files that are mapped into memory do not count.
+
+    Linux takes their pages back when memory is short.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.gib = 0.0
+        self._ended = Event()
+
+    def run(self) -> None:
+        """Look every 10 ms; a shorter peak may be missed."""
+        while not self._ended.wait(0.01):
+            _, resident, of_files, *_ = Path("/proc/self/statm").read_text().split()
+            self.gib = max(self.gib, (int(resident) - int(of_files)) * resource.getpagesize() / 2**30)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
 
 
 def main(name: str, folder: Path) -> None:
     """Run a stage and print its figures as the last line."""
     work = STAGES[name](folder)
-    started = time.perf_counter()
-    work()
-    print(json.dumps({"wall_s": time.perf_counter() - started, "peak_gib": peak_gib()}))
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        work()
+        wall_s = time.perf_counter() - started
+    print(json.dumps({"wall_s": wall_s, "peak_gib": peak.gib}))
 
 
 if __name__ == "__main__":
