@@ -6,6 +6,7 @@ from pipeline.commands.overview import overview
 from pipeline.stage import run_app
 
 STAGES = {
+    "probe": "recognise emotion with a linear classifier on the frozen encoder",
     "respond": "let the model and the baselines answer the test clips",
     "score": "compute scores and plots from the predictions; needs no GPU",
     "report": "write one page to open in a browser",
