@@ -79,8 +79,7 @@ def _tokens(sums: Floats) -> Floats:
 CASES = [
     Case(f"{name}, {num_classes} classes, spread {spread:g}", draw_answers(num_classes, spread), statistic, _clips)
     for name, statistic in confusions.SCORES.items()
-    for num_classes in (4, 6)
-    for spread in (0.5, 1.0)
+    for num_classes, spread in ([(4, 0.5), (4, 1.0), (6, 0.5), (6, 1.0)] if name == "ua" else [(6, 1.0)])
 ] + [
     Case("kl", draw_divergences, lambda sums: intervals.ratio(sums[..., 2:]), _tokens),
     Case("gap", draw_divergences, intervals.difference_of_ratios, _tokens),
@@ -106,8 +105,8 @@ def coverage(
 ) -> float:
     """Return the share of samples of so many speakers whose interval holds the score of the population."""
     truth = float(case.statistic(case.draw(np.random.default_rng(0), MOST_SPEAKERS).sum(axis=0)))
-    rng = np.random.default_rng(num_speakers)
-    found = (method(case.draw(rng, num_speakers), case) for _ in range(samples))
+    drawn = case.draw(np.random.default_rng(num_speakers), samples * num_speakers)
+    found = (method(sums, case) for sums in np.split(drawn, samples))
     return sum(interval.low <= truth <= interval.high for interval in found) / samples
 
 
