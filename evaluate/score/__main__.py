@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from evaluate import training_curves
-from evaluate.bootstrap import Resampling
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.predictions import read_divergence, read_recognition
@@ -32,11 +31,11 @@ def main(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Compute scores from predictions: metrics.json and the tables of `dvc plots`."""
-    how = Resampling(**load(params_file, "score", ScoreParams).model_dump())
+    confidence = load(params_file, "score", ScoreParams).confidence
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
-    recognition_scores = score_recognition(recognised, emotions, how)
-    numbers = score_divergence(read_divergence(divergence), how) | recognition_scores.metrics
+    recognition_scores = score_recognition(recognised, emotions, confidence)
+    numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
     if models is not None:
         for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train

@@ -12,7 +12,7 @@ from tests.builders import divergence_table, recognition_table
 
 PARAMS = """
 emotions: [neutral, sad, angry, happy]
-score: {seed: 1, resamples: 1000, confidence: 0.95}
+score: {confidence: 0.95}
 """
 
 
