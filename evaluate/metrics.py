@@ -33,8 +33,11 @@ class ScoreParams(Section):
     confidence: float = Field(gt=0, lt=1)
 
 
-Confusions = dict[str, dict[str, list[list[int]]]]
-"""corpus -> system -> number of clips by true and predicted emotion, K rows of K + 1; the last column is unparsable."""
+Confusions = dict[str, dict[str, list[list[float]]]]
+"""corpus -> system -> number of clips by true and predicted emotion, K rows of K + 1; the last column is unparsable.
+
+The system `own_answers` (evaluate/own_answers.py) has K rows of K.
+"""
 
 
 @dataclass(frozen=True, slots=True)
