@@ -33,8 +33,11 @@ class ScoreParams(Section):
     confidence: float = Field(gt=0, lt=1)
 
 
-Confusions = dict[str, dict[str, list[list[int]]]]
-"""corpus -> system -> number of clips by true and predicted emotion, K rows of K + 1; the last column is unparsable."""
+Confusions = dict[str, dict[str, list[list[float]]]]
+"""corpus -> system -> number of clips by true and predicted emotion, K rows of K + 1; the last column is unparsable.
+
+The system `own_answers` (evaluate/own_answers.py) has K rows of K.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def score_divergence(table: pa.Table, confidence: float) -> Metrics:
 def _score_kl(rows: pa.Table, confidence: float) -> dict[str, float]:
     by = intervals.by_speaker_or_row(rows["speaker"].to_pylist())
     sums = intervals.sum_by_cluster(kl_and_tokens(rows), by)
-    kl = _bounded("kl", intervals.estimate(sums, intervals.ratio, sums[:, 1]), confidence, lowest=0)
+    kl = bounded("kl", intervals.estimate(sums, intervals.ratio, sums[:, 1]), confidence, lowest=0)
     return _rounded(**kl, n=rows.num_rows, speakers=by.num_speakers)
 
 
@@ -99,10 +102,10 @@ def _score_gap(wrong: pa.Table, right: pa.Table, confidence: float) -> dict[str,
     by = intervals.by_speaker_or_row(wrong["speaker"].to_pylist())
     sums = np.hstack([intervals.sum_by_cluster(kl_and_tokens(rows), by) for rows in (wrong, right)])
     gap = intervals.estimate(sums, intervals.difference_of_ratios, sums[:, 1])
-    return _rounded(**_bounded("gap", gap, confidence))
+    return _rounded(**bounded("gap", gap, confidence))
 
 
-def _bounded(
+def bounded(
     name: str, score: Estimate, confidence: float, lowest: float = -math.inf, highest: float = math.inf
 ) -> dict[str, float]:
     """Return a score and its bounds, which are cut at its lowest and highest value; a single cluster has no bounds."""
@@ -129,7 +132,7 @@ def _score_system(counts: Floats, by: Clusters, confidence: float) -> dict[str, 
     total = counts.sum(axis=0)
     accuracy = intervals.estimate(counts, confusions.unweighted_accuracy, counts.sum(axis=(1, 2)))
     scores = {name: float(score(total)) for name, score in confusions.SCORES.items()}
-    scores |= _bounded("ua", accuracy, confidence, lowest=0, highest=1)
+    scores |= bounded("ua", accuracy, confidence, lowest=0, highest=1)
     unparsable = total[:, -1].sum() / total.sum()
     return _rounded(**scores, unparsable=unparsable, n=int(total.sum()), speakers=by.num_speakers)
 
