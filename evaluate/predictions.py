@@ -34,7 +34,7 @@ WRONG_CLIP = "shuffled"
 
 VOICE, TRANSCRIPT, SHUFFLED = "the clip", "only the transcript", "another speaker's clip of another emotion"
 GIVEN = (VOICE, TRANSCRIPT, SHUFFLED)
-HEAD, LOGPROB, PROMPTED = "emotion head", "likeliest label", "written answer"
+HEAD, LOGPROB, PROMPTED, LINEAR = "emotion head", "likeliest label", "written answer", "probe of the frozen encoder"
 
 SYSTEMS = (
     System("head", VOICE, HEAD),
@@ -46,6 +46,9 @@ SYSTEMS = (
     System("shuffled_logprob", SHUFFLED, LOGPROB),
     System("shuffled_prompted", SHUFFLED, PROMPTED),
 )
+"""The systems of the stage respond."""
+PROBE = System("probe", VOICE, LINEAR)
+"""The system of the stage probe, in a table of its own."""
 
 OWN_SYSTEMS = ("voice", "shuffled", "silence", "transcript", "stage1", "told_true", "told_head")
 """What the LLM's own continuations are scored after (evaluate/respond/own_answers.py)."""
@@ -67,7 +70,7 @@ RECOGNITION_SCHEMA = pa.schema(
         ("corpus", pa.string()),
         ("speaker", pa.string()),
         ("emotion", pa.string()),  # true emotion of the row's own clip, even if another clip was given
-        ("system", pa.string()),  # name of a system in SYSTEMS
+        ("system", pa.string()),  # name of a system in SYSTEMS, or of PROBE
         ("answer", pa.string()),  # null if the system writes no answer
         ("predicted", pa.string()),  # null if the answer names no label
         ("scores", pa.list_(pa.float64())),  # log-probabilities in the order of the classes; or null
@@ -121,10 +124,10 @@ def read_divergence(path: Path) -> pa.Table:
     return table
 
 
-def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
+def read_recognition(path: Path, emotions: Collection[str], systems: Sequence[System] = SYSTEMS) -> pa.Table:
     """Read the recognised emotions; check that every id has its systems once, labels in `emotions`, finite scores."""
     table = parquet.read(path, RECOGNITION_SCHEMA)
-    _check_paired(path, table, "system", [system.name for system in SYSTEMS])
+    _check_paired(path, table, "system", [system.name for system in systems])
     for column, allowed in (("emotion", [*emotions]), ("predicted", [*emotions, None])):
         is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
         for row in _first(table, pc.invert(is_allowed)):

@@ -15,15 +15,13 @@ import typer
 from pydantic import PositiveInt
 
 from evaluate.output import write_text
-from evaluate.predictions import RECOGNITION_SCHEMA
+from evaluate.predictions import PROBE, RECOGNITION_SCHEMA
 from pipeline import params
 from pipeline.params import ParamsFile, Section
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import packed, parquet
 from pipeline.tables.emotions import read_classes
 from pipeline.weights.source import Weights, fetch
-
-SYSTEM = "probe"
 
 
 class ProbeParams(Section):
@@ -92,7 +90,7 @@ def as_table(rows: packed.Rows, places: np.ndarray, scores: np.ndarray, emotions
     predicted = [emotions[number] for number in scores.argmax(1).tolist()]
     return (
         about.take(pa.array(places))
-        .append_column("system", pa.array([SYSTEM] * len(places)))
+        .append_column("system", pa.array([PROBE.name] * len(places)))
         .append_column("answer", pa.nulls(len(places), pa.string()))
         .append_column("predicted", pa.array(predicted, pa.string()))
         .append_column("scores", pa.array(scores.tolist(), pa.list_(pa.float64())))

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from evaluate import training_curves
 from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Confusions, Metrics, ScoreParams
 from evaluate.output import write_text
-from evaluate.predictions import GIVEN, PROMPTED, SYSTEMS, read_examples
+from evaluate.predictions import GIVEN, PROBE, PROMPTED, SYSTEMS, read_examples
 from evaluate.report import plots
 from evaluate.report.own_answers import GIVEN as OWN_GIVEN
 from evaluate.report.own_answers import WORDS, own_answers_protocols
@@ -276,7 +276,7 @@ def main(
         percent=percent,
         synthetic=load(params_file, "synthesise", dict[str, Any]).keys(),
         emotions=emotions,
-        systems={given: [system for system in SYSTEMS if system.given == given] for given in GIVEN},
+        systems={given: [system for system in (*SYSTEMS, PROBE) if system.given == given] for given in GIVEN},
         prompted=PROMPTED,
         emotion=emotion_protocols(numbers, counts, rows, emotions, percent),
         hearing=hearing_protocols(numbers, rows, percent),

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluate.intervals import Floats
-from evaluate.predictions import GIVEN, HEAD, LOGPROB, PROMPTED, SHUFFLED, SYSTEMS, TRANSCRIPT, VOICE
+from evaluate.predictions import GIVEN, HEAD, LINEAR, LOGPROB, PROBE, PROMPTED, SHUFFLED, SYSTEMS, TRANSCRIPT, VOICE
 from evaluate.training_curves import TERMS, Losses
 
 _INK = "#010203"  # replaced by currentColor, which matplotlib does not know
@@ -21,7 +21,7 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#1f83c4", "#d55e00", "#009e73", "#8a8f98"
 _WIDTH_IN = 4.4  # 422 CSS pixels: nearly at full size on a phone
 
 _GIVEN_NAMES = {VOICE: "clip", TRANSCRIPT: "only transcript", SHUFFLED: "another speaker's clip"}
-_READ_COLORS = {HEAD: _BLUE, LOGPROB: _ORANGE, PROMPTED: _GREEN}
+_READ_COLORS = {HEAD: _BLUE, LOGPROB: _ORANGE, PROMPTED: _GREEN, LINEAR: _GREY}
 _LOSS_NAMES = {"kl": "continuation KL", "ce": "continuation CE", "emotion": "emotion CE"}
 
 
@@ -32,7 +32,7 @@ def draw_accuracies(systems: Mapping[str, Mapping[str, float]]) -> str:
         rows: list[tuple[float, str, str]] = []  # y position, label, font weight
         y = 0.0
         for given in GIVEN:
-            of_given = [system for system in SYSTEMS if system.given == given and system.name in systems]
+            of_given = [system for system in (*SYSTEMS, PROBE) if system.given == given and system.name in systems]
             if not of_given:
                 continue
             rows.append((y, _GIVEN_NAMES[given], "bold"))

@@ -65,6 +65,8 @@ def emotion_verdict(scores: Scores, percent: str, *, texts_are_neutral: bool) ->
         f"The accuracy of the emotion head, a classifier beside the language model, is {_interval(head, percent)}.",
         _transcript_sentence(transcript, chance, percent, texts_are_neutral=texts_are_neutral),
     ]
+    if probe := scores.get("probe"):
+        sentences.insert(2, f"Logistic regression on the encoder before training reaches {_interval(probe, percent)}.")
     shuffled = scores.get(f"{WRONG_CLIP}_head")
     if shuffled is None:
         sentences.append("No clip of another speaker and emotion is in the test split, so this control is missing.")

@@ -11,7 +11,7 @@ from evaluate import training_curves
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
-from evaluate.predictions import read_divergence, read_own_answers, read_recognition
+from evaluate.predictions import PROBE, read_divergence, read_own_answers, read_recognition
 from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
@@ -29,6 +29,7 @@ def main(
     confusions: Annotated[Path, typer.Option(help="JSON file of confusion counts to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
@@ -38,6 +39,10 @@ def main(
     recognised = read_recognition(recognition, emotions)
     recognition_scores = score_recognition(recognised, emotions, confidence)
     numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
+    if probe is not None:
+        probed = score_recognition(read_recognition(probe, emotions, [PROBE]), emotions, confidence, [PROBE])
+        for test, scores in probed.metrics.items():
+            numbers.setdefault(test, {}).update(scores)
     if own_answers is not None:
         own = score_own_answers(read_own_answers(own_answers, emotions), emotions, confidence)
         numbers |= own.metrics

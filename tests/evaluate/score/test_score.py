@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
@@ -78,6 +81,18 @@ def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 0))
     assert list(json.loads((tmp_path / "metrics.json").read_text())) == list(metrics)[:2]
     assert capsys.readouterr().out.endswith("score: own answers, unweighted accuracy: no test clip has them\n")
+
+
+def test_the_probe_is_a_system_beside_the_others(tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    rows = pq.read_table(paths["recognition"])
+    head = rows.filter(pc.field("system") == "head")
+    pq.write_table(head.set_column(4, "system", pa.array(["probe"] * len(head))), tmp_path / "probe.parquet")
+    score.main(**paths, probe=tmp_path / "probe.parquet")
+    scores = json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]
+    assert scores["probe"] == scores["head"]
+    with pytest.raises(UserError, match="found head, expected one of probe"):
+        score.main(**paths, probe=paths["recognition"])
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
