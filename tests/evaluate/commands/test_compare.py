@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from evaluate.__main__ import app
 from evaluate.commands.compare import main
 from evaluate.comparison import Difference, state_verdict
+from evaluate.predictions import RECOGNITION_SCHEMA
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 from tests.builders import CLASSES, divergence_table, recognition_table
@@ -119,6 +120,25 @@ def test_rows_without_a_wrong_clip_are_left_out_of_a_control(
     none = write_run(tmp_path / "none", divergence=lambda row: None if row["condition"] == "shuffled" else row)
     with pytest.raises(UserError, match="found no clips that both after and shuffled have"):
         main(none, systems="after,shuffled")
+
+
+def test_rows_are_matched_by_id_whatever_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", head_is_right)
+    expected = run(capsys, a, b, systems="head")
+    path = b / "emotion/recognition.parquet"
+    table = parquet.read(path, RECOGNITION_SCHEMA)
+    parquet.write(table.take([*reversed(range(table.num_rows))]), path)
+    assert run(capsys, a, b, systems="head") == expected
+
+
+def test_each_corpus_is_compared_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"corpus": "acted" if row["speaker"] < "acted/3" else "other"}
+
+    a, b = write_run(tmp_path / "a", change), write_run(tmp_path / "b", lambda row: head_is_right(change(row)))
+    found = run(capsys, a, b, systems="head")
+    assert [(one["corpus"], one["clips"], one["speakers"]) for one in found] == [("acted", 30, 3), ("other", 50, 5)]
+    assert [one["smallest_p"] for one in found] == [2 / 2**3, 2 / 2**5]
 
 
 @pytest.mark.parametrize(
