@@ -13,9 +13,8 @@ from evaluate.intervals import Clusters, Floats, Statistic
 from evaluate.metrics import kl_and_tokens, label_codes
 from pipeline.stage import UserError
 
-CONFIDENCE = 0.95
-LEVEL = 1 - CONFIDENCE
-"""The highest p value that decides."""
+LEVEL = 0.05
+"""The highest p value that decides; the intervals have a coverage of 1 - LEVEL."""
 
 RECOGNITION_KEYS, DIVERGENCE_KEYS = ("corpus", "speaker", "emotion"), ("corpus", "speaker", "num_tokens")
 """Columns in which the rows of both sides must agree."""
@@ -113,7 +112,7 @@ def _difference(name: str, sums: Floats, statistic: Statistic, sizes: Floats, ma
         return statistic(of_b) - statistic(of_a)
 
     estimate = intervals.estimate(sums, b_minus_a, sizes)
-    interval, has_bounds = estimate.interval(CONFIDENCE), len(sums) > 1
+    interval, has_bounds = estimate.interval(1 - LEVEL), len(sums) > 1
     return Difference(
         score=name,
         a=float(statistic(sums[:, 0].sum(axis=0))),

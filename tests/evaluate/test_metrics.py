@@ -1,8 +1,11 @@
 """Accuracies and divergences with their intervals."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from evaluate.calibration import expected_calibration_error
@@ -171,3 +174,53 @@ def test_bounds_are_cut_at_the_lowest_and_the_highest_score() -> None:
     rows = [row | {"kl": 0.1 + int(row["speaker"][-1])} for row in divergence_table(gap=0, speakers=2).to_pylist()]
     after = score_divergence(parquet.from_rows(rows, DIVERGENCE_SCHEMA), CONFIDENCE)["continuation_kl_libri"]["after"]
     assert 0 == after["kl_low"] < after["kl"] < after["kl_high"]
+
+
+def half_width(without_one: list[float], value: float, sizes: list[int]) -> float:
+    n, effective = len(sizes), sum(sizes) ** 2 / sum(size**2 for size in sizes)
+    error = np.sqrt((n - 1) / n * sum((score - value) ** 2 for score in without_one))
+    return float(stats.t.ppf(0.975, effective - 1) * error)
+
+
+def test_the_bounds_of_the_accuracy_follow_from_the_accuracies_without_each_speaker() -> None:
+    rows = [row for row in recognition_table(speakers=8).to_pylist() if row["system"] == "prompted"]
+    rows = [row | {"speaker": "large" if row["speaker"] in ("acted/0", "acted/5") else row["speaker"]} for row in rows]
+
+    def accuracy(kept: list[dict[str, Any]]) -> float:
+        pairs = [(row["emotion"], row["predicted"] or "") for row in kept]
+        return float(sklearn_metrics.recall_score(*zip(*pairs, strict=True), labels=CLASSES, average="macro"))
+
+    names = sorted({row["speaker"] for row in rows})
+    sizes = [sum(row["speaker"] == name for row in rows) for name in names]
+    assert sorted(sizes) == [10] * 6 + [20]
+    without_one = [accuracy([row for row in rows if row["speaker"] != name]) for name in names]
+    half = half_width(without_one, accuracy(rows), sizes)
+    table = parquet.from_rows(rows, RECOGNITION_SCHEMA)
+    found = score_recognition(table, CLASSES, CONFIDENCE).metrics["emotion_acted"]["prompted"]
+    assert found["ua_low"] == pytest.approx(accuracy(rows) - half, abs=1e-5)
+    assert found["ua_high"] == pytest.approx(accuracy(rows) + half, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "conditions"), [("kl", ["after"]), ("gap", ["shuffled", "after"])])
+def test_the_bounds_of_the_kl_and_of_the_gap_follow_from_those_without_each_speaker(
+    name: str, conditions: list[str]
+) -> None:
+    table = divergence_table(gap=0.05)
+    rows = [row | {"speaker": row["speaker"] if row["num_tokens"] < 30 else "large"} for row in table.to_pylist()]
+
+    def score(kept: list[dict[str, Any]]) -> float:
+        means = []
+        for condition in conditions:
+            of = [row for row in kept if row["condition"] == condition]
+            means.append(np.average([row["kl"] for row in of], weights=[row["num_tokens"] for row in of]))
+        return float(means[0] - sum(means[1:]))
+
+    names = sorted({row["speaker"] for row in rows})
+    sizes = [sum(row["num_tokens"] for row in rows if row["speaker"] == one) for one in names]
+    half = half_width([score([row for row in rows if row["speaker"] != one]) for one in names], score(rows), sizes)
+    scores = score_divergence(parquet.from_rows(rows, DIVERGENCE_SCHEMA), CONFIDENCE)["continuation_kl_libri"]
+    found = scores["hearing" if name == "gap" else "after"]
+    effective = sum(sizes) ** 2 / sum(size**2 for size in sizes)
+    assert 2 < effective < 3
+    assert found[f"{name}_low"] == pytest.approx(score(rows) - half, abs=1e-5)
+    assert found[f"{name}_high"] == pytest.approx(score(rows) + half, abs=1e-5)

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from evaluate.__main__ import app
 from evaluate.commands.compare import main
 from evaluate.comparison import Difference, state_verdict
+from evaluate.metrics import score_divergence, score_recognition
+from evaluate.predictions import RECOGNITION_SCHEMA, read_divergence, read_recognition
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 from tests.builders import CLASSES, divergence_table, recognition_table
@@ -108,6 +110,34 @@ def test_the_kl_is_compared_in_tokens_and_less_is_called_lower(
     assert found["verdict"] == "B has a lower KL than A (p 0.00781)."
 
 
+def of_large_speaker(row: dict[str, Any]) -> dict[str, Any]:
+    """The clips of three speakers are those of one."""
+    corpus, number = row["speaker"].split("/")
+    return row | {"speaker": f"{corpus}/large" if int(number) < 3 else row["speaker"]}
+
+
+def test_the_interval_of_the_kl_is_that_of_the_gap_in_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path, divergence=of_large_speaker)
+    (found,) = run(capsys, folder, systems="after,shuffled")
+    scores = score_divergence(read_divergence(folder / "semantic/divergence.parquet"), 0.95)
+    gap = scores["continuation_kl_libri"]["hearing"]
+    (kl,) = found["scores"]
+    expected = (gap["gap"], gap["gap_low"], gap["gap_high"])
+    assert (kl["difference"], kl["low"], kl["high"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_difference_from_a_system_that_is_never_right_has_the_interval_of_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_run(tmp_path / "a", lambda row: of_large_speaker(row) | {"predicted": None})
+    b = write_run(tmp_path / "b", of_large_speaker)
+    (found,) = run(capsys, a, b, systems="head")
+    rows = read_recognition(b / "emotion/recognition.parquet", CLASSES)
+    head = score_recognition(rows, CLASSES, 0.95).metrics["emotion_acted"]["head"]
+    ua, expected = found["scores"][0], (head["ua"], head["ua_low"], head["ua_high"])
+    assert (ua["difference"], ua["low"], ua["high"]) == pytest.approx(expected, abs=1e-6)
+
+
 def test_rows_without_a_wrong_clip_are_left_out_of_a_control(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +149,25 @@ def test_rows_without_a_wrong_clip_are_left_out_of_a_control(
     none = write_run(tmp_path / "none", divergence=lambda row: None if row["condition"] == "shuffled" else row)
     with pytest.raises(UserError, match="found no clips that both after and shuffled have"):
         main(none, systems="after,shuffled")
+
+
+def test_rows_are_matched_by_id_whatever_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", head_is_right)
+    expected = run(capsys, a, b, systems="head")
+    path = b / "emotion/recognition.parquet"
+    table = parquet.read(path, RECOGNITION_SCHEMA)
+    parquet.write(table.take([*reversed(range(table.num_rows))]), path)
+    assert run(capsys, a, b, systems="head") == expected
+
+
+def test_each_corpus_is_compared_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"corpus": "acted" if row["speaker"] < "acted/3" else "other"}
+
+    a, b = write_run(tmp_path / "a", change), write_run(tmp_path / "b", lambda row: head_is_right(change(row)))
+    found = run(capsys, a, b, systems="head")
+    assert [(one["corpus"], one["clips"], one["speakers"]) for one in found] == [("acted", 30, 3), ("other", 50, 5)]
+    assert [one["smallest_p"] for one in found] == [2 / 2**3, 2 / 2**5]
 
 
 @pytest.mark.parametrize(
