@@ -1,8 +1,6 @@
-"""List the stages of evaluation: `python -m evaluate`."""
+"""The command line `python -m evaluate`: an overview of the stages, and the commands of evaluate/commands."""
 
-import typer
-
-from pipeline.commands.overview import overview
+from pipeline.commands.overview import command_line
 from pipeline.stage import run_app
 
 STAGES = {
@@ -10,12 +8,12 @@ STAGES = {
     "score": "compute scores and plots from the predictions; needs no GPU",
     "report": "write one page to open in a browser",
 }
+COMMANDS = {
+    "pool": "Pool the runs of a protocol's folds, and score them as one.",
+    "protocols": "List the protocols, show one, or write the parameters of a fold.",
+}
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-@app.command(help=overview("evaluate", "Evaluate: from a trained model to a report.", STAGES), no_args_is_help=True)
-def _list_stages() -> None: ...
+app = command_line("evaluate", "Evaluate: from a trained model to a report.", STAGES, COMMANDS)
 
 
 if __name__ == "__main__":

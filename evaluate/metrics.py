@@ -26,11 +26,18 @@ DIGITS = 6
 
 
 class ScoreParams(Section):
-    """The settings of the bootstrap over speakers, which gives the intervals."""
+    """The settings of the bootstrap over speakers, which gives the intervals, and the protocols to score under."""
 
     seed: int
     resamples: int = Field(ge=1)
     confidence: float = Field(gt=0, lt=1)
+    protocols: list[str]
+    """Names of protocols (`python -m evaluate protocols`), or paths of files that define one."""
+
+    @property
+    def resampling(self) -> Resampling:
+        """The settings of the bootstrap."""
+        return Resampling(self.seed, self.resamples, self.confidence)
 
 
 Confusions = dict[str, dict[str, list[list[int]]]]

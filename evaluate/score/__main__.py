@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from evaluate import training_curves
-from evaluate.bootstrap import Resampling
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.predictions import read_divergence, read_recognition
+from evaluate.protocols.definition import load_protocols
+from evaluate.protocols.scoring import score_protocols
+from evaluate.protocols.selection import read_facts
 from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
@@ -29,14 +31,19 @@ def main(
     confusions: Annotated[Path, typer.Option(help="JSON file of confusion counts to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
+    manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Compute scores from predictions: metrics.json and the tables of `dvc plots`."""
-    how = Resampling(**load(params_file, "score", ScoreParams).model_dump())
+    settings = load(params_file, "score", ScoreParams)
+    how = settings.resampling
+    protocols = load_protocols(settings.protocols)
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
     recognition_scores = score_recognition(recognised, emotions, how)
     numbers = score_divergence(read_divergence(divergence), how) | recognition_scores.metrics
+    if protocols:
+        numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), how)
     if models is not None:
         for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train

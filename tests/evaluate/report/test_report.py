@@ -29,7 +29,7 @@ prompts:
 synthesise:
   acted: {seed: 1}
 generate: {engine: vllm, generator: null}
-score: {seed: 1, resamples: 100, confidence: 0.95}
+score: {seed: 1, resamples: 100, confidence: 0.95, protocols: []}
 report: {title: "Words & voices"}
 """
 
