@@ -1,6 +1,6 @@
 """Pool the predictions of the runs of a protocol's folds, and score them as one test.
 
-python -m evaluate pool iemocap-loso-4 runs/paper-iemocap-loso-4-* --output runs/paper-iemocap-loso-4
+python -m evaluate pool iemocap-loso-4 runs/paper-iemocap-loso-4-session-? --output runs/paper-iemocap-loso-4
 """
 
 import json
@@ -16,7 +16,7 @@ import yaml
 from evaluate.metrics import ScoreParams
 from evaluate.output import write_text
 from evaluate.predictions import RECOGNITION_SCHEMA, read_recognition
-from evaluate.protocols.definition import Protocol, load_protocol
+from evaluate.protocols.definition import Protocol, check_folded, load_protocol
 from evaluate.protocols.scoring import describe, score_rows
 from evaluate.protocols.selection import RunFacts, SelectedRows, read_facts, select, speakers_of
 from pipeline.params import load, load_yaml
@@ -104,8 +104,7 @@ def main(
 ) -> None:
     """Pool the runs of a protocol's folds, and score them as one."""
     wanted = load_protocol(protocol)
-    if wanted.folds is None:
-        raise UserError(f"{wanted.name}: found no folds, expected a protocol with folds; score has its metrics")
+    check_folded(wanted)
     read = [read_run(wanted, folder) for folder in runs]
     pooled = pool(wanted, read)
     how = load(runs[0] / "params.yaml", "score", ScoreParams).resampling

@@ -15,6 +15,7 @@ import yaml
 
 from evaluate.protocols.definition import (
     Protocol,
+    check_folded,
     choose_corpus,
     corpora_of,
     find_fold,
@@ -82,7 +83,8 @@ def main(
         raise UserError(f"protocols {action}: found no protocol, expected one of {', '.join(names())}, or a path")
     found = load_protocol(protocol)
     if action == "folds":
-        say("\n".join(found.folds or ["test"]))
+        check_folded(found)
+        say("\n".join(found.folds or {}))
     elif fold is None:
         say(found.model_dump_json(indent=2) if as_json else _describe(found))
     else:

@@ -125,6 +125,12 @@ def _mistakes(protocol: Protocol, path: Path) -> Iterator[tuple[str, str]]:
         yield f"corpus: found {protocol.corpus}", f"a name with the readers {' and '.join(ANY_CORPUS)}, else null"
 
 
+def check_folded(protocol: Protocol) -> None:
+    """Raise UserError if the protocol has no folds."""
+    if protocol.folds is None:
+        raise UserError(f"{protocol.name}: found no folds, expected some; score tests it in a single run")
+
+
 def find_fold(protocol: Protocol, fold: str) -> str:
     """Return the name of a fold, given by its name or its number from 1; raises UserError if there is none."""
     folds = list(protocol.folds or {"test": []})

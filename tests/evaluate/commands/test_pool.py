@@ -129,5 +129,5 @@ def test_runs_with_other_parameters_are_refused() -> None:
 def test_a_run_without_the_corpus_and_a_protocol_without_folds_are_refused() -> None:
     readers = {"acted": {"reader": "tess", "root": "r", "check": "samples"}}
     refuse("runs/a: found no predictions of the reader cremad", make_run("a", "12", ingest=readers))
-    with pytest.raises(UserError, match="meld-test-7: found no folds, expected a protocol with folds"):
+    with pytest.raises(UserError, match="meld-test-7: found no folds, expected some"):
         CliRunner().invoke(app, ["pool", "meld-test-7", "runs/a", "--output", "pooled"], catch_exceptions=False)

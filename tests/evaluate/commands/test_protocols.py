@@ -45,7 +45,7 @@ def test_one_is_shown_with_counts_folds_and_published_figures() -> None:
 
 def test_the_folds_are_listed_for_scripts() -> None:
     assert call("protocols", "folds", "iemocap-loso-4").split() == [f"session-{i}" for i in range(1, 6)]
-    assert call("protocols", "folds", "meld-test-7").split() == ["test"]
+    refuse("meld-test-7: found no folds, expected some; score tests it", "protocols", "folds", "meld-test-7")
 
 
 @pytest.mark.parametrize("fold", ["2", "session-2"])
