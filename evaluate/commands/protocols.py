@@ -74,6 +74,8 @@ def main(
     ] = None,
 ) -> None:
     """List the protocols, show one, or print the parameters of a run that follows it."""
+    if params_file is not None and fold is None:
+        raise UserError(f"--recipe: found {params_file} without --fold, expected a fold")
     if action == "list":
         known = load_protocols(names())
         rows = [("protocol", "corpus", "classes", "rows", "test rows", "source"), *map(_row, known)]

@@ -15,6 +15,7 @@ from pipeline.tables import manifest, parquet
 from pipeline.tables.emotions import read_classes
 
 _TRAINED_SCHEMA = pa.schema([manifest.SCHEMA.field(name) for name in ("corpus", "speaker", "split")])
+_OFFICIAL_SCHEMA = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "split")])
 _ALIGNMENTS: tuple[Alignment, ...] = ("semantic", "emotion")
 
 
@@ -26,8 +27,8 @@ class RunFacts:
     """The emotions that the model may answer."""
     readers: Mapping[str, str]
     """Reader of each corpus."""
-    listed: Collection[str]
-    """Corpora whose official splits are replaced by lists."""
+    manifests: Path
+    """Folder of the manifests; those of the corpora have the official splits."""
     recognition_prompt: Mapping[str, str]
     trained: Mapping[str, Collection[str]]
     """Published ids of the speakers of each corpus that either stage of training has in train or dev."""
@@ -56,7 +57,7 @@ def read_facts(params_file: Path, manifests: Path) -> RunFacts:
     return RunFacts(
         classes=read_classes(params_file),
         readers={name: corpus.reader for name, corpus in ingested.items()},
-        listed=load(params_file, "split.lists", dict[str, str]).keys(),
+        manifests=manifests,
         recognition_prompt=load(params_file, "prompts.recognition", dict[str, str]),
         trained=trained,
     )
@@ -72,7 +73,7 @@ def select(protocol: Protocol, predictions: pa.Table, run: RunFacts) -> Selected
     if not there:
         return None
     corpus = choose_corpus(protocol, there, "among the predictions")
-    _check_conditions(protocol, corpus, run)
+    _check_conditions(protocol, run)
     of_corpus = predictions.filter(pc.field("corpus") == corpus)
     selected = of_corpus.filter(pc.is_in(of_corpus["emotion"], pa.array(protocol.classes)))
     if protocol.folds is not None:
@@ -86,6 +87,8 @@ def select(protocol: Protocol, predictions: pa.Table, run: RunFacts) -> Selected
         if protocol.counts and count > protocol.counts[emotion]:
             expected = f"at most {protocol.counts[emotion]:,}"
             raise UserError(f"{protocol.name}: {corpus}: found {count:,} test rows of {emotion}, expected {expected}")
+    if protocol.folds is None:
+        _check_official(protocol, corpus, selected["id"], run.manifests)
     _check_training(protocol, corpora, speakers_of(selected), run.trained)
     return SelectedRows(corpus, selected, num_rows, sum(_count_rows(of_corpus).values()) - num_rows)
 
@@ -95,16 +98,25 @@ def speakers_of(predictions: pa.Table) -> set[str]:
     return {_published(speaker) for speaker in predictions["speaker"].unique().to_pylist()}
 
 
-def _check_conditions(protocol: Protocol, corpus: str, run: RunFacts) -> None:
+def _check_conditions(protocol: Protocol, run: RunFacts) -> None:
     for emotion in protocol.classes:
         if emotion not in run.classes:
             expected = f"all of {', '.join(protocol.classes)}"
             raise UserError(f"{protocol.name}: emotions: found {', '.join(run.classes)}, expected {expected}")
-    if protocol.folds is None and corpus in run.listed:
-        raise UserError(f"{protocol.name}: found {corpus} in split.lists, expected its official test split")
     prompt = protocol.recognition_prompt
     if prompt and prompt != run.recognition_prompt:
         raise UserError(f"{protocol.name}: prompts.recognition: found {run.recognition_prompt}, expected {prompt}")
+
+
+def _check_official(protocol: Protocol, corpus: str, ids: pa.ChunkedArray, manifests: Path) -> None:
+    """Raise UserError if a test row is not of the official test split; the run may have other splits.
+
+    DVC does not know that score reads this manifest; the check changes no output.
+    """
+    table = parquet.read(manifests / f"{corpus}.parquet", _OFFICIAL_SCHEMA)
+    official = table.filter(pc.field("split") == "test")["id"].combine_chunks()
+    for found in ids.filter(pc.invert(pc.is_in(ids, official)))[:1].to_pylist():
+        raise UserError(f"{protocol.name}: found the test row {found}, expected only rows of the official test split")
 
 
 def _check_training(

@@ -26,7 +26,6 @@ PARAMS: dict[str, Any] = {
     "emotions": CLASSES,
     "ingest": {"acted": {"reader": "cremad", "root": "r", "check": "samples"}},
     "prompts": {"recognition": {"system": "S", "text": "T", "speech": "A"}},
-    "split": {"lists": {}},
     "fit": {"emotion": {"epochs": 3}},
     "score": {"seed": 1, "resamples": 50, "confidence": 0.95, "protocols": []},
 }
@@ -50,7 +49,7 @@ def make_run(
     for kind in ("semantic", "emotion"):
         write_table(folder / "manifests" / f"{kind}.parquet", rows)
     parquet.write(recognised(make_clips(tested), answers), folder / RECOGNITION)
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"split": {"lists": {}, "test": tested}} | params))
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"split": {"test": tested}} | params))
     return str(folder)
 
 

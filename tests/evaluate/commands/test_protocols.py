@@ -95,6 +95,7 @@ def test_an_own_protocol_works_by_its_path_with_its_prompt_and_corpus(
 
 def test_mistakes_are_one_line(root: Path, tmp_path: Path) -> None:
     refuse("protocols show: found no protocol, expected one of aesdd-zeroshot", "protocols", "show")
+    refuse("--recipe: found a.yaml without --fold", "protocols", "show", "iemocap-loso-4", "--recipe", "a.yaml")
     refuse("iemocap-loso-4: no fold 6; expected session-1", *FOLD, "6")
     small = str(root / "recipes" / "real-small.yaml")
     refuse(

@@ -62,9 +62,10 @@ def make_manifest(corpus: str, emobox: Path) -> pa.Table:
     return parquet.from_rows(rows, manifest.SCHEMA)
 
 
-def run_fold(protocol: Protocol, table: pa.Table, fold: str) -> tuple[pa.Table, pa.Table]:
+def run_fold(protocol: Protocol, table: pa.Table, fold: str, folder: Path) -> tuple[pa.Table, pa.Table]:
     """Split the manifest for a fold, and return its rows of train and dev, and those that the protocol selects."""
     corpus = protocol.reader
+    parquet.write(table, folder / f"{corpus}.parquet")
     values = fold_params(protocol, fold, corpus, protocol.name)
     fractions = {"dev_fraction": 0.1, "test_fraction": 0.0}
     options = SplitParams(
@@ -77,7 +78,7 @@ def run_fold(protocol: Protocol, table: pa.Table, fold: str) -> tuple[pa.Table, 
     run = RunFacts(
         classes=values["emotions"],
         readers={corpus: corpus},
-        listed=(),
+        manifests=folder,
         recognition_prompt={},
         trained={corpus: trained},
     )
@@ -93,13 +94,13 @@ FOLDED = ["iemocap-loso-4", "cremad-actor-6", "ravdess-actor-8", "ravdess-actor-
 
 
 @pytest.mark.parametrize("name", FOLDED)
-def test_the_folds_test_each_clip_once_and_never_a_speaker_of_training(name: str, shared: Path) -> None:
+def test_the_folds_test_each_clip_once_and_never_a_speaker_of_training(name: str, shared: Path, tmp_path: Path) -> None:
     protocol = load_protocol(name)
     table = make_manifest(protocol.reader, shared / "data" / "EmoBox")
     tested: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for fold in protocol.folds or {}:
-        train, test = run_fold(protocol, table, fold)
+        train, test = run_fold(protocol, table, fold, tmp_path)
         assert set(train["split"].unique().to_pylist()) == {"train", "dev"}
         assert not set(train["speaker"].to_pylist()) & set(test["speaker"].to_pylist())
         tested.update(test["id"].to_pylist())
@@ -111,12 +112,12 @@ def test_the_folds_test_each_clip_once_and_never_a_speaker_of_training(name: str
 
 
 @pytest.mark.parametrize("name", ["iemocap-loso-4", "ravdess-actor-8"])
-def test_the_folds_are_those_of_the_lists(name: str, shared: Path) -> None:
+def test_the_folds_are_those_of_the_lists(name: str, shared: Path, tmp_path: Path) -> None:
     protocol = load_protocol(name)
     corpus, emobox = protocol.reader, shared / "data" / "EmoBox"
     table = make_manifest(corpus, emobox)
     for number, fold in enumerate(protocol.folds or {}, start=1):
-        _, test = run_fold(protocol, table, fold)
+        _, test = run_fold(protocol, table, fold, tmp_path)
         listed = read_list(emobox / corpus / f"fold_{number}" / f"{corpus}_test_fold_{number}.jsonl.gz")
         assert sorted(test["id"].to_pylist()) == sorted(id_of(corpus, entry) for entry in listed)
 
@@ -129,10 +130,10 @@ def test_emobox_tests_cremad_on_actors_of_its_training(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["iemocap-s5-4", "meld-test-7", "meld-test-5", "ravdess-zeroshot-5"])
-def test_a_single_test_has_the_published_counts(name: str, shared: Path) -> None:
+def test_a_single_test_has_the_published_counts(name: str, shared: Path, tmp_path: Path) -> None:
     protocol = load_protocol(name)
     (fold,) = protocol.folds or ["test"]
-    train, test = run_fold(protocol, make_manifest(protocol.reader, shared / "data" / "EmoBox"), fold)
+    train, test = run_fold(protocol, make_manifest(protocol.reader, shared / "data" / "EmoBox"), fold, tmp_path)
     assert Counter(test["emotion"].to_pylist()) == protocol.counts
     assert (len(train) == 0) == protocol.zero_shot
 

@@ -1,5 +1,7 @@
 """The scores under a protocol are those of scikit-learn on the rows that it tests."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
@@ -12,7 +14,7 @@ from tests.builders import recognised
 
 HOW = Resampling(seed=1, resamples=50, confidence=0.95)
 CLASSES = ["neutral", "sad", "angry"]
-RUN = RunFacts(classes=CLASSES, readers={"acted": "cremad"}, listed=(), recognition_prompt={}, trained={})
+RUN = RunFacts(classes=CLASSES, readers={"acted": "cremad"}, manifests=Path(), recognition_prompt={}, trained={})
 PROTOCOL = Protocol(
     name="acted-test-2", about="", reader="cremad", classes=["sad", "angry"], headline=["weighted_f1", "ua"],
     source="", folds={"one": ["0", "1"], "two": ["2"]}, counts={"sad": 40, "angry": 30},

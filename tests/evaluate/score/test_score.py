@@ -21,7 +21,6 @@ emotions: [neutral, sad, angry, happy]
 score: {seed: 1, resamples: 100, confidence: 0.95, protocols: [own-2.yaml]}
 ingest: {acted: {reader: cremad, root: r, check: samples}}
 prompts: {recognition: {system: S, text: T, speech: A}}
-split: {lists: {}}
 """
 OWN = """
 name: own-2
