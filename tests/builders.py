@@ -251,7 +251,7 @@ def recognition_table(speakers: int = 4) -> pa.Table:
     return parquet.from_rows(rows, RECOGNITION_SCHEMA)
 
 
-def recognised(clips: Iterable[Mapping[str, str]], predicted: Sequence[str | None]) -> pa.Table:
+def recognised(clips: Iterable[Mapping[str, Any]], predicted: Sequence[str | None]) -> pa.Table:
     """Make up predictions: every system answers the clips with `predicted` in turn.
 
     A clip has an id, a speaker and an emotion; the corpus is what its id begins with.

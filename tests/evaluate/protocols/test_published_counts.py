@@ -15,14 +15,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import yaml
 
-from evaluate.commands.protocols import fold_params
-from evaluate.protocols.definition import Protocol, load_protocol
-from evaluate.protocols.selection import RunFacts, select
+from evaluate.bootstrap import Resampling
+from evaluate.protocols.definition import load_protocol
+from evaluate.protocols.scoring import score_protocols
+from evaluate.protocols.selection import RunFacts
 from pipeline.corpora import registry
-from pipeline.split.__main__ import SplitParams, assign, divide
 from pipeline.tables import manifest, parquet
 from tests.builders import recognised, utterance
+from tests.fold_runs import run_fold
 
 pytestmark = pytest.mark.shared
 
@@ -60,34 +62,6 @@ def make_manifest(corpus: str, emobox: Path) -> pa.Table:
         for entry in read_list(emobox / corpus / f"{corpus}.jsonl.gz")
     ]  # fmt: skip
     return parquet.from_rows(rows, manifest.SCHEMA)
-
-
-def run_fold(protocol: Protocol, table: pa.Table, fold: str, folder: Path) -> tuple[pa.Table, pa.Table]:
-    """Split the manifest for a fold, and return its rows of train and dev, and those that the protocol selects."""
-    corpus = protocol.reader
-    parquet.write(table, folder / f"{corpus}.parquet")
-    values = fold_params(protocol, fold, corpus, protocol.name)
-    fractions = {"dev_fraction": 0.1, "test_fraction": 0.0}
-    options = SplitParams(
-        seed=1, semantic=[corpus], emotion=[corpus], folds={}, lists={}, **fractions,
-        test_speakers=values.get("split", {}).get("test_speakers", {}),
-    )  # fmt: skip
-    divided = divide(assign(table, corpus, options, {}), "emotion", values["emotions"], []).kept
-    test, train = (divided.filter(where) for where in (pc.field("split") == "test", pc.field("split") != "test"))
-    trained = {speaker.partition("/")[2] for speaker in train["speaker"].unique().to_pylist()}
-    run = RunFacts(
-        classes=values["emotions"],
-        readers={corpus: corpus},
-        manifests=folder,
-        recognition_prompt={},
-        trained={corpus: trained},
-    )
-    found = select(protocol, recognised(test.select(["id", "speaker", "emotion"]).to_pylist(), ["sad"]), run)
-    assert found is not None
-    assert found.left_out == 0
-    selected = found.predictions.filter(pc.field("system") == "head")
-    assert len(selected) == found.num_rows
-    return train, selected
 
 
 FOLDED = ["iemocap-loso-4", "cremad-actor-6", "ravdess-actor-8", "ravdess-actor-5"]
@@ -143,3 +117,29 @@ def test_the_official_table_of_meld_has_the_counts(shared: Path) -> None:
     labels = registry.load("meld").labels
     with (shared / "data" / "MELD" / "test_sent_emo.csv").open(encoding="utf-8") as lines:
         assert Counter(labels[row["Emotion"]] for row in csv.DictReader(lines)) == protocol.counts
+
+
+def test_the_four_actors_of_real_small_are_partial(shared: Path, root: Path) -> None:
+    values = yaml.safe_load((root / "recipes" / "real-small.yaml").read_text())
+    (name,) = values["score"]["protocols"]
+    protocol, corpus = load_protocol(name), registry.load("ravdess")
+    actors = values["split"]["test_speakers"]["ravdess"]
+    clips = [
+        {
+            "id": f"ravdess/{clip.utterance}",
+            "speaker": f"ravdess/{clip.speaker}",
+            "emotion": corpus.labels[clip.emotion or ""],
+        }
+        for clip in corpus.read(shared / "data" / "RAVDESS")
+        if clip.speaker in actors and corpus.labels[clip.emotion or ""] in values["emotions"]
+    ]
+    run = RunFacts(
+        classes=values["emotions"], readers={"ravdess": "ravdess"}, manifests=Path("nowhere"), recognition_prompt={},
+        trained={"ravdess": {"01", "14", "19"}},
+    )  # fmt: skip
+    predictions = recognised(clips, ["sad"])
+    metrics = score_protocols([protocol], predictions, run, Resampling(seed=1, resamples=20, confidence=0.95))
+    assert metrics[name]["protocol"] == {
+        "rows": 144, "rows_expected": 864, "rows_left_out": 0, "classes": 5, "options": 5
+    }  # fmt: skip
+    assert metrics[name]["head"]["wa"] == pytest.approx(32 / 144, abs=1e-6)
