@@ -4,11 +4,13 @@ from pipeline.commands.overview import command_line
 from pipeline.stage import run_app
 
 STAGES = {
+    "probe": "recognise emotion with a linear classifier on the frozen encoder",
     "respond": "let the model and the baselines answer the test clips",
     "score": "compute scores and plots from the predictions; needs no GPU",
     "report": "write one page to open in a browser",
 }
 COMMANDS = {
+    "compare": "Compare two runs, or two systems of a run, on the same clips.",
     "pool": "Pool the runs of a protocol's folds, and score them as one.",
     "protocols": "List the protocols, show one, or write the parameters of a fold.",
 }

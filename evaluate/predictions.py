@@ -47,6 +47,9 @@ SYSTEMS = (
     System("shuffled_prompted", SHUFFLED, PROMPTED),
 )
 
+OWN_SYSTEMS = ("voice", "shuffled", "silence", "transcript", "stage1", "told_true", "told_head")
+"""What the LLM's own continuations are scored after (evaluate/respond/own_answers.py)."""
+
 DIVERGENCE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -68,6 +71,23 @@ RECOGNITION_SCHEMA = pa.schema(
         ("answer", pa.string()),  # null if the system writes no answer
         ("predicted", pa.string()),  # null if the answer names no label
         ("scores", pa.list_(pa.float64())),  # log-probabilities in the order of the classes; or null
+    ]
+)
+
+OWN_ANSWERS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("emotion", pa.string()),  # true emotion of the row's own clip, even if another clip was given
+        ("text", pa.string()),
+        ("seen_words", pa.bool_()),  # whether a train row of either training stage has the same words
+        ("system", pa.string()),  # one of OWN_SYSTEMS
+        # of the told continuations, in the order of the classes:
+        ("logprobs", pa.list_(pa.float64())),  # log-probability of the continuation and its end token, in nats
+        ("num_tokens", pa.list_(pa.int32())),  # number of these tokens
+        ("candidates", pa.list_(pa.int32())),  # number of the candidate; equal continuations are one candidate
+        ("named", pa.list_(pa.bool_())),  # whether the continuation contains a word for an emotion
     ]
 )
 
@@ -115,6 +135,24 @@ def read_recognition(path: Path, emotions: Collection[str]) -> pa.Table:
     of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
     for row in table.take(of_row[:1]).to_pylist():
         raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
+    return table
+
+
+def read_own_answers(path: Path, emotions: Collection[str]) -> pa.Table:
+    """Read the scores of told continuations; the table may be empty.
+
+    Checks that every id has its systems once, a known emotion, and for each class a finite log-probability.
+    """
+    table = parquet.read(path, OWN_ANSWERS_SCHEMA, allow_empty=True)
+    _check_paired(path, table, "system", OWN_SYSTEMS)
+    for row in _first(table, pc.invert(pc.is_in(table["emotion"], value_set=pa.array(emotions, pa.string())))):
+        raise UserError(f"{path}: {row['id']}: emotion: found {row['emotion']}, expected one of {', '.join(emotions)}")
+    for name in ("logprobs", "num_tokens", "candidates", "named"):
+        for row in _first(table, pc.not_equal(pc.fill_null(pc.list_value_length(table[name]), -1), len(emotions))):
+            raise UserError(f"{path}: {row['id']}: {name}: found {row[name]}, expected {len(emotions)} values")
+    logprobs = np.asarray(pc.list_flatten(table["logprobs"])).reshape(-1, len(emotions))
+    for row in _first(table, pa.array(~np.isfinite(logprobs).all(axis=1))):
+        raise UserError(f"{path}: {row['id']}: logprobs: found {row['logprobs']}, expected finite numbers")
     return table
 
 

@@ -15,6 +15,7 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   leaks             10 s    looks for speakers, sentences and recordings that test shares with train
   check             10 s    checks that the LLM can be trained: a small copy of it takes a few steps
   generate          2 min   lets the LLM continue the transcripts
+  generate-told     5 s     lets the LLM continue the test transcripts for each emotion
   filter            5 s     drops continuations that are not usable as targets
   pack              15 s    writes token ids and audio for training
   fit-semantic      7 min   trains the adapter, so that the LLM continues speech as it continues the transcript

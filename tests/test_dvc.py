@@ -272,7 +272,8 @@ def test_the_emotion_prompt_reruns_the_emotion_branch_alone(repository: Reposito
     assert file.read_text().count(before) == 1
     file.write_text(file.read_text().replace(before, "Reply to the following sentence that reflects"))
     assert repository.run("dvc", "repro") == [
-        "generate@emotion", "filter@emotion", "pack@emotion", "fit-emotion", "respond-emotion", "score", "report",
+        "generate@emotion", "generate-told", "filter@emotion", "pack@emotion",
+        "fit-emotion", "respond-emotion", "score", "report",
     ]  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def repository(root: Path, tmp_path: Path, tiny_models: ModelsParams) -> Path:
         "ingest": {name: {"reader": name, "root": f"data/corpora/{name}", "check": "samples"}
                    for name in ("librispeech", "cremad")},
         "split.semantic": ["librispeech"], "split.emotion": ["cremad"],
-        "respond.max_new_tokens": 4, "respond.examples": 2, "score.resamples": 20, "processes": 1,
+        "respond.max_new_tokens": 4, "respond.examples": 2, "processes": 1,
     }  # fmt: skip
     change_params(changes, root / "params.yaml", folder / "recipes" / "small.yaml")
     return folder

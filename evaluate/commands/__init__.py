@@ -1,1 +1,1 @@
-"""Commands of `python -m evaluate` that are not stages, one file each."""
+"""Commands that a person runs, beside the stages."""

@@ -107,8 +107,8 @@ def main(
     check_folded(wanted)
     read = [read_run(wanted, folder) for folder in runs]
     pooled = pool(wanted, read)
-    how = load(runs[0] / "params.yaml", "score", ScoreParams).resampling
-    scores = score_rows(wanted, pooled, read[0].facts.classes, how)
+    confidence = load(runs[0] / "params.yaml", "score", ScoreParams).confidence
+    scores = score_rows(wanted, pooled, read[0].facts.classes, confidence)
     parquet.write(pooled.predictions.cast(POOLED_SCHEMA), output / "recognition.parquet")
     write_text(json.dumps({wanted.name: scores}, indent=2) + "\n", output / "metrics.json")
     say(f"pool: {len(read)} folds: {describe(wanted, scores)}")

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 
-from evaluate.bootstrap import Floats, Resampling
-from evaluate.metrics import DIGITS, EMOTION, Metrics, score_recognition
+from evaluate.metrics import EMOTION, Metrics, score_recognition
 from evaluate.protocols.definition import Protocol
 from evaluate.protocols.selection import RunFacts, SelectedRows, select
 from pipeline.stage import say
@@ -18,7 +16,7 @@ CONDITIONS = "protocol"
 """The key, beside the systems, of the numbers of rows and classes."""
 
 
-def score_protocols(protocols: Sequence[Protocol], predictions: pa.Table, run: RunFacts, how: Resampling) -> Metrics:
+def score_protocols(protocols: Sequence[Protocol], predictions: pa.Table, run: RunFacts, confidence: float) -> Metrics:
     """Score the predictions under each protocol and say a line for each; the keys are the names of the protocols.
 
     A protocol whose corpus has no predictions has no scores. Raises UserError if the run does not keep the conditions
@@ -30,34 +28,24 @@ def score_protocols(protocols: Sequence[Protocol], predictions: pa.Table, run: R
         if rows is None:
             say(f"score: {protocol.name}: not scored, no test row is of the reader {protocol.reader}")
             continue
-        metrics[protocol.name] = score_rows(protocol, rows, run.classes, how)
+        metrics[protocol.name] = score_rows(protocol, rows, run.classes, confidence)
         say(f"score: {describe(protocol, metrics[protocol.name])}")
     return metrics
 
 
-def score_rows(protocol: Protocol, rows: SelectedRows, classes: Sequence[str], how: Resampling) -> Scores:
-    """Score each system on the rows that a protocol tests, as on a whole corpus, and with the weighted F1.
+def score_rows(protocol: Protocol, rows: SelectedRows, classes: Sequence[str], confidence: float) -> Scores:
+    """Score each system on the rows that a protocol tests, as on a whole corpus.
 
     The entry `protocol` has the numbers: `rows` that are tested, `rows_expected` if the protocol knows them,
     `rows_left_out` of the corpus, `classes` of the protocol, and `options`, the classes that the model may answer. An
     answer outside the classes is wrong.
     """
-    recognition = score_recognition(rows.predictions, classes, how)
-    scores = recognition.metrics[EMOTION + rows.corpus]
-    for system, confusions in recognition.confusions[rows.corpus].items():
-        scores[system]["weighted_f1"] = round(weighted_f1(np.array(confusions, np.float64)), DIGITS)
+    scores = score_recognition(rows.predictions, classes, confidence).metrics[EMOTION + rows.corpus]
     numbers: dict[str, float] = {"rows": rows.num_rows}
     if protocol.rows_expected is not None:
         numbers["rows_expected"] = protocol.rows_expected
     numbers |= {"rows_left_out": rows.left_out, "classes": len(protocol.classes), "options": len(classes)}
     return scores | {CONDITIONS: numbers}
-
-
-def weighted_f1(confusions: Floats) -> float:
-    """Return the mean F1 of the classes, each weighted by its rows, from confusions (K, K + 1)."""
-    totals, predicted = confusions.sum(axis=1), confusions.sum(axis=0)[:-1]
-    f1 = 2 * np.diagonal(confusions) / np.maximum(totals + predicted, 1)
-    return float((f1 * totals).sum() / totals.sum())
 
 
 def describe(protocol: Protocol, scores: Scores) -> str:

@@ -20,6 +20,8 @@ from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Confus
 from evaluate.output import write_text
 from evaluate.predictions import GIVEN, PROMPTED, SYSTEMS, read_examples
 from evaluate.report import plots
+from evaluate.report.own_answers import GIVEN as OWN_GIVEN
+from evaluate.report.own_answers import WORDS, own_answers_protocols
 from evaluate.report.verdict import (
     Verdict,
     bounds,
@@ -262,7 +264,8 @@ def main(
     """Write the report: one self-contained page to open in a browser."""
     params = load(params_file, "report", ReportParams)
     emotions = read_classes(params_file)
-    percent = f"{100 * load(params_file, 'score', ScoreParams).confidence:g}\N{NO-BREAK SPACE}%"
+    confidence = load(params_file, "score", ScoreParams).confidence
+    percent = f"{100 * confidence:g}\N{NO-BREAK SPACE}%"
     models = load(params_file, "models", dict[str, dict[str, Any]])
     generate_params = load(params_file, "generate", dict[str, Any])
     numbers = _read_metrics(metrics)
@@ -277,6 +280,9 @@ def main(
         prompted=PROMPTED,
         emotion=emotion_protocols(numbers, counts, rows, emotions, percent),
         hearing=hearing_protocols(numbers, rows, percent),
+        own=own_answers_protocols(numbers, percent, 1 - confidence),
+        own_given=OWN_GIVEN,
+        words=WORDS,
         examples=read_examples(predictions / "emotion" / "examples.parquet").to_pylist(),
         splits=[size for kind in ALIGNMENTS for size in summarise_splits(kind, rows[kind])],
         continuations=[_read_continuations(manifests / "continuations", kind) for kind in ALIGNMENTS],

@@ -10,7 +10,8 @@ import typer
 from evaluate import training_curves
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
-from evaluate.predictions import read_divergence, read_recognition
+from evaluate.own_answers import score_own_answers
+from evaluate.predictions import read_divergence, read_own_answers, read_recognition
 from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
@@ -31,19 +32,24 @@ def main(
     confusions: Annotated[Path, typer.Option(help="JSON file of confusion counts to write.")],
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
+    own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Compute scores from predictions: metrics.json and the tables of `dvc plots`."""
     settings = load(params_file, "score", ScoreParams)
-    how = settings.resampling
-    protocols = load_protocols(settings.protocols)
+    confidence, protocols = settings.confidence, load_protocols(settings.protocols)
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
-    recognition_scores = score_recognition(recognised, emotions, how)
-    numbers = score_divergence(read_divergence(divergence), how) | recognition_scores.metrics
+    recognition_scores = score_recognition(recognised, emotions, confidence)
+    numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
     if protocols:
-        numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), how)
+        numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
+    if own_answers is not None:
+        own = score_own_answers(read_own_answers(own_answers, emotions), emotions, confidence)
+        numbers |= own.metrics
+        for corpus, counts in own.confusions.items():
+            recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
     if models is not None:
         for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train
@@ -56,6 +62,11 @@ def main(
     heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
     gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
     say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")
+    if own_answers is not None:
+        chosen = (
+            f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.metrics.items()
+        )
+        say(f"score: own answers, unweighted accuracy: {', '.join(chosen) or 'no test clip has them'}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def choose_rows(utterances: Iterable[Row], kept: Iterator[Row], dropped: Iterato
 def pack_row(row: Row, answer: Row, audio: tuple[bytes, int], end_id: int) -> dict[str, Any]:
     """Return the packed row of an utterance; `end_id` ends an answer whose end token is not known."""
     flac_bytes, num_samples = audio
-    response_ids = response_ids_of(answer, end_id) if "token_ids" in answer else []
+    response_ids = continuations.response_ids(answer, end_id) if "token_ids" in answer else []
     votes = row["emotion_votes"]
     return {
         **{name: row[name] for name in ("id", "corpus", "speaker", "language", "licence", "emotion")},
@@ -79,13 +79,6 @@ def pack_row(row: Row, answer: Row, audio: tuple[bytes, int], end_id: int) -> di
         "row_hash": hash_row(row),
         **{name: answer[name] for name in continuations.SIGNALS_SCHEMA.names if name in answer},
     }
-
-
-def response_ids_of(answer: Row, end_id: int) -> list[int]:
-    """Return the continuation's ids, with the end token only if the LLM ended the continuation itself."""
-    if answer["finish_reason"] != continuations.STOP:
-        return list(answer["token_ids"])
-    return [*answer["token_ids"], end_id if answer["end_id"] is None else answer["end_id"]]
 
 
 def hash_row(row: Row) -> str:

@@ -3,6 +3,9 @@
 The token ids of an answer do not include the end token; the finish reason says whether there was one.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 STOP = "stop"
@@ -47,3 +50,26 @@ They are null if nothing was generated.
 
 KEPT_SCHEMA = SCHEMA.append(pa.field("echo", pa.float64()))  # share of the answer that repeats the transcript
 DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("score", pa.float64()))
+
+TOLD_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),  # a transcript of dev or test
+        ("emotion", pa.string()),  # the emotion that the prompt names: each class of the run
+        *(
+            SCHEMA.field(name)
+            for name in SCHEMA.names
+            if name not in ("id", "text_ids", "num_prompt_tokens", "agreement")
+        ),
+    ]
+)
+"""The told continuations: the LLM's answers to a transcript for each emotion, whatever the speaker's emotion is."""
+
+
+def response_ids(answer: Mapping[str, Any], end_id: int) -> list[int]:
+    """Return the continuation's ids, with the end token only if the LLM ended the continuation itself.
+
+    `end_id` is the end token if the answer does not say which one it was.
+    """
+    if answer["finish_reason"] != STOP:
+        return list(answer["token_ids"])
+    return [*answer["token_ids"], end_id if answer["end_id"] is None else answer["end_id"]]

@@ -9,10 +9,13 @@ import pytest
 from evaluate.predictions import (
     CONDITIONS,
     DIVERGENCE_SCHEMA,
+    OWN_ANSWERS_SCHEMA,
+    OWN_SYSTEMS,
     RECOGNITION_SCHEMA,
     SYSTEMS,
     read_divergence,
     read_examples,
+    read_own_answers,
     read_recognition,
 )
 from pipeline.stage import UserError
@@ -33,6 +36,12 @@ def recognition_rows() -> list[dict[str, Any]]:
         for id_ in ("acted/a", "acted/b")
         for system in SYSTEMS
     ]
+
+
+def own_answers_rows() -> list[dict[str, Any]]:
+    row = {"corpus": "acted", "speaker": "acted/1", "emotion": "sad", "text": "yes", "seen_words": True}
+    row |= {"logprobs": [-1.5, -2.5], "num_tokens": [3, 4], "candidates": [0, 1], "named": [False, True]}
+    return [{"id": id_, "system": system, **row} for id_ in ("acted/a", "acted/b") for system in OWN_SYSTEMS]
 
 
 def written(rows: list[dict[str, Any]], schema: pa.Schema, folder: Path) -> Path:
@@ -93,6 +102,34 @@ def test_a_label_outside_the_classes_is_named(column: str, label: str | None, tm
     rows[8][column] = label
     with pytest.raises(UserError, match=f"acted/b: {column}: found {label}, expected one of neutral, sad"):
         read_recognition(written(rows, RECOGNITION_SCHEMA, tmp_path), CLASSES)
+
+
+def test_own_answers_are_read_and_may_be_none_or_lack_a_wrong_clip(tmp_path: Path) -> None:
+    rows = own_answers_rows()
+    assert read_own_answers(written(rows, OWN_ANSWERS_SCHEMA, tmp_path), CLASSES).num_rows == 14
+    rows = [row for row in rows if (row["id"], row["system"]) != ("acted/b", "shuffled")]
+    assert read_own_answers(written(rows, OWN_ANSWERS_SCHEMA, tmp_path), CLASSES).num_rows == 13
+    assert read_own_answers(written([], OWN_ANSWERS_SCHEMA, tmp_path), CLASSES).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("system", "oracle", "system: found oracle, expected one of voice, shuffled"),
+        ("emotion", "calm", "emotion: found calm, expected one of neutral, sad"),
+        ("logprobs", [-1.0], r"logprobs: found \[-1.0\], expected 2 values"),
+        ("logprobs", [-1.0, float("nan")], r"logprobs: found \[-1.0, nan\], expected finite numbers"),
+        ("logprobs", [None, -1.0], r"logprobs: found \[None, -1.0\], expected finite numbers"),
+        ("num_tokens", [], r"num_tokens: found \[\], expected 2 values"),
+        ("candidates", None, "candidates: found None, expected 2 values"),
+        ("named", [True] * 3, r"named: found \[True, True, True\], expected 2 values"),
+    ],
+)
+def test_wrong_own_answers_are_named(column: str, value: Any, message: str, tmp_path: Path) -> None:
+    rows = own_answers_rows()
+    rows[8][column] = value
+    with pytest.raises(UserError, match=f"acted/b: {message}"):
+        read_own_answers(written(rows, OWN_ANSWERS_SCHEMA, tmp_path), CLASSES)
 
 
 @pytest.mark.parametrize("scores", [[float("nan"), 0.5], [0.5, float("-inf")], [0.5, None]])

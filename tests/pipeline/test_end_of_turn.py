@@ -15,7 +15,6 @@ from pipeline.generate.engines.transformers_engine import TransformersEngine
 from pipeline.generate.params import GenerateParams
 from pipeline.generate.run import open_run
 from pipeline.generate.store import KEY
-from pipeline.pack.__main__ import response_ids_of
 from pipeline.prompts import Prompt, Prompter
 from pipeline.tables import continuations
 from pipeline.weights.source import ModelsParams
@@ -116,7 +115,7 @@ def test_an_answer_is_packed_with_the_token_that_ended_it(project: Path) -> None
 
 
 def packed_response(kept: pa.Table, prompter: Prompter) -> list[int]:
-    return response_ids_of(kept.to_pylist()[0], prompter.end_id)
+    return continuations.response_ids(kept.to_pylist()[0], prompter.end_id)
 
 
 def test_a_store_from_before_the_column_is_read_and_packed_with_the_templates_end(project: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline import params
 from pipeline.commands.publish import pointers, published
 from pipeline.commands.publish.published import ADDED, SIGNALS, Facts, hashes
 from pipeline.corpora.params import read_roots
-from pipeline.pack.__main__ import hash_row, in_threads, pack_row, read_clip, response_ids_of
+from pipeline.pack.__main__ import hash_row, in_threads, pack_row, read_clip
 from pipeline.params import ParamsFile
 from pipeline.progress import track
 from pipeline.prompts import Prompter
@@ -113,7 +113,7 @@ class Rebuilder:
         if answer is None or answer["key"] != row["continuation_key"]:
             return None
         self.counts[REGENERATED] += 1
-        return response_ids_of(answer, self.prompter.end_id)
+        return continuations.response_ids(answer, self.prompter.end_id)
 
 
 def _with_answers(pairs: Iterable[Pair], answers: Iterator[Row]) -> Iterator[tuple[Pair, Row | None]]:

@@ -27,7 +27,7 @@ PARAMS: dict[str, Any] = {
     "ingest": {"acted": {"reader": "cremad", "root": "r", "check": "samples"}},
     "prompts": {"recognition": {"system": "S", "text": "T", "speech": "A"}},
     "fit": {"emotion": {"epochs": 3}},
-    "score": {"seed": 1, "resamples": 50, "confidence": 0.95, "protocols": []},
+    "score": {"confidence": 0.95, "protocols": []},
 }
 
 

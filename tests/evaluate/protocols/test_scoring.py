@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from evaluate.bootstrap import Resampling
 from evaluate.protocols.definition import Protocol
-from evaluate.protocols.scoring import describe, score_protocols, weighted_f1
+from evaluate.protocols.scoring import describe, score_protocols
 from evaluate.protocols.selection import RunFacts
 from tests.builders import recognised
 
-HOW = Resampling(seed=1, resamples=50, confidence=0.95)
 CLASSES = ["neutral", "sad", "angry"]
 RUN = RunFacts(classes=CLASSES, readers={"acted": "cremad"}, manifests=Path(), recognition_prompt={}, trained={})
 PROTOCOL = Protocol(
@@ -32,7 +30,7 @@ def make_clips(count: int = 90) -> list[dict[str, str]]:
 def test_scores_are_those_of_scikit_learn(capsys: pytest.CaptureFixture[str]) -> None:
     clips = make_clips()
     answers = [[*CLASSES, None][i] for i in np.random.default_rng(0).integers(0, 4, 97)]
-    metrics = score_protocols([PROTOCOL], recognised(clips, answers), RUN, HOW)
+    metrics = score_protocols([PROTOCOL], recognised(clips, answers), RUN, 0.95)
     tested = [(clip["emotion"], answers[i] or "none") for i, clip in enumerate(clips)
               if clip["emotion"] != "neutral" and clip["speaker"][-1] in "012"]  # fmt: skip
     truth, predicted = (list(column) for column in zip(*tested, strict=True))
@@ -55,20 +53,15 @@ def test_scores_are_those_of_scikit_learn(capsys: pytest.CaptureFixture[str]) ->
 def test_a_whole_test_is_not_called_partial() -> None:
     clips = make_clips()
     whole = PROTOCOL.model_copy(update={"counts": {"sad": 27, "angry": 14}})
-    scores = score_protocols([whole], recognised(clips, ["sad"]), RUN, HOW)["acted-test-2"]
+    scores = score_protocols([whole], recognised(clips, ["sad"]), RUN, 0.95)["acted-test-2"]
     assert describe(whole, scores).endswith("(41 rows, 49 left out)")
     unknown = PROTOCOL.model_copy(update={"counts": None})
-    scores = score_protocols([unknown], recognised(clips, ["sad"]), RUN, HOW)["acted-test-2"]
+    scores = score_protocols([unknown], recognised(clips, ["sad"]), RUN, 0.95)["acted-test-2"]
     assert "rows_expected" not in scores["protocol"]
     assert describe(unknown, scores).endswith("(41 rows, 49 left out)")
 
 
 def test_a_protocol_without_its_corpus_is_named_and_has_no_scores(capsys: pytest.CaptureFixture[str]) -> None:
     other = PROTOCOL.model_copy(update={"reader": "meld", "name": "meld-own"})
-    assert score_protocols([other], recognised(make_clips(), ["sad"]), RUN, HOW) == {}
+    assert score_protocols([other], recognised(make_clips(), ["sad"]), RUN, 0.95) == {}
     assert capsys.readouterr().out == "score: meld-own: not scored, no test row is of the reader meld\n"
-
-
-def test_a_class_without_rows_has_no_weight() -> None:
-    confusions = np.array([[3.0, 1, 0], [0, 0, 0]])
-    assert weighted_f1(confusions) == pytest.approx(6 / 7)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
-from tests.builders import divergence_table, recognition_table, utterance, write_table
+from tests.builders import CLASSES, divergence_table, recognition_table, utterance, write_table
 
 PARAMS = """
 emotions: [neutral, sad, angry, happy]
-score: {seed: 1, resamples: 1000, confidence: 0.95, protocols: []}
+score: {confidence: 0.95, protocols: []}
 """
 UNDER_A_PROTOCOL = """
 emotions: [neutral, sad, angry, happy]
-score: {seed: 1, resamples: 100, confidence: 0.95, protocols: [own-2.yaml]}
+score: {confidence: 0.95, protocols: [own-2.yaml]}
 ingest: {acted: {reader: cremad, root: r, check: samples}}
 prompts: {recognition: {system: S, text: T, speech: A}}
 """
@@ -83,7 +84,7 @@ def test_protocols_have_scores_under_their_names_beside_those_of_the_corpora(
     paths = prepare(tmp_path) | {"manifests": tmp_path / "manifests"}
     score.main(**paths)
     before = json.loads((tmp_path / "metrics.json").read_text())
-    (tmp_path / "params.yaml").write_text(UNDER_A_PROTOCOL.replace("resamples: 100,", "resamples: 1000,"))
+    (tmp_path / "params.yaml").write_text(UNDER_A_PROTOCOL)
     (tmp_path / "own-2.yaml").write_text(OWN)
     write_manifests(tmp_path, trained="acted/2")
     score.main(**paths)
@@ -102,6 +103,33 @@ def test_protocols_have_scores_under_their_names_beside_those_of_the_corpora(
 def test_the_stage_loads_no_torch(root: Path) -> None:
     code = "import sys, evaluate.score.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def write_own_answers(path: Path, num_clips: int) -> Path:
+    rows = []
+    for i in range(num_clips):
+        who = {"id": f"acted/{i}", "corpus": "acted", "speaker": f"acted/{i % 4}", "emotion": CLASSES[i // 4 % 4]}
+        likes = [0.0 if emotion == who["emotion"] else -9.0 for emotion in CLASSES]
+        answers = {"logprobs": likes, "num_tokens": [3] * 4, "candidates": [0, 1, 2, 3], "named": [False] * 4}
+        rows += [{**who, "text": "yes", "seen_words": False, "system": name, **answers} for name in OWN_SYSTEMS]
+    return write_table(path, rows, OWN_ANSWERS_SCHEMA)
+
+
+def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = prepare(tmp_path)
+    score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 32))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics)[2:] == ["own_answers_acted", "new_words_own_answers_acted"]
+    assert metrics["own_answers_acted"]["voice"]["ua"] == 1.0
+    confusions = json.loads((tmp_path / "confusions.json").read_text())["acted"]
+    assert confusions["own_answers"] == [[8 * (i == j) for j in range(4)] for i in range(4)]
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "score: own answers, unweighted accuracy: own_answers_acted 1.000 (chance 0.250), "
+        "new_words_own_answers_acted 1.000 (chance 0.250)"
+    )
+    score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 0))
+    assert list(json.loads((tmp_path / "metrics.json").read_text())) == list(metrics)[:2]
+    assert capsys.readouterr().out.endswith("score: own answers, unweighted accuracy: no test clip has them\n")
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:

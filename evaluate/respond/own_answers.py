@@ -1,0 +1,178 @@
+"""Stage 2 on held-out speakers: which of the LLM's own continuations does the voice make likeliest?
+
+The LLM has continued each transcript once for each emotion that it was told (pipeline/generate/told.py). Each of these
+continuations gets its log-probability after the clip of a row, and after the controls:
+
+    voice       the model of stage 2, with the row's own clip
+    shuffled    as voice, with another speaker's clip of another emotion; of the same words if there is one
+    silence     as voice, with zeros that are as long as the clip
+    transcript  as voice, with the transcript in place of the clip
+    stage1      the model of stage 1, with the row's own clip
+    told_true   as stage1, but the prompt names the row's emotion: what the LLM does with an emotion that it knows
+    told_head   as stage1, but the prompt names the emotion that stage 2's head hears: stage 2 has to beat this cascade
+
+Each distinct question is asked once. So if the words are the same, the scores after a shuffled clip are those that this
+clip has in its own row.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evaluate.predictions import OWN_ANSWERS_SCHEMA
+from evaluate.respond.answer_scores import Tokens
+from evaluate.respond.emotion_named import label
+from evaluate.respond.own_queries import Asker, Query
+from evaluate.respond.params import RespondParams
+from evaluate.respond.recognition import check_finite
+from evaluate.respond.shuffled_clips import wrong_clips
+from pipeline.prompts import Prompt, Prompter
+from pipeline.stage import UserError, say
+from pipeline.tables import packed, parquet
+from pipeline.tables.continuations import NOT_GENERATED, TOLD_SCHEMA, response_ids
+from pipeline.weights.source import fetch
+from train.model_config import load_config
+
+Row = dict[str, Any]
+"""What is known of a packed row: _ABOUT."""
+
+Systems = dict[str, dict[int, Query]]
+"""system -> number of the row -> what the model is given"""
+
+_ABOUT = ("id", "corpus", "speaker", "emotion", "text", "num_speech_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The continuations of a transcript, in the order of the classes."""
+
+    answers: list[Tokens]
+    named: list[bool]
+    """Whether a continuation contains a word for an emotion."""
+
+    @property
+    def candidates(self) -> list[int]:
+        """The number of each continuation's candidate; equal continuations are one candidate."""
+        numbers = {answer: number for number, answer in enumerate(dict.fromkeys(self.answers))}
+        return [numbers[answer] for answer in self.answers]
+
+
+def read_told(path: Path, emotions: Sequence[str], end_id: int) -> dict[str, Told]:
+    """Read the told continuations by transcript, without the transcripts that lack one.
+
+    `end_id` ends an answer whose end token is not known. Raises UserError if the table has other emotions.
+    """
+    table = parquet.read(path, TOLD_SCHEMA, allow_empty=True)
+    found = pc.unique(table["emotion"]).to_pylist()
+    if found and set(found) != set(emotions):
+        expected = f"expected the classes of the model: {', '.join(emotions)}"
+        raise UserError(f"{path}: found continuations for {', '.join(found)}; {expected}")
+    by_text: dict[str, dict[str, Row]] = {}
+    for row in table.to_pylist():
+        if row["finish_reason"] not in NOT_GENERATED:
+            by_text.setdefault(row["text"], {})[row["emotion"]] = row
+    return {
+        text: Told(
+            answers=[tuple(response_ids(of_text[emotion], end_id)) for emotion in emotions],
+            named=[label(of_text[emotion]["continuation"], emotions) is not None for emotion in emotions],
+        )
+        for text, of_text in by_text.items()
+        if len(of_text) == len(emotions)
+    }
+
+
+def measure(
+    stage1: Path,
+    stage2: Path,
+    rows: packed.Rows,
+    told_file: Path,
+    trained: Sequence[packed.Rows],
+    prompt: Prompt,
+    settings: RespondParams,
+) -> pa.Table:
+    """Return the table of own answers of test rows; only one model is in memory at a time.
+
+    The words of the rows `trained` count as seen in training. A row whose transcript lacks a continuation for an
+    emotion is left out; these rows are counted and told.
+    """
+    config = load_config(stage2)
+    if (llm := load_config(stage1).models.llm) != config.models.llm:
+        raise UserError(f"{stage1}: found a model of the LLM {llm.source}, expected {config.models.llm.source}")
+    told = read_told(told_file, config.emotions, Prompter.load(fetch(config.models.llm)).end_id)
+    usable = rows.select(np.flatnonzero(pc.is_in(rows.column("text"), value_set=pa.array(told, pa.string()))))
+    if missing := len(rows) - len(usable):
+        found = f"{missing:,} of {len(rows):,} test clips have no continuation for each emotion"
+        say(f"respond: own answers: {found}; they are left out")
+    if not len(usable):
+        return OWN_ANSWERS_SCHEMA.empty_table()
+    about: list[Row] = pa.table({name: usable.column(name) for name in _ABOUT}).to_pylist()
+    seen = {text for split in trained for text in split.column("text").unique().to_pylist()}
+    answers = {text: of_text.answers for text, of_text in told.items()}
+
+    def table(folder: Path, systems: Systems) -> tuple[pa.Table, dict[int, int]]:
+        asked = dict.fromkeys(query for queries in systems.values() for query in queries.values())
+        found = Asker(folder, usable, answers, prompt, settings).ask(asked)
+        return _table(about, told, seen, systems, found.scores), found.heads
+
+    of_stage2, heads = table(stage2, systems_of_stage2(about, settings.seed))
+    of_stage1, _ = table(stage1, systems_of_stage1(about, {n: config.emotions[head] for n, head in heads.items()}))
+    return pa.concat_tables([of_stage2, of_stage1])
+
+
+def systems_of_stage2(rows: Sequence[Row], seed: int) -> Systems:
+    """Return what each system gives to the model of stage 2 in place of each row."""
+    return {
+        "voice": {number: Query(row["text"], clip=number) for number, row in enumerate(rows)},
+        "shuffled": {number: Query(rows[number]["text"], clip=clip) for number, clip in shuffled(rows, seed).items()},
+        "silence": {number: Query(row["text"], silence=row["num_speech_tokens"]) for number, row in enumerate(rows)},
+        "transcript": {number: Query(row["text"]) for number, row in enumerate(rows)},
+    }
+
+
+def systems_of_stage1(rows: Sequence[Row], heads: Mapping[int, str]) -> Systems:
+    """Return what each system gives to the model of stage 1; `heads` are the emotions that stage 2's head hears."""
+    own = {number: Query(row["text"], clip=number) for number, row in enumerate(rows)}
+    return {
+        "stage1": own,
+        "told_true": {number: query._replace(told=rows[number]["emotion"]) for number, query in own.items()},
+        "told_head": {number: query._replace(told=heads[number]) for number, query in own.items()},
+    }
+
+
+def shuffled(rows: Sequence[Row], seed: int) -> dict[int, int]:
+    """Return the row whose clip each row is given: of another speaker and emotion, and if possible of the same words.
+
+    A row for which there is no such clip is left out.
+    """
+    differ = ("speaker", "emotion")
+    pools = [row | {"corpus": (row["corpus"], row["text"])} for row in rows]
+    same_words = {
+        n: clip for n, clip in wrong_clips(pools, differ, seed) if pools[n]["corpus"] == pools[clip]["corpus"]
+    }
+    return dict(wrong_clips(rows, differ, seed)) | same_words
+
+
+def _table(
+    rows: Sequence[Row],
+    told: Mapping[str, Told],
+    seen: Collection[str],
+    systems: Systems,
+    scores: Mapping[Query, list[float]],
+) -> pa.Table:
+    made = []
+    for system, queries in systems.items():
+        for number, query in queries.items():
+            row, of_text = rows[number], told[query.text]
+            check_finite(f"respond: own answers, {system}", [scores[query]], [row["id"]])
+            made.append(
+                {name: row[name] for name in ("id", "corpus", "speaker", "emotion", "text")}
+                | {"system": system, "logprobs": scores[query], "seen_words": row["text"] in seen}
+                | {"num_tokens": [len(answer) for answer in of_text.answers]}
+                | {"candidates": of_text.candidates, "named": of_text.named}
+            )
+    return parquet.from_rows(made, OWN_ANSWERS_SCHEMA)

@@ -1,0 +1,140 @@
+"""Ask a trained model for the log-probabilities of told continuations, after clips, silence or transcripts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from evaluate.respond.answer_scores import Asked, Tokens, answer_log_probs
+from evaluate.respond.params import RespondParams
+from evaluate.respond.processes import ask_all
+from pipeline.audio.speech_tokens import HOP_SAMPLES, MAX_MEL_FRAMES, NUM_HALVINGS, num_mel_frames
+from pipeline.prompts import Prompt, Prompter, PromptIds
+from pipeline.tables import packed
+from pipeline.weights.source import fetch
+from train import saved_model
+from train.data.dataset import decode
+from train.data.log_mel import LogMel
+from train.inference import Answering, Clip
+from train.model_config import load_config
+from train.precision import answering_dtype, autocast, best_device
+
+
+class Query(NamedTuple):
+    """What a model is given, and the transcript whose continuations are scored.
+
+    Without a clip and without silence, the transcript itself is given.
+    """
+
+    text: str
+    clip: int | None = None
+    """Number of the row whose clip is given."""
+    silence: int | None = None
+    """Number of speech embeddings of silence."""
+    told: str | None = None
+    """The emotion that the prompt names; None for the prompt for speech, which names none."""
+
+    @property
+    def sound(self) -> tuple[int | None, int | None]:
+        """What is encoded; two queries with the same sound share its speech embeddings."""
+        return self.clip, self.silence
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answers of a model to queries."""
+
+    scores: dict[Query, list[float]]
+    """Log-probabilities of the continuations of the query's text, in nats."""
+    heads: dict[int, int]
+    """The class that the emotion head hears in each clip that was given."""
+
+
+class Asker:
+    """Asks the model of a folder; it is on the device as long as this object lives."""
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: packed.Rows,
+        answers: Mapping[str, Sequence[Tokens]],
+        prompt: Prompt,
+        settings: RespondParams,
+    ) -> None:
+        """Load the model; `rows` have the clips, and `answers` are the continuations by transcript."""
+        config = load_config(folder)
+        self.name = folder.name
+        self.rows, self.answers, self.prompt = rows, answers, prompt
+        self.batch_size = settings.batch_size
+        self.lengths: list[int] = rows.column("num_speech_tokens").to_pylist()
+        self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+        self.prompter = Prompter.load(fetch(config.models.llm))
+        self.model = saved_model.load(folder, answering_dtype(settings.precision, best_device())).to(best_device())
+        self.answering = Answering(self.model, self.prompter, settings.max_new_tokens)
+
+    def ask(self, queries: Iterable[Query]) -> Found:
+        """Answer the queries, each distinct one once. Each clip is encoded once, the longest ones first."""
+        by_sound: dict[tuple[int | None, int | None], list[Query]] = {}
+        for query in dict.fromkeys(queries):
+            by_sound.setdefault(query.sound, []).append(query)
+        texts = by_sound.pop((None, None), [])
+        spoken = sorted(by_sound.values(), key=lambda of_sound: self._num_embeddings(of_sound[0]), reverse=True)
+        name = f"respond emotion: own answers, {self.name}"
+        by_speech = ask_all(name, spoken, self.batch_size, self._by_speech, "clips")
+        by_text = ask_all(name, texts, self.batch_size, self._by_text, "transcripts")
+        scores = dict(zip(texts, by_text, strict=True))
+        heads = {}
+        for of_sound, (head, of_queries) in zip(spoken, by_speech, strict=True):
+            scores |= zip(of_sound, of_queries, strict=True)
+            if (clip := of_sound[0].clip) is not None:
+                heads[clip] = head
+        return Found(scores, heads)
+
+    @torch.no_grad()
+    def _by_speech(self, batch: list[list[Query]]) -> list[tuple[int, list[list[float]]]]:
+        """Return for each sound what the emotion head hears, and the scores of its queries."""
+        speech = self.answering.encode_speech([self._clip(of_sound[0]) for of_sound in batch])
+        with autocast(self.model.llm):
+            heads = self.model.head(speech.pooled()).argmax(dim=1).tolist()
+        asked = [
+            Asked(self._prompt(query), self.answers[query.text], place)
+            for place, of_sound in enumerate(batch)
+            for query in of_sound
+        ]
+        scores = iter(answer_log_probs(self.model, asked, speech, self.batch_size))
+        return [(head, [next(scores) for _ in of_sound]) for head, of_sound in zip(heads, batch, strict=True)]
+
+    def _by_text(self, batch: list[Query]) -> list[list[float]]:
+        """Return the scores of queries whose transcript stands in place of the speech."""
+        asked = []
+        for query in batch:
+            shell, content = self._prompt(query), self.prompter.content_ids(query.text)
+            asked.append(Asked(PromptIds(shell.before, content, shell.after), self.answers[query.text]))
+        return answer_log_probs(self.model, asked, None, self.batch_size)
+
+    def _prompt(self, query: Query) -> PromptIds:
+        if query.told is None:
+            return self.prompter.speech(self.prompt)
+        return self.prompter.around(self.prompt, (), emotion=query.told)
+
+    def _clip(self, query: Query) -> Clip:
+        if query.silence is not None:
+            num_frames = silent_frames(query.silence)
+            return Clip(self.log_mel(np.zeros(num_frames * HOP_SAMPLES, np.float32)), num_frames)
+        assert query.clip is not None
+        samples = decode(self.rows, self.rows[query.clip], query.clip)
+        return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
+
+    def _num_embeddings(self, query: Query) -> int:
+        if query.clip is not None:
+            return self.lengths[query.clip]
+        assert query.silence is not None
+        return query.silence
+
+
+def silent_frames(num_speech_tokens: int) -> int:
+    """Return the number of mel frames of the longest silence that has so many speech embeddings."""
+    return min(num_speech_tokens << NUM_HALVINGS, MAX_MEL_FRAMES)
