@@ -15,7 +15,7 @@ ACTIVATE := . .venv/bin/activate
 PACKAGES := pipeline train evaluate
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup doctor demo run test test-slow fuzz test-gpu check bench clean lock deps
+.PHONY: help setup doctor demo run loso test test-slow fuzz test-gpu check bench clean lock deps
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -35,6 +35,9 @@ demo: setup ## set up, run all stages on synthetic speech, and name the report
 
 run: setup ## run a recipe in runs/: RECIPE=name, DATA_ROOT=folder of its corpora
 	@$(ACTIVATE); recipes/run.sh '$(RECIPE)' '$(DATA_ROOT)'
+
+loso: setup ## run and pool the folds of a protocol: RECIPE=name, DATA_ROOT=folder, PROTOCOL=name
+	@$(ACTIVATE); recipes/folds.sh '$(RECIPE)' '$(DATA_ROOT)' '$(PROTOCOL)'
 
 test: setup ## run the fast tests
 	@$(ACTIVATE); pytest $(PARALLEL)

@@ -11,6 +11,8 @@ STAGES = {
 }
 COMMANDS = {
     "compare": "Compare two runs, or two systems of a run, on the same clips.",
+    "pool": "Pool the runs of a protocol's folds, and score them as one.",
+    "protocols": "List the protocols, show one, or write the parameters of a fold.",
 }
 
 app = command_line("evaluate", "Evaluate: from a trained model to a report.", STAGES, COMMANDS)

@@ -28,9 +28,11 @@ DIGITS = 6
 
 
 class ScoreParams(Section):
-    """The settings of the intervals over speakers; `confidence` is their coverage, 0.95 for 95 %."""
+    """The coverage of the intervals over speakers, 0.95 for 95 %, and the protocols to score under."""
 
     confidence: float = Field(gt=0, lt=1)
+    protocols: list[str]
+    """Names of protocols (`python -m evaluate protocols`), or paths of files that define one."""
 
 
 Confusions = dict[str, dict[str, list[list[float]]]]

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Run a recipe in runs/NAME, a separate DVC project: recipes/run.sh NAME [DATA_ROOT [STAGE...]]
-# With STAGE, only these stages and the stages that they need run.
+# With STAGE, only these stages and the stages that they need run. NAME.yaml in any folder may take the place of NAME.
 # The project shares the code and DVC's cache with the main project, so equal stages do not run twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 name=${1:-} data_root=${2:-}
 recipe=recipes/$name.yaml
+if [[ $name == *.yaml ]]; then
+    recipe=$name name=$(basename -s .yaml "$name")
+fi
 if [[ ! -f $recipe ]]; then
     known=$(basename -s .yaml -a recipes/*.yaml | paste -sd ' ')
     echo "error: $recipe: no such recipe; expected one of $known" >&2

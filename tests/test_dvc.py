@@ -79,6 +79,13 @@ def test_every_template_of_the_code_is_a_dependency() -> None:
     assert not [file for file in templates if not any(covers(dep, ROOT / file) for s in STAGES for dep in s.deps)]
 
 
+def test_score_depends_on_the_files_of_the_protocols() -> None:
+    files = list((ROOT / "evaluate/protocols").glob("*.yaml"))
+    (score,) = (stage for stage in STAGES if stage.name == "score")
+    assert files
+    assert all(any(covers(dep, file) for dep in score.deps) for file in files)
+
+
 @every_stage
 def test_commands_use_options_that_the_stage_has_and_give_all_that_it_requires(stage: Stage) -> None:
     app = typer.Typer()

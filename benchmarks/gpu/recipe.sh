@@ -34,6 +34,8 @@ cut_pieces() {
         fi
     done
     cp -rL "$run/data/packed" "$staged/data/packed"
+    mkdir "$staged/manifests" # score reads the splits from them
+    cp -L "$run"/manifests/*.parquet "$staged/manifests"
     PYTHONPATH=$root python3 -m benchmarks.gpu.weights "$run/params.yaml" --out "$staged"
     rm -rf "$pieces"
     mkdir -p "$pieces"

@@ -12,6 +12,9 @@ from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, sco
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
 from evaluate.predictions import PROBE, read_divergence, read_own_answers, read_recognition
+from evaluate.protocols.definition import load_protocols
+from evaluate.protocols.scoring import score_protocols
+from evaluate.protocols.selection import read_facts
 from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
@@ -31,10 +34,12 @@ def main(
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
+    manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Compute scores from predictions: metrics.json and the tables of `dvc plots`."""
-    confidence = load(params_file, "score", ScoreParams).confidence
+    settings = load(params_file, "score", ScoreParams)
+    confidence, protocols = settings.confidence, load_protocols(settings.protocols)
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
     recognition_scores = score_recognition(recognised, emotions, confidence)
@@ -43,6 +48,8 @@ def main(
         probed = score_recognition(read_recognition(probe, emotions, [PROBE]), emotions, confidence, [PROBE])
         for test, scores in probed.metrics.items():
             numbers.setdefault(test, {}).update(scores)
+    if protocols:
+        numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
     if own_answers is not None:
         own = score_own_answers(read_own_answers(own_answers, emotions), emotions, confidence)
         numbers |= own.metrics

@@ -22,6 +22,7 @@ from benchmarks.gpu.sizes import Stage, build_model, draw_clips, durations_s, fr
 from benchmarks.gpu.steps import Steps, measure_flops
 from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.weights.source import ModelsParams
+from tests.builders import utterance, write_table
 from train.data.dataset import Collator
 from train.fit.objectives import SemanticAlignment
 from train.model.encoder import SpeechEncoder
@@ -108,6 +109,7 @@ def test_a_recipe_cut_into_pieces_is_trained_and_scored_where_they_arrive(
     planned = checkout / "runs" / "small"
     for kind in ("semantic", "emotion"):
         shutil.copytree(packed_folder, planned / "data" / "packed" / kind)
+        write_table(planned / "manifests" / f"{kind}.parquet", [utterance("corpus/x", split="train")])
     values = yaml.safe_load((root / "params.yaml").read_text())
     values |= {"models": tiny_models.model_dump(), "emotions": EMOTIONS}
     for fit in values["fit"].values():

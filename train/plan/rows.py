@@ -135,7 +135,10 @@ def _from_manifest(path: Path, kind: Alignment, params_file: Path, max_new_token
 
 
 def _from_sizes(kind: Alignment, params_file: Path, max_new_tokens: int) -> RowFacts:
-    sizes = {name: _size(name, params_file) for name in params.load(params_file, f"split.{kind}", list[str])}
+    corpora = {name: _size(name, params_file) for name in params.load(params_file, f"split.{kind}", list[str])}
+    sizes = {name: size for name, size in corpora.items() if size.rows}
+    if not sizes:
+        raise UserError(f"{params_file}: split.{kind}: found no corpus with speakers in train, expected at least one")
     num_rows = sum(size.rows for size in sizes.values())
     limits = params.load(params_file, f"filter.{kind}", dict[str, Any])
     generator = np.random.default_rng(0)
@@ -162,7 +165,7 @@ def _from_sizes(kind: Alignment, params_file: Path, max_new_tokens: int) -> RowF
 
 
 def _size(name: str, params_file: Path) -> Size:
-    """Return the size of the train split of a corpus of a recipe."""
+    """Return the size of the train split of a corpus of a recipe; no rows if all its speakers are in test."""
     made = params.find(params_file, f"synthesise.{name}", dict[str, Any])
     if made is not None:
         rows = made["speakers"] * made["utterances_per_speaker"]
@@ -181,7 +184,7 @@ def _size(name: str, params_file: Path) -> Size:
     if named is None or size.speakers is None:
         return size
     share = max(0.0, 1 - len(named) / size.speakers)
-    return size.model_copy(update={"rows": max(1, round(share * size.rows)), "hours": share * size.hours})
+    return size.model_copy(update={"rows": round(share * size.rows), "hours": share * size.hours})
 
 
 def _draw(count: int) -> NDArray[np.int64]:

@@ -1,6 +1,8 @@
 """From prediction tables to metrics.json and the tables of dvc plots."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,11 +14,27 @@ from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
-from tests.builders import CLASSES, divergence_table, recognition_table, write_table
+from tests.builders import CLASSES, divergence_table, recognition_table, utterance, write_table
 
 PARAMS = """
 emotions: [neutral, sad, angry, happy]
-score: {confidence: 0.95}
+score: {confidence: 0.95, protocols: []}
+"""
+UNDER_A_PROTOCOL = """
+emotions: [neutral, sad, angry, happy]
+score: {confidence: 0.95, protocols: [own-2.yaml]}
+ingest: {acted: {reader: cremad, root: r, check: samples}}
+prompts: {recognition: {system: S, text: T, speech: A}}
+"""
+OWN = """
+name: own-2
+about: Two classes of two speakers.
+reader: cremad
+classes: [sad, angry]
+folds: {one: ["0", "1"]}
+headline: [ua, wa]
+counts: {sad: 10, angry: 11}
+source: ours
 """
 
 
@@ -54,6 +72,40 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     assert any(line.endswith(",unparsable") for line in confusion)
     assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
     assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
+
+
+def write_manifests(folder: Path, trained: str) -> None:
+    rows = [utterance("acted/x", corpus="acted", speaker=trained, split="train")]
+    for kind in ("semantic", "emotion"):
+        write_table(folder / "manifests" / f"{kind}.parquet", rows)
+
+
+def test_protocols_have_scores_under_their_names_beside_those_of_the_corpora(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = prepare(tmp_path) | {"manifests": tmp_path / "manifests"}
+    score.main(**paths)
+    before = json.loads((tmp_path / "metrics.json").read_text())
+    (tmp_path / "params.yaml").write_text(UNDER_A_PROTOCOL)
+    (tmp_path / "own-2.yaml").write_text(OWN)
+    write_manifests(tmp_path, trained="acted/2")
+    score.main(**paths)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {name: metrics[name] for name in before} == before
+    assert metrics.keys() - before.keys() == {"own-2"}
+    assert metrics["own-2"]["head"]["n"] == metrics["own-2"]["protocol"]["rows"] == 20
+    assert metrics["own-2"]["protocol"]["rows_left_out"] == 60
+    assert "score: own-2: head ua 0." in capsys.readouterr().out
+    write_manifests(tmp_path, trained="acted/1")
+    with pytest.raises(UserError, match=r"own-2: found the test speaker 1 of acted in train or dev"):
+        score.main(**paths)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+
+
+def test_the_stage_loads_no_torch(root: Path) -> None:
+    code = "import sys, evaluate.score.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
 def write_own_answers(path: Path, num_clips: int) -> Path:

@@ -143,6 +143,16 @@ def test_the_paper_has_3_7_m_rows_of_stage_1_and_70_k_of_stage_2() -> None:
     assert read_rows("emotion", recipe, Path("nowhere")).num_rows == pytest.approx(70e3, rel=0.01)
 
 
+def test_a_corpus_that_is_only_tested_costs_no_training(project: Path) -> None:
+    source = read_rows("emotion", find_params("paper"), Path("nowhere")).source
+    assert "iemocap" in source
+    assert "ravdess" not in source  # all its actors are in test
+    everyone = {"split.emotion": ["ravdess"]}
+    only = change_params(everyone, RECIPES / "paper.yaml", Path("only.yaml"))
+    with pytest.raises(UserError, match=r"only.yaml: split.emotion: found no corpus with speakers in train"):
+        read_rows("emotion", only, Path("nowhere"))
+
+
 @pytest.mark.slow
 def test_the_recipe_for_one_h100_fills_it(project: Path) -> None:
     found = make_plan("h100-1", find_params("h100-1"), project, "h100", 1, None)
