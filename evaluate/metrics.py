@@ -12,7 +12,7 @@ from pydantic import Field
 from evaluate import confusions, intervals
 from evaluate.calibration import expected_calibration_error
 from evaluate.intervals import Clusters, Estimate, Floats, Ints
-from evaluate.predictions import CONDITIONS, SYSTEMS, System
+from evaluate.predictions import CONDITIONS, PROBE, SYSTEMS
 from pipeline.params import Section
 from pipeline.stage import UserError
 
@@ -51,9 +51,7 @@ class Recognition:
     confusions: Confusions
 
 
-def score_recognition(
-    table: pa.Table, emotions: Sequence[str], confidence: float, systems: Sequence[System] = SYSTEMS
-) -> Recognition:
+def score_recognition(table: pa.Table, emotions: Sequence[str], confidence: float) -> Recognition:
     """Count the confusions and compute the scores of every system on every corpus; add the score of chance.
 
     Chance is the best unweighted accuracy of answers that do not depend on the clip: 1 / number of emotions in the test
@@ -65,7 +63,7 @@ def score_recognition(
         present = len(rows["emotion"].unique())
         protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / present, DIGITS)}}
         counted[corpus] = {}
-        for system in systems:
+        for system in (*SYSTEMS, PROBE):
             of_system = _where(rows, "system", system.name)
             if of_system.num_rows == 0:
                 continue

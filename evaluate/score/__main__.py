@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import typer
 
 from evaluate import training_curves
@@ -42,12 +43,10 @@ def main(
     confidence, protocols = settings.confidence, load_protocols(settings.protocols)
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
+    if probe is not None:
+        recognised = pa.concat_tables([recognised, read_recognition(probe, emotions, [PROBE])])
     recognition_scores = score_recognition(recognised, emotions, confidence)
     numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
-    if probe is not None:
-        probed = score_recognition(read_recognition(probe, emotions, [PROBE]), emotions, confidence, [PROBE])
-        for test, scores in probed.metrics.items():
-            numbers.setdefault(test, {}).update(scores)
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
     if own_answers is not None:
