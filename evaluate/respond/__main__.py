@@ -31,29 +31,40 @@ def main(
     rows = packed.load(data, "test")
     if (count := launch.num_processes(params_file)) > 1:
         raise typer.Exit(launch.run(count, "evaluate.respond", sys.argv[1:]))
-    from evaluate.respond.processes import join  # torch loads only after the parameters are checked
-    from train.precision import avoid_shape_plans
+    from evaluate.respond.finished import (
+        FinishedBatches,
+        describe_run,
+    )  # torch loads only after the parameters are checked
+    from evaluate.respond.processes import join
+    from train.precision import answering_dtype, avoid_shape_plans, best_device
 
     avoid_shape_plans()
     writes = join()
+    asked = {
+        "respond": settings.model_dump(),
+        "prompts": None if prompts is None else prompts.model_dump(),
+        "kind": kind,
+    }
+    device = best_device()
+    finished = FinishedBatches(
+        output, describe_run(model, data, asked, device, answering_dtype(settings.precision, device))
+    )
     if prompts is None:
         from evaluate.respond.divergence import measure
 
-        table = measure(model, rows, packed.load_shell(data), settings)
-        if not writes:
-            return
-        parquet.write(table, output / "divergence.parquet")
-        say(f"respond: semantic: continuation KL of {len(rows):,} clips under three conditions")
+        tables = {"divergence": measure(model, rows, packed.load_shell(data), settings, finished)}
+        done = f"semantic: continuation KL of {len(rows):,} clips under three conditions"
     else:
         from evaluate.respond.recognition import Respondent
 
-        respondent = Respondent(model, rows, prompts, settings)
-        recognised = respondent.recognise()
-        if not writes:
-            return
-        parquet.write(recognised, output / "recognition.parquet")
-        parquet.write(respondent.examples(), output / "examples.parquet")
-        say(f"respond: emotion: {recognised.num_rows:,} answers to {len(rows):,} clips")
+        recognition, examples = Respondent(model, rows, prompts, settings, finished).answer()
+        tables = {"recognition": recognition, "examples": examples}
+        done = f"emotion: {recognition.num_rows:,} answers to {len(rows):,} clips"
+    if writes:
+        for name, table in tables.items():
+            parquet.write(table, output / f"{name}.parquet")
+        finished.remove()
+        say(f"respond: {done}")
 
 
 if __name__ == "__main__":
