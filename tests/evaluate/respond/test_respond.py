@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from train import saved_model
 from train.data.dataset import Collator, Examples
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
+from train.losses import response_kl
 from train.model import SpeechLLM
 from train.model.inputs import sequences
 from train.model.plora import lora_config
@@ -79,6 +81,32 @@ def test_every_test_row_with_a_continuation_is_measured_under_every_condition(
     by_condition = table.pivot(index="id", columns="condition", values="kl")
     assert (by_condition["after"] != by_condition["before"]).all()
     assert (by_condition["after"] != by_condition["shuffled"]).all()
+
+
+def test_the_kl_is_that_of_each_row_and_model_by_itself(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path
+) -> None:
+    found = run("semantic", packed_folder, model_path, tmp_path / "out", params_file)["divergence.parquet"].to_pandas()
+    by_condition = found.pivot(index="id", columns="condition", values="kl")
+    rows = packed.load(packed_folder, "test")
+    rows = rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
+    config = load_config(model_path)
+    examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), EMOTIONS)
+    about = pa.table(
+        {name: rows.column(name) for name in ("id", "corpus", "speaker", "text", "num_samples")}
+    ).to_pylist()
+    wrong = dict(wrong_clips(about, ("speaker", "text"), 1, similar="num_samples"))
+    collate = Collator(packed.load_shell(packed_folder), with_teacher=True)
+    trained = saved_model.load(model_path)
+    models = {"before": saved_model.build(config, torch.float32), "after": trained, "shuffled": trained}
+    for number, row in enumerate(about):
+        for condition, model in models.items():
+            other = examples[wrong[number] if condition == "shuffled" else number]
+            given = replace(examples[number], features=other.features, num_frames=other.num_frames)
+            with torch.no_grad():
+                outputs = model(collate([given]))
+                expected = response_kl(outputs.student, outputs.teacher, model.output_head, 1.0).mean().item()
+            assert by_condition[condition][row["id"]] == pytest.approx(expected, abs=1e-5)
 
 
 def test_every_test_row_is_answered_by_every_system(
