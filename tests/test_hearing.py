@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from evaluate.respond import divergence
+from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
 from pipeline import params
 from pipeline.generate import __main__ as generate
@@ -94,7 +95,8 @@ def test_sixteen_clips_are_learnt_by_ear(folder: Path) -> None:
     rows_of_training = packed.load(folder / "packed", "train")
     shell = packed.load_shell(folder / "packed")
     settings = params.load(params_file, "respond", RespondParams)
-    measured = divergence.measure(folder / "model", rows_of_training, shell, settings).to_pandas()
+    finished = FinishedBatches(folder / "predictions", {})
+    measured = divergence.measure(folder / "model", rows_of_training, shell, settings, finished).to_pandas()
     kl = measured.groupby("condition").apply(lambda rows: (rows.kl * rows.num_tokens).sum() / rows.num_tokens.sum())
     print(f"KL before {kl.before:.3f}, after {kl.after:.3f}, shuffled {kl.shuffled:.3f}")
     assert kl.after <= KL_LEFT * kl.before

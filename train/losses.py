@@ -14,7 +14,7 @@ proportion to q. Its gradient is q - p'. So the code builds the full distributio
 then computes KL and gradient as for an exact teacher.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,19 @@ def response_kl(
         return _kl(log_p, log_q)
 
     return _by_rows(student, head, temperature, measure)
+
+
+@torch.no_grad()
+def several_kls(
+    students: Sequence[Float[Tensor, "n d"]], teacher: Float[Tensor, "n d"], head: OutputHead
+) -> Float[Tensor, "s n"]:
+    """Return `response_kl` at temperature 1 of several students, without gradients; the teacher's logits are shared."""
+    rows_at_once = ROWS_AT_ONCE_ON_GPU if teacher.is_cuda else ROWS_AT_ONCE
+    found = []
+    for states, *of_students in zip(*(each.split(rows_at_once) for each in (teacher, *students)), strict=True):
+        log_p, _ = _log_softmax(head, states, 1.0)
+        found.append(torch.stack([_kl(log_p.clone(), _log_softmax(head, each, 1.0)[0])[0] for each in of_students]))
+    return torch.cat(found, dim=1)
 
 
 def stored_kl(

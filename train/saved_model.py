@@ -83,8 +83,14 @@ def save(model: SpeechLLM, config: ModelConfig, folder: Path) -> None:
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, *, with_plora: bool = True) -> SpeechLLM:
     """Load a trained model and the base weights that its config names, in evaluation mode."""
+    model = build(load_config(folder), dtype)
+    load_trained(model, folder, with_plora=with_plora)
+    return model
+
+
+def load_trained(model: SpeechLLM, folder: Path, *, with_plora: bool = True) -> None:
+    """Load the trained weights into the model that `build` has made from the folder's config."""
     config = load_config(folder)
-    model = build(config, dtype)
     if config.plora and with_plora:
         lora = PeftConfig.from_pretrained(str(folder / "plora"))
         assert isinstance(lora, LoraConfig)
@@ -93,7 +99,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, *, with_plora: bool =
     _load(model, folder / "adapter.safetensors", "adapter", "head")
     if config.encoder_trained:
         _load(model, folder / ENCODER_FILE, "encoder")
-    return model.eval()
+    model.eval()
 
 
 def plora_state(model: SpeechLLM) -> dict[str, torch.Tensor]:

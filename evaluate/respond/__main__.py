@@ -6,7 +6,7 @@ This computes the KL of stage 1, or the emotions and answers of stage 2.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,11 @@ from pipeline.params import Alignment, ParamsFile
 from pipeline.prompts import PromptsParams
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import packed, parquet
+from pipeline.weights.source import digest_files
 from train import launch
+
+if TYPE_CHECKING:
+    from evaluate.respond.finished import FinishedBatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +54,55 @@ def main(
 
     avoid_shape_plans()
     writes = join()
+    finished = _finished_batches(kind, data, model, output, own, settings, prompts)
     if prompts is None:
         from evaluate.respond.divergence import measure
 
-        table = measure(model, rows, packed.load_shell(data), settings)
-        if not writes:
-            return
-        parquet.write(table, output / "divergence.parquet")
-        say(f"respond: semantic: continuation KL of {len(rows):,} clips under three conditions")
+        tables = {"divergence": measure(model, rows, packed.load_shell(data), settings, finished)}
+        done = f"semantic: continuation KL of {len(rows):,} clips under three conditions"
     else:
         from evaluate.respond import own_answers
         from evaluate.respond.recognition import Respondent
 
-        respondent = Respondent(model, rows, prompts, settings)
-        recognised = respondent.recognise()
-        examples = respondent.examples() if writes else None
-        del respondent  # and its model: one is in memory at a time
-        answers = None
+        recognition, examples = Respondent(model, rows, prompts, settings, finished).answer()
+        tables = {"recognition": recognition, "examples": examples}
+        done = f"emotion: {recognition.num_rows:,} answers to {len(rows):,} clips"
         if own is not None:
             trained = [packed.load(folder, "train") for folder in (own.stage1_data, data)]
-            answers = own_answers.measure(own.stage1, model, rows, own.told, trained, prompts.emotion, settings)
-        if examples is None:
-            return
-        parquet.write(recognised, output / "recognition.parquet")
-        parquet.write(examples, output / "examples.parquet")
-        say(f"respond: emotion: {recognised.num_rows:,} answers to {len(rows):,} clips")
-        if answers is not None:
-            parquet.write(answers, output / "own_answers.parquet")
-            say(f"respond: own answers: scored after {answers.num_rows:,} clips and controls")
+            folders = own.stage1, model
+            answers = own_answers.measure(*folders, rows, own.told, trained, prompts.emotion, settings, finished)
+            tables["own_answers"] = answers
+            done += f"; own answers scored after {answers.num_rows:,} clips and controls"
+    if writes:
+        for name, table in tables.items():
+            parquet.write(table, output / f"{name}.parquet")
+        finished.remove()
+        say(f"respond: {done}")
+
+
+def _finished_batches(
+    kind: Alignment,
+    data: Path,
+    model: Path,
+    output: Path,
+    own: OwnAnswersInputs | None,
+    settings: RespondParams,
+    prompts: PromptsParams | None,
+) -> "FinishedBatches":
+    from evaluate.respond.finished import FinishedBatches, describe_run
+    from train.precision import answering_dtype, best_device
+
+    asked = {
+        "respond": settings.model_dump(),
+        "prompts": None if prompts is None else prompts.model_dump(),
+        "kind": kind,
+        "own answers": None
+        if own is None
+        else digest_files([own.told, *sorted(file for file in own.stage1.rglob("*") if file.is_file())]),
+    }
+    device = best_device()
+    run = describe_run(model, data, asked, device, answering_dtype(settings.precision, device))
+    return FinishedBatches(output, run)
 
 
 def _own_inputs(kind: Alignment, told: Path | None, stage1: Path | None, stage1_data: Path | None) -> OwnAnswersInputs:

@@ -3,92 +3,153 @@
 The KL of each row is computed for three conditions: the untrained model, the trained model, and the trained model given
 a wrong clip. The wrong clip is another speaker's clip with other words, from the same corpus if possible, and with the
 most similar length. The difference between the last two conditions is due to hearing the words.
+
+The LLM is the same before and after training. So one model is in memory, with a copy of the weights before training of
+what was trained: the adapter, and perhaps the encoder. A batch is computed under all conditions, with one pass over the
+transcripts.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
-from evaluate.predictions import DIVERGENCE_SCHEMA
+from evaluate.predictions import CONDITIONS, DIVERGENCE_SCHEMA
+from evaluate.respond.clip_embeddings import ClipEmbeddings
+from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
-from evaluate.respond.processes import ask_all
-from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
+from evaluate.respond.processes import ask_all, by_length
+from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
+from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.stage import UserError
 from pipeline.tables import parquet
 from pipeline.tables.packed import PromptShell, Rows
 from pipeline.weights.source import fetch
 from train import saved_model
-from train.data.dataset import Collator, Example, Examples
+from train.data.dataset import decode
 from train.data.log_mel import LogMel
-from train.losses import response_kl
-from train.model import SpeechLLM
+from train.losses import several_kls
+from train.model import Sequences, Speech
+from train.model.inputs import pad_features, sequences
+from train.model.plora import plora_off
 from train.model_config import load_config
 from train.precision import answering_dtype, autocast, best_device
 
-_ABOUT = ("id", "corpus", "speaker", "text", "num_samples")
+_ABOUT = ("id", "corpus", "speaker", "text", "num_samples", "num_speech_tokens", "num_response_tokens")
 
 
-def measure(folder: Path, rows: Rows, shell: PromptShell, settings: RespondParams) -> pa.Table:
-    """Return the divergence table of the test rows that have a continuation; only one model is in memory at a time."""
-    config = load_config(folder)
+def measure(
+    folder: Path, rows: Rows, shell: PromptShell, settings: RespondParams, finished: FinishedBatches
+) -> pa.Table:
+    """Return the divergence table of the test rows that have a continuation."""
     rows = rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
     if len(rows) == 0:
         raise UserError("test split: no row has a continuation; expected at least one")
-    examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), config.emotions)
     about = pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()
-    own, wrong = own_clips(about), wrong_clips(about, ("speaker", "text"), settings.seed, similar="num_samples")
+    wrong = wrong_clips(about, ("speaker", "text"), settings.seed, similar="num_samples")
     tell_missing("semantic", about, wrong, "another speaker with other words in the test split")
-    collate = Collator(shell, with_teacher=True)
-    dtype = answering_dtype(settings.precision, best_device())
+    lengths = [(row["num_speech_tokens"], row["num_response_tokens"]) for row in about]
+    groups = by_length(lengths, settings.batch_size)
+    conditions = _Conditions(folder, rows, shell, settings, groups, dict(wrong))
 
-    def take(model: SpeechLLM, conditions: dict[str, Pairs]) -> Iterator[dict[str, Any]]:
-        model.to(best_device())
-        for condition, pairs in conditions.items():
+    def ask(batch: list[int]) -> list[dict[str, float]]:
+        found = conditions.divergences(batch)
+        for number, kls in zip(batch, found, strict=True):
+            for condition, kl in kls.items():
+                if not np.isfinite(kl):
+                    where = f"respond: {about[number]['id']}: {condition}"
+                    raise UserError(f"{where}: found the KL {kl}, expected a finite number")
+        return found
 
-            def ask(batch: Pairs, condition: str = condition) -> list[_Divergence]:
-                found = _divergences(model, [_given_clip(examples, *pair) for pair in batch], collate)
-                for (number, _), divergence in zip(batch, found, strict=True):
-                    if not math.isfinite(divergence.kl):
-                        wrong = f"found the KL {divergence.kl}, expected a finite number"
-                        raise UserError(f"respond: {about[number]['id']}: {condition}: {wrong}")
-                return found
-
-            name = f"respond semantic: {condition}"
-            divergences = ask_all(name, pairs, settings.batch_size, ask, "clips")
-            for (number, _), divergence in zip(pairs, divergences, strict=True):
-                known = {key: about[number][key] for key in ("id", "corpus", "speaker")}
-                yield known | {"condition": condition, "kl": divergence.kl, "num_tokens": divergence.num_tokens}
-
-    table_rows = list(take(saved_model.build(config, dtype), {"before": own}))
-    table_rows += take(saved_model.load(folder, dtype), {"after": own, "shuffled": wrong})
+    numbers = list(range(len(about)))
+    found = ask_all(
+        "respond semantic: clips", numbers, settings.batch_size, ask, "clips", lengths=lengths, finished=finished
+    )
+    table_rows = (
+        {key: row[key] for key in ("id", "corpus", "speaker")}
+        | {"condition": condition, "kl": kls[condition], "num_tokens": row["num_response_tokens"]}
+        for condition in CONDITIONS
+        for row, kls in zip(about, found, strict=True)
+        if condition in kls
+    )
     return parquet.from_rows(table_rows, DIVERGENCE_SCHEMA)
 
 
-@dataclass(frozen=True, slots=True)
-class _Divergence:
-    kl: float
-    num_tokens: int
+class _Conditions:
+    """The model before and after training, and the clips that it is given."""
 
+    def __init__(
+        self,
+        folder: Path,
+        rows: Rows,
+        shell: PromptShell,
+        settings: RespondParams,
+        groups: Sequence[list[int]],
+        wrong: dict[int, int],
+    ) -> None:
+        """`groups` are clips that are encoded together, `wrong` the row whose clip is the wrong one of a row."""
+        config, device = load_config(folder), best_device()
+        self.rows, self.shell, self.wrong, self.device = rows, shell, wrong, device
+        self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+        self.model = saved_model.build(config, answering_dtype(settings.precision, device)).to(device)
+        self.untrained_adapter = deepcopy(self.model.adapter)
+        self.untrained_encoder = deepcopy(self.model.encoder) if config.encoder_trained else None
+        saved_model.load_trained(self.model, folder)
+        self.model.to(device)
+        self.embeddings = ClipEmbeddings(self._encode, groups)
 
-def _given_clip(examples: Examples, row: int, clip: int) -> Example:
-    """Return a row with the clip of another row, or with its own."""
-    example = examples[row]
-    if row == clip:
-        return example
-    other = examples[clip]
-    return replace(example, features=other.features, num_frames=other.num_frames)
+    @torch.no_grad()
+    def divergences(self, batch: list[int]) -> list[dict[str, float]]:
+        """Return the KL of rows, in nats per response token, by condition."""
+        wrong = [self.wrong.get(number, number) for number in batch]
+        own, others = self.embeddings(batch), self.embeddings(wrong)
+        given = {"before": [clip[0] for clip in own], "after": [clip[1] for clip in own]}
+        if wrong != batch:
+            given["shuffled"] = [clip[1] for clip in others]
+        packed_rows = [self.rows[number] for number in batch]
+        responses = [row["response_ids"] for row in packed_rows]
+        assert self.shell.before_text is not None
+        texts = [row["text_ids"] for row in packed_rows]
+        teacher = self._states(self._lay_out(self.shell.before_text, texts, responses), None)
+        students = []
+        for condition, clips in given.items():
+            asked = self._lay_out(self.shell.before_speech, [[None] * len(clip) for clip in clips], responses)
+            speech = Speech.of([clip.to(self.device) for clip in clips])
+            if condition == "before":
+                with plora_off(self.model.llm):
+                    students.append(self._states(asked, speech))
+            else:
+                students.append(self._states(asked, speech))
+        kls = several_kls(students, teacher, self.model.output_head).split([len(ids) for ids in responses], dim=1)
+        found = [dict(zip(given, of_row.mean(1).tolist(), strict=True)) for of_row in kls]
+        return [
+            {name: kl for name, kl in of_row.items() if name != "shuffled" or number in self.wrong}
+            for number, of_row in zip(batch, found, strict=True)
+        ]
 
+    def _states(self, asked: Sequences, speech: Speech | None) -> Tensor:
+        with autocast(self.model.llm):
+            return self.model.response_states(asked, speech)
 
-@torch.no_grad()
-def _divergences(model: SpeechLLM, rows: Sequence[Example], collate: Collator) -> list[_Divergence]:
-    batch = collate(rows).to(model.token_embeddings.weight.device)
-    with autocast(model.llm):
-        outputs = model(batch)
-    kl = response_kl(outputs.student, outputs.teacher, model.output_head, temperature=1.0)
-    return [_Divergence(float(row.mean()), len(row)) for row in kl.split([len(row.response_ids) for row in rows])]
+    def _lay_out(
+        self, before: Sequence[int], contents: Sequence[Sequence[int | None]], responses: Sequence[Sequence[int]]
+    ) -> Sequences:
+        return sequences(before, contents, self.shell.after, responses).to(self.device)
+
+    def _encode(self, numbers: list[int]) -> list[Tensor]:
+        """Return the embeddings of clips before and after training [2, s, d], in the type of the LLM's own."""
+        clips = [decode(self.rows, self.rows[number], number) for number in numbers]
+        features = pad_features([self.log_mel(clip) for clip in clips]).to(self.device)
+        num_frames = torch.tensor([num_mel_frames(len(clip)) for clip in clips], device=self.device)
+        with autocast(self.model.llm):
+            states, lengths = trained = self.model.encode(features, num_frames)
+            if self.untrained_encoder is not None:
+                states, lengths = self.untrained_encoder(features, num_frames)
+            before, num_embeddings = self.untrained_adapter(states, lengths)
+            after, _ = self.model.adapter(*trained)
+        both = torch.stack([before, after], dim=1).to(self.model.token_embeddings.weight.dtype)
+        return [clip[:, :length] for clip, length in zip(both, num_embeddings.tolist(), strict=True)]

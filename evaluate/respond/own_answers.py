@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from evaluate.predictions import OWN_ANSWERS_SCHEMA
 from evaluate.respond.answer_scores import Tokens
 from evaluate.respond.emotion_named import label
+from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.own_queries import Asker, Query
 from evaluate.respond.params import RespondParams
 from evaluate.respond.recognition import check_finite
@@ -94,6 +95,7 @@ def measure(
     trained: Sequence[packed.Rows],
     prompt: Prompt,
     settings: RespondParams,
+    finished: FinishedBatches,
 ) -> pa.Table:
     """Return the table of own answers of test rows; only one model is in memory at a time.
 
@@ -116,7 +118,7 @@ def measure(
 
     def table(folder: Path, systems: Systems) -> tuple[pa.Table, dict[int, int]]:
         asked = dict.fromkeys(query for queries in systems.values() for query in queries.values())
-        found = Asker(folder, usable, answers, prompt, settings).ask(asked)
+        found = Asker(folder, usable, answers, prompt, settings, finished).ask(asked)
         return _table(about, told, seen, systems, found.scores), found.heads
 
     of_stage2, heads = table(stage2, systems_of_stage2(about, settings.seed))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from evaluate.respond.answer_scores import Asked, Tokens, answer_log_probs
+from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
 from evaluate.respond.processes import ask_all
 from pipeline.audio.speech_tokens import HOP_SAMPLES, MAX_MEL_FRAMES, NUM_HALVINGS, num_mel_frames
@@ -63,11 +64,12 @@ class Asker:
         answers: Mapping[str, Sequence[Tokens]],
         prompt: Prompt,
         settings: RespondParams,
+        finished: FinishedBatches,
     ) -> None:
         """Load the model; `rows` have the clips, and `answers` are the continuations by transcript."""
         config = load_config(folder)
         self.name = folder.name
-        self.rows, self.answers, self.prompt = rows, answers, prompt
+        self.rows, self.answers, self.prompt, self.finished = rows, answers, prompt, finished
         self.batch_size = settings.batch_size
         self.lengths: list[int] = rows.column("num_speech_tokens").to_pylist()
         self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
@@ -81,10 +83,25 @@ class Asker:
         for query in dict.fromkeys(queries):
             by_sound.setdefault(query.sound, []).append(query)
         texts = by_sound.pop((None, None), [])
-        spoken = sorted(by_sound.values(), key=lambda of_sound: self._num_embeddings(of_sound[0]), reverse=True)
-        name = f"respond emotion: own answers, {self.name}"
-        by_speech = ask_all(name, spoken, self.batch_size, self._by_speech, "clips")
-        by_text = ask_all(name, texts, self.batch_size, self._by_text, "transcripts")
+        spoken = list(by_sound.values())
+        by_speech = ask_all(
+            f"respond emotion: own answers to clips, {self.name}",
+            spoken,
+            self.batch_size,
+            self._by_speech,
+            "clips",
+            lengths=[self._num_embeddings(of_sound[0]) for of_sound in spoken],
+            finished=self.finished,
+        )
+        by_text = ask_all(
+            f"respond emotion: own answers to transcripts, {self.name}",
+            texts,
+            self.batch_size,
+            self._by_text,
+            "transcripts",
+            lengths=[len(query.text) for query in texts],
+            finished=self.finished,
+        )
         scores = dict(zip(texts, by_text, strict=True))
         heads = {}
         for of_sound, (head, of_queries) in zip(spoken, by_speech, strict=True):

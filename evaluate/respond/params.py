@@ -11,6 +11,7 @@ class RespondParams(Section):
     seed: int
     """Seed for drawing the wrong clips and the examples."""
     batch_size: PositiveInt
+    """Rows that are answered at once; the rows of a batch have similar lengths."""
     max_new_tokens: PositiveInt
     examples: PositiveInt
     """Number of example rows, with full answers, in the report."""

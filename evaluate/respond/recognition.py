@@ -3,10 +3,12 @@
 The emotion is read in three ways: from the emotion head, as the likeliest label, and from a written answer. Each way is
 tried with the row's own clip and with another speaker's clip of another emotion. The two ways that ask the LLM are also
 tried with only the transcript. This shows how much of the emotion the words reveal.
+
+The prompt is the same for all clips. So each clip is encoded and asked about once: what the model answers to a wrong
+clip is what it answers to this clip in its own row.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import torch
 
 from evaluate.predictions import EXAMPLES_SCHEMA, RECOGNITION_SCHEMA
 from evaluate.respond.emotion_named import label
+from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
-from evaluate.respond.processes import ask_all
+from evaluate.respond.processes import Answer, Item, ask_all
 from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
@@ -33,6 +36,8 @@ from train.precision import answering_dtype, best_device
 
 Row = dict[str, Any]
 """What is known of a packed row: _ABOUT."""
+Answers = dict[str, Any]
+"""What the model answers to a clip or a transcript, by the end of the names of the systems."""
 
 _ABOUT = ("id", "corpus", "speaker", "emotion", "text")
 
@@ -46,13 +51,21 @@ def check_finite(where: str, scores: Sequence[Sequence[float]], ids: Sequence[st
 class Respondent:
     """A stage-2 model and the test rows that it answers."""
 
-    def __init__(self, folder: Path, rows: packed.Rows, prompts: PromptsParams, settings: RespondParams) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: packed.Rows,
+        prompts: PromptsParams,
+        settings: RespondParams,
+        finished: FinishedBatches,
+    ) -> None:
         config = load_config(folder)
         self.rows: list[Row] = pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()
         self.packed = rows
         self.emotions = config.emotions
         self.prompts = prompts
         self.settings = settings
+        self.finished = finished
         self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
         prompter = Prompter.load(fetch(config.models.llm))
         self.prompter = prompter
@@ -61,76 +74,99 @@ class Respondent:
         self.answering = Answering(model, prompter, settings.max_new_tokens)
 
     @torch.no_grad()
-    def recognise(self) -> pa.Table:
-        """Return the recognition table: every system on every row."""
+    def answer(self) -> tuple[pa.Table, pa.Table]:
+        """Return the recognition table, with every system on every row, and the examples table."""
         own, wrong = own_clips(self.rows), wrong_clips(self.rows, ("speaker", "emotion"), self.settings.seed)
         tell_missing("emotion", self.rows, wrong, "another speaker with another emotion in the test split")
-        return pa.concat_tables([*self._by_voice("", own), *self._by_voice("shuffled_", wrong), *self._by_transcript()])
-
-    @torch.no_grad()
-    def examples(self) -> pa.Table:
-        """Return the examples table, with full answers; rows are taken from the emotions in rotation."""
-        numbers = self._spread(self.settings.examples)
-        clips = [self._clip(i) for i in numbers]
-        prompt = self.prompts.emotion
-        asked = [self._speech_for(self.rows[i]["text"]) for i in numbers]
-        voice_answers = self.answering.write([self.prompter.speech(prompt)] * len(numbers), clips)
-        transcript_answers = self.answering.write(asked, None)
-        scores = self.answering.emotion_scores(clips)
-        check_finite("respond: head", scores, [self.rows[i]["id"] for i in numbers])
-        return parquet.from_rows(
-            (
-                self.rows[i]
-                | {
-                    "audio": packed_row["audio"]["bytes"],
-                    "predicted": self.emotions[int(np.argmax(scores[n]))],
-                    "voice_answer": voice_answers[n],
-                    "transcript_answer": transcript_answers[n],
-                    "target": self.prompter.decode(packed_row["response_ids"]),
-                }
-                for n, (i, packed_row) in enumerate((i, self.packed[i]) for i in numbers)
-            ),
-            EXAMPLES_SCHEMA,
+        of_clips = self._ask_about_clips()
+        of_texts = self._ask_about_transcripts()
+        given = [of_texts[row["text"]] for row in self.rows]
+        recognition = pa.concat_tables(
+            [
+                *self._by_voice("", own, of_clips),
+                *self._by_voice("shuffled_", wrong, of_clips),
+                self._scored("transcript_logprob", self.rows, [answer["logprob"] for answer in given]),
+                self._written("transcript_prompted", self.rows, [answer["prompted"] for answer in given]),
+            ]
         )
+        return recognition, self._examples(of_clips)
 
-    def _by_voice(self, prefix: str, pairs: Pairs) -> Iterator[pa.Table]:
-        prompt = self.prompter.speech(self.prompts.recognition, options=self.emotions)
-        answering = self.answering
-        ask = partial(self._in_batches, pairs)
-        rows = [self.rows[row] for row, _ in pairs]
-        heads = ask(f"{prefix}head", answering.emotion_scores)
-        scores = ask(f"{prefix}logprob", lambda b: answering.label_scores([prompt] * len(b), b, self.emotions))
-        answers = ask(f"{prefix}prompted", lambda b: answering.write([prompt] * len(b), b))
-        yield self._scored(f"{prefix}head", rows, heads)
-        yield self._scored(f"{prefix}logprob", rows, scores)
-        yield self._written(f"{prefix}prompted", rows, answers)
+    def _ask_about_clips(self) -> list[Answers]:
+        asked = self.prompter.speech(self.prompts.recognition, options=self.emotions)
 
-    def _by_transcript(self) -> Iterator[pa.Table]:
+        def ask(batch: list[int]) -> list[Answers]:
+            speech = self.answering.encode_speech([self._clip(number) for number in batch])
+            heads = self.answering.emotion_scores(speech)
+            scores, written = self.answering.score_and_write([asked] * len(batch), speech, self.emotions)
+            for name, found in (("head", heads), ("logprob", scores)):
+                check_finite(f"respond: {name}", found, [self.rows[number]["id"] for number in batch])
+            columns = zip(heads, scores, written, strict=True)
+            return [dict(zip(("head", "logprob", "prompted"), each, strict=True)) for each in columns]
+
+        lengths = self.packed.column("num_speech_tokens").to_pylist()
+        return self._ask("clips", list(range(len(self.rows))), ask, lengths)
+
+    def _ask_about_transcripts(self) -> dict[str, Answers]:
         """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
         texts = sorted({row["text"] for row in self.rows})
         prompts = [self.prompter.text(self.prompts.recognition, text, options=self.emotions) for text in texts]
 
-        def ask(batch: list[PromptIds]) -> list[tuple[list[float], str]]:
-            scores = self.answering.label_scores(batch, None, self.emotions)
-            return list(zip(scores, self.answering.write(batch, None), strict=True))
+        def ask(batch: list[PromptIds]) -> list[Answers]:
+            scores, written = self.answering.score_and_write(batch, None, self.emotions)
+            check_finite("respond: transcript_logprob", scores, [repr(self.prompter.decode(p.content)) for p in batch])
+            return [{"logprob": row, "prompted": answer} for row, answer in zip(scores, written, strict=True)]
 
-        found = ask_all("respond emotion: transcripts", prompts, self.settings.batch_size, ask, "transcripts")
-        scores = {text: scores for text, (scores, _) in zip(texts, found, strict=True)}
-        answers = {text: answer for text, (_, answer) in zip(texts, found, strict=True)}
-        yield self._scored("transcript_logprob", self.rows, [scores[row["text"]] for row in self.rows])
-        yield self._written("transcript_prompted", self.rows, [answers[row["text"]] for row in self.rows])
+        found = self._ask("transcripts", prompts, ask, [len(prompt.content) for prompt in prompts])
+        return dict(zip(texts, found, strict=True))
 
-    def _in_batches(self, pairs: Pairs, system: str, ask: "Callable[[list[Clip]], list[Any]]") -> list[Any]:
-        def of_clips(batch: Pairs) -> list[Any]:
-            given = ask([self._clip(clip) for _, clip in batch])
-            if isinstance(given[0], list):
-                check_finite(f"respond: {system}", given, [self.rows[row]["id"] for row, _ in batch])
-            return given
+    def _examples(self, of_clips: Sequence[Answers]) -> pa.Table:
+        """Return the examples table, with full answers; rows are taken from the emotions in rotation."""
+        numbers, speech = self._spread(self.settings.examples), self.prompter.speech(self.prompts.emotion)
 
-        return ask_all(f"respond emotion: {system}", pairs, self.settings.batch_size, of_clips, "clips")
+        def ask(batch: list[int]) -> list[Answers]:
+            clips = [self._clip(number) for number in batch]
+            texts = [self._speech_for(self.rows[number]["text"]) for number in batch]
+            written = (self.answering.write([speech] * len(batch), clips), self.answering.write(texts, None))
+            return [{"voice": to_clip, "transcript": to_text} for to_clip, to_text in zip(*written, strict=True)]
+
+        lengths = self.packed.column("num_speech_tokens").to_pylist()
+        answers = self._ask("examples", numbers, ask, [lengths[number] for number in numbers])
+        packed_rows = (self.packed[number] for number in numbers)
+        return parquet.from_rows(
+            (
+                self.rows[number]
+                | {
+                    "audio": packed_row["audio"]["bytes"],
+                    "predicted": self.emotions[int(np.argmax(of_clips[number]["head"]))],
+                    "voice_answer": answer["voice"],
+                    "transcript_answer": answer["transcript"],
+                    "target": self.prompter.decode(packed_row["response_ids"]),
+                }
+                for number, packed_row, answer in zip(numbers, packed_rows, answers, strict=True)
+            ),
+            EXAMPLES_SCHEMA,
+        )
+
+    def _ask(
+        self, task: str, items: list[Item], ask: Callable[[list[Item]], Sequence[Answer]], lengths: Sequence[int]
+    ) -> list[Answer]:
+        return ask_all(
+            f"respond emotion: {task}",
+            items,
+            self.settings.batch_size,
+            ask,
+            task,
+            lengths=lengths,
+            finished=self.finished,
+        )
+
+    def _by_voice(self, prefix: str, pairs: Pairs, of_clips: Sequence[Answers]) -> Iterator[pa.Table]:
+        rows, given = [self.rows[row] for row, _ in pairs], [of_clips[clip] for _, clip in pairs]
+        yield self._scored(f"{prefix}head", rows, [answer["head"] for answer in given])
+        yield self._scored(f"{prefix}logprob", rows, [answer["logprob"] for answer in given])
+        yield self._written(f"{prefix}prompted", rows, [answer["prompted"] for answer in given])
 
     def _scored(self, system: str, rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> pa.Table:
-        check_finite(f"respond: {system}", scores, [row["id"] for row in rows])
         predicted = [self.emotions[int(np.argmax(row))] for row in scores]
         return _table(system, rows, [None] * len(scores), predicted, scores)
 

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from pipeline.generate.engines.transformers_engine import TransformersEngine
 from pipeline.prompts import Prompt, Prompter
 from pipeline.weights.source import ModelsParams
 from tests import builders
+from tests.backbones import BACKBONES, SMALL, Backbone
+from tests.conftest import character_tokenizer
 from train import saved_model
-from train.inference import Answering
+from train.inference import Answering, Clip
+from train.model.plora import lora_config
 
 NEW = 24
 TEXTS = ["dogs", "kids are talking", "it is eleven o'clock"]
@@ -61,3 +65,62 @@ def test_answers_and_continuations_follow_the_logits(models: ModelsParams) -> No
     asked = builders.requests([prompt.ids for prompt in prompts])
     found = [list(answer.token_ids) for answer in builders.answers_in_order(engine, asked)]
     assert found == expected
+
+
+FAMILIES = {
+    "Llama": BACKBONES["Llama"],
+    "Qwen2.5": BACKBONES["Qwen2.5"],
+    "Gemma 2": BACKBONES["Gemma 2"],
+    "Gemma 3": Backbone(transformers.Gemma3TextConfig, {"head_dim": 8, "sliding_window": 256}),
+    "Gemma 3, short window": BACKBONES["Gemma 3"],
+    "LFM2": BACKBONES["LFM2"],
+}
+WHOLE = ("Gemma 3, short window", "LFM2")
+"""LLMs whose answers cannot continue from the keys and values of the prompt."""
+LABELS = ["sad", "happy", "h", "sadly"]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_continues_from_the_prompt_is_what_whole_sequences_give(
+    tmp_path: Path, tiny_models: ModelsParams, name: str, everywhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    llm = transformers.AutoModelForCausalLM.from_config(FAMILIES[name].config(**(SMALL | FAMILIES[name].more)))
+    llm.save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    weights = tiny_models.llm.model_copy(update={"source": str(tmp_path)})
+    model = saved_model.build(builders.model_config(tiny_models.model_copy(update={"llm": weights})), torch.float32)
+    model.add_plora(lora_config(2, 4, 0.0, FAMILIES[name].targets), everywhere=everywhere)
+    for parameter_name, parameter in model.llm.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    answering = Answering(model, Prompter(character_tokenizer()), 12)
+    prompt = Prompt(system="S", text="Say: ", speech="Listen: ")
+    clips = [Clip(torch.randn(80, frames), frames) for frames in (90, 300, 160)]
+    speech, texts = answering.prompter.speech(prompt), [answering.prompter.text(prompt, text) for text in TEXTS]
+    monkeypatch.setattr(Prompter, "answer", lambda _self, ids: ids)
+    prefills: list[object] = []
+    prefill = Answering._prefill
+
+    def noted(self: Answering, *args: Any, **kwargs: Any) -> Any:
+        prefills.append(prefill(self, *args, **kwargs))
+        return prefills[-1]
+
+    with torch.no_grad():
+        monkeypatch.setattr(Answering, "_prefill", noted)
+        found = answering.score_and_write([speech] * 3, clips, LABELS)
+        alone = [answering.score_and_write([speech], [clip], LABELS) for clip in clips]
+        of_texts = answering.score_and_write(texts, None, LABELS)
+        monkeypatch.setattr(Answering, "_prefill", lambda *_args, **_kwargs: None)
+        expected = answering.score_and_write([speech] * 3, clips, LABELS)
+        expected_of_texts = answering.score_and_write(texts, None, LABELS)
+    assert [each is None for each in prefills] == [name in WHOLE] * 5
+    for scores, others in ((found, expected), (of_texts, expected_of_texts)):
+        torch.testing.assert_close(torch.tensor(scores[0]), torch.tensor(others[0]), rtol=0, atol=1e-4)
+        assert scores[1] == others[1]
+    torch.testing.assert_close(torch.tensor([a[0][0] for a in alone]), torch.tensor(found[0]), rtol=0, atol=1e-4)
+    assert [a[1][0] for a in alone] == found[1]
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    assert any(len(ids) == 12 for ids in found[1])

@@ -88,6 +88,22 @@ def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> No
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)
 
 
+@contextmanager
+def plora_off(llm: nn.Module) -> Iterator[None]:
+    """Take P-LoRA out of an LLM: the result is that of a mask without speech, but nothing is computed for it."""
+    layers = [module for module in llm.modules() if isinstance(module, LoraLayer)]
+    trained = [(weight, weight.requires_grad) for layer in layers for weight in layer.parameters()]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for weight, requires_grad in trained:  # peft has changed it
+            weight.requires_grad_(requires_grad)
+
+
 def train_dropout(llm: nn.Module, mode: bool) -> None:
     """Turn P-LoRA's own dropout on or off."""
     for module in llm.modules():

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from pipeline.audio.speech_tokens import halved
@@ -34,6 +35,13 @@ class Speech:
     valid: Bool[Tensor, "b s"]
     clips: Segments | None = None
     """Where the embeddings are when they stand one after another, as the packed layout needs them."""
+
+    @classmethod
+    def of(cls, clips: Sequence[Float[Tensor, "_ d"]]) -> "Speech":
+        """Join the embeddings of clips."""
+        lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
+        embeddings = pad_sequence(list(clips), batch_first=True)
+        return cls(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
 
     def pooled(self) -> Float[Tensor, "b d"]:
         """Return the mean of the valid embeddings of each clip; 0 for a clip of padding that has none."""

@@ -13,6 +13,7 @@ from evaluate import predictions
 from evaluate.respond import __main__ as respond
 from evaluate.respond import own_answers
 from evaluate.respond.answer_scores import Asked, Tokens, answer_log_probs, shared_start
+from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.own_queries import Asker, Query, silent_frames
 from evaluate.respond.params import RespondParams
 from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
@@ -155,7 +156,7 @@ def test_each_system_gives_its_own_model_its_own_input(
     rows, answers = packed.load(packed_folder, "test"), own_answers.read_told(told, EMOTIONS, 0)
     models = {1: saved_model.load(stage1), 2: saved_model.load(stage2)}
     settings, prompt = RespondParams.model_validate(SETTINGS), Prompt.model_validate(PROMPT)
-    asker = Asker(stage2, rows, {}, prompt, settings)
+    asker = Asker(stage2, rows, {}, prompt, settings, FinishedBatches(tmp_path / "other", {}))
     by_id = {row["id"]: row for row in rows}
     num_named = 0
     for row in table.itertuples():

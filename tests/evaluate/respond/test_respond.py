@@ -3,16 +3,16 @@
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,17 +22,23 @@ from safetensors.torch import load_file, save_file
 from evaluate import predictions
 from evaluate.metrics import score_divergence, score_recognition
 from evaluate.respond import __main__ as respond
+from evaluate.respond.clip_embeddings import ClipEmbeddings
+from evaluate.respond.finished import CODE, FinishedBatches
+from evaluate.respond.processes import ask_all
 from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_speech_tokens
+from pipeline.params import Alignment
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams, fetch
-from tests.builders import model_config
+from tests.builders import model_config, write_packed
 from train import saved_model
 from train.data.dataset import Collator, Examples
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
+from train.losses import response_kl
+from train.model import SpeechLLM
 from train.model.inputs import sequences
 from train.model.plora import lora_config
 from train.model_config import load_config
@@ -74,6 +80,32 @@ def test_every_test_row_with_a_continuation_is_measured_under_every_condition(
     by_condition = table.pivot(index="id", columns="condition", values="kl")
     assert (by_condition["after"] != by_condition["before"]).all()
     assert (by_condition["after"] != by_condition["shuffled"]).all()
+
+
+def test_the_kl_is_that_of_each_row_and_model_by_itself(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path
+) -> None:
+    found = run("semantic", packed_folder, model_path, tmp_path / "out", params_file)["divergence.parquet"].to_pandas()
+    by_condition = found.pivot(index="id", columns="condition", values="kl")
+    rows = packed.load(packed_folder, "test")
+    rows = rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
+    config = load_config(model_path)
+    examples = Examples(rows, LogMel(fetch(config.models.encoder), config.pad_to_30s), EMOTIONS)
+    about = pa.table(
+        {name: rows.column(name) for name in ("id", "corpus", "speaker", "text", "num_samples")}
+    ).to_pylist()
+    wrong = dict(wrong_clips(about, ("speaker", "text"), 1, similar="num_samples"))
+    collate = Collator(packed.load_shell(packed_folder), with_teacher=True)
+    trained = saved_model.load(model_path)
+    models = {"before": saved_model.build(config, torch.float32), "after": trained, "shuffled": trained}
+    for number, row in enumerate(about):
+        for condition, model in models.items():
+            other = examples[wrong[number] if condition == "shuffled" else number]
+            given = replace(examples[number], features=other.features, num_frames=other.num_frames)
+            with torch.no_grad():
+                outputs = model(collate([given]))
+                expected = response_kl(outputs.student, outputs.teacher, model.output_head, 1.0).mean().item()
+            assert by_condition[condition][row["id"]] == pytest.approx(expected, abs=1e-5)
 
 
 def test_every_test_row_is_answered_by_every_system(
@@ -226,11 +258,9 @@ def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
     packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, emotions: list[str], capsys: Any
 ) -> None:
     folder = tmp_path / "packed"
-    shutil.copytree(packed_folder, folder)
-    rows = datasets.load_from_disk(str(folder / "test"), keep_in_memory=True)
-    rows = rows.filter(lambda row: row["emotion"] in emotions)
-    shutil.rmtree(folder / "test")
-    rows.map(lambda _: {"speaker": "corpus/1"}).save_to_disk(str(folder / "test"))
+    rows = [row | {"speaker": "corpus/1"} for row in packed.load(packed_folder, "test") if row["emotion"] in emotions]
+    with packed.Writer(folder, packed.load_shell(packed_folder), shard_bytes=1 << 20) as writer:
+        writer.write("test", rows)
     for kind in ("emotion", "semantic"):
         respond.main(kind=kind, data=folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     told = capsys.readouterr().out
@@ -264,7 +294,7 @@ def test_a_score_that_is_not_a_number_stops_with_the_ids_of_the_batch(
     packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path
 ) -> None:
     spoil(model_path, "head.classify.weight")
-    message = "respond: head: found scores .+ expected finite ones: corpus/test-0, corpus/test-1, corpus/test-2$"
+    message = "respond: head: found scores .+ expected finite ones: corpus/test-5, corpus/test-6, corpus/test-7$"
     with pytest.raises(UserError, match=message):
         respond.main(
             kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file
@@ -276,7 +306,7 @@ def test_a_kl_that_is_not_a_number_stops_with_the_id(
     packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path
 ) -> None:
     spoil(model_path, "adapter.norm.weight")
-    with pytest.raises(UserError, match="respond: corpus/test-0: after: found the KL nan, expected a finite number"):
+    with pytest.raises(UserError, match="respond: corpus/test-5: after: found the KL nan, expected a finite number"):
         respond.main(
             kind="semantic", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file
         )
@@ -299,3 +329,163 @@ def test_two_processes_give_the_predictions_of_one(
     one, two = ({file.name: pq.read_table(file) for file in (tmp_path / f"{n}").iterdir()} for n in (1, 2))
     assert one.keys() == two.keys()
     assert all(two[name].equals(table) for name, table in one.items())
+
+
+def run(kind: Alignment, data: Path, model: Path, output: Path, params_file: Path) -> dict[str, pa.Table]:
+    respond.main(kind=kind, data=data, model=model, output=output, params_file=params_file)
+    return {file.name: pq.read_table(file) for file in output.iterdir()}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
+    """Let the stage end after it has kept `count` batches; return the names of the batches that it keeps."""
+    written: list[str] = []
+    write = FinishedBatches.write
+
+    def counted(self: FinishedBatches, task: str, number: int, answers: list[Any]) -> None:
+        if len(written) == count:
+            raise KeyboardInterrupt
+        write(self, task, number, answers)
+        written.append(f"{task}-{number}")
+
+    monkeypatch.setattr(FinishedBatches, "write", counted)
+    return written
+
+
+BATCHES = {  # of three rows
+    "emotion": [*(f"clips-{i}" for i in range(3)), *(f"transcripts-{i}" for i in range(3)), "examples-0", "examples-1"],
+    "semantic": [f"clips-{i}" for i in range(3)],
+}
+
+
+@pytest.mark.parametrize("kind", ["semantic", "emotion"])
+def test_a_run_that_was_killed_answers_only_what_is_missing(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, kind: Alignment, monkeypatch: Any
+) -> None:
+    expected = run(kind, packed_folder, model_path, tmp_path / "whole", params_file)
+    for killed_after in range(0, len(BATCHES[kind]), 2):
+        output = tmp_path / f"{killed_after}"
+        with monkeypatch.context() as patch:
+            first = stop_after(patch, killed_after)
+            with pytest.raises(KeyboardInterrupt):
+                run(kind, packed_folder, model_path, output, params_file)
+        assert not output.exists()
+        with monkeypatch.context() as patch:
+            second = stop_after(patch, 100)
+            found = run(kind, packed_folder, model_path, output, params_file)
+        assert [*first, *second] == BATCHES[kind]
+        assert found == expected
+        assert {path.name for path in tmp_path.glob(".*")} == set()
+
+
+def test_answers_of_another_model_prompt_or_setting_are_not_used(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    values = yaml.safe_load(params_file.read_text())
+    other_prompt = {"prompts": values["prompts"] | {"recognition": PROMPT | {"speech": "listen: "}}}
+    other_setting = {"respond": values["respond"] | {"max_new_tokens": 4}}
+    config = json.loads((model_path / "config.json").read_text())
+    changes: list[Callable[[], object]] = [
+        lambda: params_file.write_text(yaml.safe_dump(values | other_prompt)),
+        lambda: params_file.write_text(yaml.safe_dump(values | other_setting)),
+        lambda: (model_path / "config.json").write_text(json.dumps(config | {"seed": 4})),
+        lambda: write_packed(tmp_path / "packed", seed=1),
+    ]
+    write_packed(tmp_path / "packed")
+    for change in changes:
+        with monkeypatch.context() as patch:
+            stop_after(patch, 4)
+            with pytest.raises(KeyboardInterrupt):
+                run("emotion", tmp_path / "packed", model_path, tmp_path / "out", params_file)
+        change()
+        with monkeypatch.context() as patch:
+            written = stop_after(patch, 100)
+            run("emotion", tmp_path / "packed", model_path, tmp_path / "out", params_file)
+        assert written == BATCHES["emotion"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "renamed"])
+def test_a_damaged_file_of_finished_answers_is_told_and_its_rows_are_answered_again(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, damage: str, monkeypatch: Any, capsys: Any
+) -> None:
+    expected = run("emotion", packed_folder, model_path, tmp_path / "whole", params_file)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run("emotion", packed_folder, model_path, tmp_path / "out", params_file)
+    first, second = sorted((tmp_path / ".out.finished").glob("*/*"))
+    if damage == "cut":
+        second.write_bytes(second.read_bytes()[:-20])
+    elif damage == "changed":
+        second.write_text(second.read_text().replace("prompted", "prompter"))
+    else:
+        second.write_bytes(first.read_bytes())
+    with monkeypatch.context() as patch:
+        written = stop_after(patch, 100)
+        assert run("emotion", packed_folder, model_path, tmp_path / "out", params_file) == expected
+    assert written == BATCHES["emotion"][1:]
+    assert f"respond: {second}: found a damaged file, expected 3 answers" in capsys.readouterr().out
+
+
+def test_what_is_asked_of_all_is_planned_in_seconds_for_ten_thousand_rows(tmp_path: Path) -> None:
+    lengths = np.random.default_rng(0).integers(1, 190, 10_000).tolist()
+    batches: list[list[int]] = []
+
+    def ask(batch: list[int]) -> list[int]:
+        batches.append([lengths[number] for number in batch])
+        return batch
+
+    started = time.perf_counter()
+    finished = FinishedBatches(tmp_path / "out", {})
+    found = ask_all("a: b", range(10_000), 64, ask, "rows", lengths=lengths, finished=finished)
+    assert time.perf_counter() - started < 5
+    assert found == list(range(10_000))
+    assert [length for batch in batches for length in batch] == sorted(lengths, reverse=True)
+    assert sum(64 * batch[0] - sum(batch) for batch in batches[:-1]) < 0.02 * sum(lengths)  # padding
+
+
+def test_each_clip_is_encoded_once_as_long_as_memory_lasts() -> None:
+    asked: list[list[int]] = []
+
+    def encode(rows: list[int]) -> list[torch.Tensor]:
+        asked.append(rows)
+        return [torch.full((2, 1), float(row)) for row in rows]
+
+    embeddings = ClipEmbeddings(encode, [[0, 3], [1], [2]], max_bytes=3 * 8)
+    assert [int(clip[0, 0]) for clip in embeddings([0, 1, 0, 3])] == [0, 1, 0, 3]
+    assert asked == [[0, 3], [1]]
+    embeddings([3])
+    embeddings([2])  # in place of clip 1, which was needed longest ago
+    embeddings([0, 2])
+    assert asked[2:] == [[2]]
+    embeddings([1])
+    assert asked[3:] == [[1]]
+
+
+def test_each_clip_is_encoded_once_by_each_stage(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    encoded: list[int] = []
+    encode = SpeechLLM.encode
+
+    def counted(self: SpeechLLM, features: Any, num_frames: torch.Tensor, clips: Any = None) -> Any:
+        encoded.extend(num_frames.tolist())
+        return encode(self, features, num_frames, clips)
+
+    monkeypatch.setattr(SpeechLLM, "encode", counted)
+    run("semantic", packed_folder, model_path, tmp_path / "semantic", params_file)
+    assert len(encoded) == len(set(encoded)) == 7
+    encoded.clear()
+    run("emotion", packed_folder, model_path, tmp_path / "emotion", params_file)
+    assert len(encoded) == 8 + 4  # the examples again
+    assert len(set(encoded)) == 8
+
+
+def test_the_code_of_the_key_is_that_of_the_stage_in_dvc_yaml(root: Path) -> None:
+    deps = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["respond-emotion"]["deps"]
+    code = [dep for dep in deps if dep.split("/")[0] in ("pipeline", "train", "evaluate")]
+    lacking = {dep for dep in code if not any(dep == place or dep.startswith(f"{place}/") for place in CODE)}
+    assert lacking == {
+        *(f"{package}/__init__.py" for package in ("pipeline", "pipeline/tables", "train", "evaluate")),
+        "pipeline/params.py", "pipeline/progress.py", "pipeline/stage.py", "pipeline/tables/hashed_file.py",
+        "pipeline/tables/parquet.py", "train/launch.py", "evaluate/predictions.py",
+    }  # fmt: skip
