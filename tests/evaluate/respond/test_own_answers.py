@@ -1,10 +1,14 @@
 """Own answers of small random models: what each system is given, and log-probabilities as of a plain forward pass."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -277,3 +281,21 @@ def test_a_stage_1_model_of_another_llm_is_refused(
     with pytest.raises(UserError, match=r"stage1: found a model of the LLM .+/another, expected .+/llm$"):
         run(packed_folder, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_own_answers_of_one(
+    packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
+) -> None:
+    settings = yaml.safe_load(params_file.read_text())
+    for count in (1, 2):
+        params_file.write_text(yaml.safe_dump(settings | {"processes": count}))
+        options = {"kind": "emotion", "data": packed_folder, "model": stage2, "output": tmp_path / f"{count}"}
+        options |= {"told": told, "stage1": stage1, "stage1-data": packed_folder, "params": params_file}
+        command = [sys.executable, "-m", "evaluate.respond", *(f"--{name}={value}" for name, value in options.items())]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.count("respond: own answers: ") == 1
+    one, two = (pq.read_table(tmp_path / f"{count}" / "own_answers.parquet") for count in (1, 2))
+    assert one.num_rows == 8 * len(predictions.OWN_SYSTEMS)
+    assert two.equals(one)
