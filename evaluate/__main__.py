@@ -1,21 +1,19 @@
-"""List the stages of evaluation: `python -m evaluate`."""
+"""The command line `python -m evaluate`: an overview of the stages, and the commands of evaluate/commands."""
 
-import typer
-
-from pipeline.commands.overview import overview
+from pipeline.commands.overview import command_line
 from pipeline.stage import run_app
 
 STAGES = {
+    "probe": "recognise emotion with a linear classifier on the frozen encoder",
     "respond": "let the model and the baselines answer the test clips",
     "score": "compute scores and plots from the predictions; needs no GPU",
     "report": "write one page to open in a browser",
 }
+COMMANDS = {
+    "compare": "Compare two runs, or two systems of a run, on the same clips.",
+}
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-@app.command(help=overview("evaluate", "Evaluate: from a trained model to a report.", STAGES), no_args_is_help=True)
-def _list_stages() -> None: ...
+app = command_line("evaluate", "Evaluate: from a trained model to a report.", STAGES, COMMANDS)
 
 
 if __name__ == "__main__":

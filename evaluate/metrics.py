@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from evaluate import bootstrap
-from evaluate.bootstrap import Clusters, Floats, Interval, Ints, Resampling
+from evaluate import confusions, intervals
+from evaluate.calibration import expected_calibration_error
+from evaluate.intervals import Clusters, Estimate, Floats, Ints
 from evaluate.predictions import CONDITIONS, SYSTEMS
 from pipeline.params import Section
+from pipeline.stage import UserError
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 """test -> system -> metric -> value; a test is one task on one corpus, called `protocol` in the code."""
@@ -26,10 +28,8 @@ DIGITS = 6
 
 
 class ScoreParams(Section):
-    """The settings of the bootstrap over speakers, which gives the intervals."""
+    """The settings of the intervals over speakers; `confidence` is their coverage, 0.95 for 95 %."""
 
-    seed: int
-    resamples: int = Field(ge=1)
     confidence: float = Field(gt=0, lt=1)
 
 
@@ -49,29 +49,29 @@ class Recognition:
     confusions: Confusions
 
 
-def score_recognition(table: pa.Table, emotions: Sequence[str], how: Resampling) -> Recognition:
+def score_recognition(table: pa.Table, emotions: Sequence[str], confidence: float) -> Recognition:
     """Count the confusions and compute the scores of every system on every corpus; add the score of chance.
 
     Chance is the best unweighted accuracy of answers that do not depend on the clip: 1 / number of emotions in the test
     rows. A system without rows has no scores.
     """
     metrics: Metrics = {}
-    confusions: Confusions = {}
+    counted: Confusions = {}
     for corpus, rows in _by_corpus(table):
         present = len(rows["emotion"].unique())
         protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / present, DIGITS)}}
-        confusions[corpus] = {}
+        counted[corpus] = {}
         for system in SYSTEMS:
             of_system = _where(rows, "system", system.name)
             if of_system.num_rows == 0:
                 continue
             by, counts = _count(of_system, emotions)
-            protocol[system.name] = _score_system(counts, by, how)
-            confusions[corpus][system.name] = counts.sum(axis=0).astype(int).tolist()
-    return Recognition(metrics, confusions)
+            protocol[system.name] = _score_system(counts, by, confidence) | _calibration(of_system, emotions)
+            counted[corpus][system.name] = counts.sum(axis=0).astype(int).tolist()
+    return Recognition(metrics, counted)
 
 
-def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
+def score_divergence(table: pa.Table, confidence: float) -> Metrics:
     """Compute the mean stage-1 KL on every corpus; the test names are `continuation_kl_<corpus>`.
 
     Every token has the same weight in a mean. `hearing` is the cost of a wrong clip: `shuffled` minus `after`, over the
@@ -84,31 +84,35 @@ def score_divergence(table: pa.Table, how: Resampling) -> Metrics:
         by_condition = {name: _where(rows, "condition", name).sort_by("id") for name in CONDITIONS}
         for name, of_condition in by_condition.items():
             if of_condition.num_rows:
-                protocol[name] = _score_kl(of_condition, how)
+                protocol[name] = _score_kl(of_condition, confidence)
         if by_condition["shuffled"].num_rows:
-            protocol["hearing"] = _score_gap(by_condition["shuffled"], by_condition["after"], how)
+            protocol["hearing"] = _score_gap(by_condition["shuffled"], by_condition["after"], confidence)
     return metrics
 
 
-def _score_kl(rows: pa.Table, how: Resampling) -> dict[str, float]:
-    by = bootstrap.clusters(rows["speaker"].to_pylist())
-    sums = bootstrap.sum_by_cluster(_kl_and_tokens(rows), by)
-    interval = _bounds("kl", bootstrap.bootstrap(sums, bootstrap.ratio, how))
-    return _rounded(kl=bootstrap.ratio(sums.sum(axis=0)), **interval, n=rows.num_rows, speakers=by.num_speakers)
+def _score_kl(rows: pa.Table, confidence: float) -> dict[str, float]:
+    by = intervals.by_speaker_or_row(rows["speaker"].to_pylist())
+    sums = intervals.sum_by_cluster(kl_and_tokens(rows), by)
+    kl = bounded("kl", intervals.estimate(sums, intervals.ratio, sums[:, 1]), confidence, lowest=0)
+    return _rounded(**kl, n=rows.num_rows, speakers=by.num_speakers)
 
 
-def _score_gap(wrong: pa.Table, right: pa.Table, how: Resampling) -> dict[str, float]:
+def _score_gap(wrong: pa.Table, right: pa.Table, confidence: float) -> dict[str, float]:
     right = right.filter(pc.is_in(right["id"], wrong["id"]))  # both are sorted by id
-    by = bootstrap.clusters(wrong["speaker"].to_pylist())
-    sums = [bootstrap.sum_by_cluster(_kl_and_tokens(rows), by) for rows in (wrong, right)]
-    paired = np.concatenate(sums, axis=1)
-    interval = _bounds("gap", bootstrap.bootstrap(paired, bootstrap.difference_of_ratios, how))
-    return _rounded(gap=bootstrap.difference_of_ratios(paired.sum(axis=0)), **interval)
+    by = intervals.by_speaker_or_row(wrong["speaker"].to_pylist())
+    sums = np.hstack([intervals.sum_by_cluster(kl_and_tokens(rows), by) for rows in (wrong, right)])
+    gap = intervals.estimate(sums, intervals.difference_of_ratios, sums[:, 1])
+    return _rounded(**bounded("gap", gap, confidence))
 
 
-def _bounds(name: str, interval: Interval) -> dict[str, float]:
-    """Return the bounds as metrics; without bounds, there are none."""
-    return {f"{name}_low": interval.low, f"{name}_high": interval.high} if math.isfinite(interval.low) else {}
+def bounded(
+    name: str, score: Estimate, confidence: float, lowest: float = -math.inf, highest: float = math.inf
+) -> dict[str, float]:
+    """Return a score and its bounds, which are cut at its lowest and highest value; a single cluster has no bounds."""
+    bounds = score.interval(confidence)
+    if not math.isfinite(bounds.low):
+        return {name: score.value}
+    return {name: score.value, f"{name}_low": max(bounds.low, lowest), f"{name}_high": min(bounds.high, highest)}
 
 
 def confusion_rows(table: pa.Table, system: str) -> list[tuple[str, str, str]]:
@@ -120,32 +124,42 @@ def confusion_rows(table: pa.Table, system: str) -> list[tuple[str, str, str]]:
 
 def _count(rows: pa.Table, emotions: Sequence[str]) -> tuple[Clusters, Floats]:
     """Return the clusters of the rows and their confusions by cluster: (clusters, K, K + 1)."""
-    by = bootstrap.clusters(rows["speaker"].to_pylist())
-    truth, predicted = _codes(rows, emotions)
-    return by, bootstrap.count_confusions(truth, predicted, len(emotions), by)
+    by = intervals.by_speaker_or_row(rows["speaker"].to_pylist())
+    return by, confusions.count_confusions(*label_codes(rows, emotions), len(emotions), by)
 
 
-def _score_system(counts: Floats, by: Clusters, how: Resampling) -> dict[str, float]:
-    shape = counts.shape[1:]
-    interval = bootstrap.bootstrap(
-        counts.reshape(by.count, -1), lambda sums: bootstrap.unweighted_accuracy(sums.reshape(-1, *shape)), how
-    )
+def _score_system(counts: Floats, by: Clusters, confidence: float) -> dict[str, float]:
     total = counts.sum(axis=0)
-    return _rounded(
-        ua=bootstrap.unweighted_accuracy(total), **_bounds("ua", interval),
-        wa=bootstrap.weighted_accuracy(total), macro_f1=bootstrap.macro_f1(total),
-        unparsable=total[:, -1].sum() / total.sum(), n=int(total.sum()), speakers=by.num_speakers,
-    )  # fmt: skip
+    accuracy = intervals.estimate(counts, confusions.unweighted_accuracy, counts.sum(axis=(1, 2)))
+    scores = {name: float(score(total)) for name, score in confusions.SCORES.items()}
+    scores |= bounded("ua", accuracy, confidence, lowest=0, highest=1)
+    unparsable = total[:, -1].sum() / total.sum()
+    return _rounded(**scores, unparsable=unparsable, n=int(total.sum()), speakers=by.num_speakers)
 
 
-def _codes(rows: pa.Table, emotions: Sequence[str]) -> tuple[Ints, Ints]:
+def _calibration(rows: pa.Table, emotions: Sequence[str]) -> dict[str, float]:
+    """Return the expected calibration error (`ece`) of a system with scores; a written answer has none."""
+    counts = pc.fill_null(pc.list_value_length(rows["scores"]), 0).to_numpy()
+    if not counts.any():
+        return {}
+    if (wrong := np.flatnonzero(counts != len(emotions))).size:
+        row = {name: rows[name][int(wrong[0])].as_py() for name in ("id", "system")}
+        found = f"found {counts[wrong[0]]} scores, expected {len(emotions)}, one of each emotion"
+        raise UserError(f"{row['id']} ({row['system']}): {found}")
+    scores = pc.list_flatten(rows["scores"]).to_numpy().reshape(-1, len(emotions))
+    return _rounded(ece=expected_calibration_error(scores, label_codes(rows, emotions)[0]))
+
+
+def label_codes(rows: pa.Table, emotions: Sequence[str]) -> tuple[Ints, Ints]:
+    """Return the numbers of the true and the predicted emotions in `emotions`; -1 is another one, or none."""
     known = pa.array(emotions, pa.string())
     codes = (pc.fill_null(pc.index_in(rows[name], value_set=known), -1) for name in ("emotion", "predicted"))
     truth, predicted = (column.to_numpy().astype(np.int64) for column in codes)
     return truth, predicted
 
 
-def _kl_and_tokens(rows: pa.Table) -> Floats:
+def kl_and_tokens(rows: pa.Table) -> Floats:
+    """Return the sum of the KL over the tokens of each row, and the number of tokens: (rows, 2)."""
     tokens = rows["num_tokens"].to_numpy().astype(np.float64)
     return np.stack([rows["kl"].to_numpy() * tokens, tokens], axis=1)
 

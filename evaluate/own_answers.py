@@ -15,7 +15,6 @@ A continuation may name an emotion in words. `ua_unnamed` is `ua` without the ca
 clips whose right continuation is one of them (`n_unnamed` clips are left).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,9 +23,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evaluate import bootstrap
-from evaluate.bootstrap import Floats, Ints, Resampling
-from evaluate.metrics import DIGITS, Metrics
+from evaluate import confusions, intervals
+from evaluate.intervals import Floats, Ints
+from evaluate.metrics import DIGITS, Metrics, bounded
 from evaluate.predictions import OWN_SYSTEMS
 
 OWN_ANSWERS, SEEN_WORDS, NEW_WORDS = "own_answers_", "seen_words_own_answers_", "new_words_own_answers_"
@@ -73,7 +72,7 @@ class Clips:
         return shares
 
 
-def score_own_answers(table: pa.Table, emotions: Sequence[str], how: Resampling) -> OwnAnswers:
+def score_own_answers(table: pa.Table, emotions: Sequence[str], confidence: float) -> OwnAnswers:
     """Score every system on every corpus, on all words and on those that training has or has not seen.
 
     Chance is 1 / number of emotions of the clips. `p` is that of a permutation test of `ua`, which exchanges emotions
@@ -85,7 +84,7 @@ def score_own_answers(table: pa.Table, emotions: Sequence[str], how: Resampling)
         seen = rows["seen_words"]
         subsets = {OWN_ANSWERS: rows, SEEN_WORDS: rows.filter(seen), NEW_WORDS: rows.filter(pc.invert(seen))}
         found.metrics.update(
-            {prefix + corpus: _score(some, emotions, how) for prefix, some in subsets.items() if some.num_rows}
+            {prefix + corpus: _score(some, emotions, confidence) for prefix, some in subsets.items() if some.num_rows}
         )
         voice = less_mean(_clips(rows, "voice", emotions))[0]
         found.confusions[corpus] = _confusions(voice).sum(axis=0).round(DIGITS).tolist()
@@ -118,7 +117,7 @@ def unnamed(clips: Clips) -> Clips:
     return candidates.where(~clips.named[np.arange(len(clips.truth)), clips.truth])
 
 
-def permutation_p(systems: Sequence[Clips], seed: int) -> list[float]:
+def permutation_p(systems: Sequence[Clips], seed: int = 1) -> list[float]:
     """Return the p of each system's accuracy, for systems with the same clips; [] if there is nothing to permute.
 
     The null hypothesis: for given words, the prediction does not depend on the emotion. Each permutation exchanges the
@@ -148,7 +147,7 @@ def permutation_p(systems: Sequence[Clips], seed: int) -> list[float]:
     return ((1 + reached) / (1 + PERMUTATIONS)).tolist()  # type: ignore[no-any-return]
 
 
-def _score(rows: pa.Table, emotions: Sequence[str], how: Resampling) -> dict[str, dict[str, float]]:
+def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[str, dict[str, float]]:
     """Return the metrics of each system on clips of one corpus."""
     raw = {system: _clips(rows, system, emotions) for system in OWN_SYSTEMS}
     raw = {system: clips for system, clips in raw.items() if len(clips.truth)}
@@ -158,9 +157,9 @@ def _score(rows: pa.Table, emotions: Sequence[str], how: Resampling) -> dict[str
     for system, (clips, no_mean) in compared.items():
         rest = unnamed(clips)
         scores[system] = {
-            **_accuracy("ua", clips, how),
-            **_accuracy("ua_raw", raw[system], how),
-            **_accuracy("ua_unnamed", rest, how),
+            **_accuracy("ua", clips, confidence),
+            **_accuracy("ua_raw", raw[system], confidence),
+            **_accuracy("ua_unnamed", rest, confidence),
             "n": len(clips.truth), "n_unnamed": len(rest.truth), "no_mean": int(no_mean.sum()),
             "speakers": len(set(clips.speakers)),
         }  # fmt: skip
@@ -168,7 +167,7 @@ def _score(rows: pa.Table, emotions: Sequence[str], how: Resampling) -> dict[str
     for system, (clips, _) in compared.items():
         by_size.setdefault(len(clips.truth), []).append(system)
     for systems in by_size.values():
-        for system, p in zip(systems, permutation_p([compared[s][0] for s in systems], how.seed), strict=False):
+        for system, p in zip(systems, permutation_p([compared[s][0] for s in systems]), strict=False):
             scores[system]["p"] = round(p, DIGITS)
     return scores
 
@@ -200,15 +199,13 @@ def _confusions(clips: Clips) -> Floats:
     return confusions
 
 
-def _accuracy(name: str, clips: Clips, how: Resampling) -> dict[str, float]:
+def _accuracy(name: str, clips: Clips, confidence: float) -> dict[str, float]:
     """Return the unweighted accuracy and its interval as metrics; without clips, there are none."""
     if not len(clips.truth):
         return {}
-    shape = (num_classes := clips.scores.shape[1], num_classes)
-    by = bootstrap.clusters(clips.speakers)
-    sums = bootstrap.sum_by_cluster(_confusions(clips).reshape(len(clips.truth), -1), by)
-    interval = bootstrap.bootstrap(sums, lambda drawn: bootstrap.unweighted_accuracy(drawn.reshape(-1, *shape)), how)
-    found = {name: float(bootstrap.unweighted_accuracy(sums.sum(axis=0).reshape(shape)))}
-    if math.isfinite(interval.low):
-        found |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    by = intervals.by_speaker_or_row(clips.speakers)
+    shape = (by.count, *2 * (clips.scores.shape[1],))
+    sums = intervals.sum_by_cluster(_confusions(clips).reshape(len(clips.truth), -1), by).reshape(shape)
+    accuracy = intervals.estimate(sums, confusions.unweighted_accuracy, sums.sum(axis=(1, 2)))
+    found = bounded(name, accuracy, confidence, lowest=0, highest=1)
     return {key: round(value, DIGITS) for key, value in found.items()}

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluate.bootstrap import Floats
+from evaluate.intervals import Floats
 from evaluate.predictions import GIVEN, HEAD, LOGPROB, PROMPTED, SHUFFLED, SYSTEMS, TRANSCRIPT, VOICE
 from evaluate.training_curves import TERMS, Losses
 

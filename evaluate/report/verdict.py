@@ -106,9 +106,9 @@ def _transcript_sentence(
 def describe_intervals(speakers: int) -> str:
     """State how far to trust intervals over `speakers` test speakers."""
     if speakers < 2:
-        return "There is only a single speaker, so the bootstrap resamples clips and the intervals are too narrow."
-    unit = f"The bootstrap resamples the {speakers} test speakers, not the clips"
-    return f"{unit}; with so few speakers, the intervals are rough." if speakers < 10 else f"{unit}."
+        return "There is only a single speaker, so the intervals are over clips and too narrow for other speakers."
+    unit = f"The intervals are over the {speakers} test speakers, not the clips (jackknife and t distribution)"
+    return f"{unit}; with so few speakers, they are wide and rough." if speakers < 10 else f"{unit}."
 
 
 def describe_speakers(test: set[str], train: set[str]) -> str:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from evaluate import training_curves
-from evaluate.bootstrap import Resampling
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
@@ -34,13 +33,13 @@ def main(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Compute scores from predictions: metrics.json and the tables of `dvc plots`."""
-    how = Resampling(**load(params_file, "score", ScoreParams).model_dump())
+    confidence = load(params_file, "score", ScoreParams).confidence
     emotions = read_classes(params_file)
     recognised = read_recognition(recognition, emotions)
-    recognition_scores = score_recognition(recognised, emotions, how)
-    numbers = score_divergence(read_divergence(divergence), how) | recognition_scores.metrics
+    recognition_scores = score_recognition(recognised, emotions, confidence)
+    numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
     if own_answers is not None:
-        own = score_own_answers(read_own_answers(own_answers, emotions), emotions, how)
+        own = score_own_answers(read_own_answers(own_answers, emotions), emotions, confidence)
         numbers |= own.metrics
         for corpus, counts in own.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts

@@ -50,5 +50,5 @@ def test_a_stage_that_fails_is_named(tmp_path: Path) -> None:
 
 
 def test_the_times_of_a_tenth_and_of_all_rows_are_compared() -> None:
-    few, many = ({"split": {"wall_s": seconds, "peak_gib": 1.0}} for seconds in (2.0, 18.0))
+    few, many = ({"split": {"wall_s": 20.0, "cpu_s": seconds, "peak_gib": 1.0}} for seconds in (2.0, 18.0))
     assert scale.compare(few, many)["split"]["time_ratio"] == 9

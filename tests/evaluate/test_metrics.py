@@ -1,21 +1,23 @@
 """Accuracies and divergences with their intervals."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from evaluate.bootstrap import Resampling
+from evaluate.calibration import expected_calibration_error
 from evaluate.metrics import score_divergence, score_recognition
 from evaluate.predictions import DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
+from pipeline.stage import UserError
 from pipeline.tables import parquet
 from tests.builders import CLASSES, divergence_table, recognition_table
 
-HOW = Resampling(seed=1, resamples=1000, confidence=0.95)
+CONFIDENCE = 0.95
 
 
 def test_recognition_scores_equal_those_of_scikit_learn() -> None:
     table = recognition_table()
-    scores = score_recognition(table, CLASSES, HOW).metrics["emotion_acted"]
+    scores = score_recognition(table, CLASSES, CONFIDENCE).metrics["emotion_acted"]
     assert set(scores) == {system.name for system in SYSTEMS} | {"chance"}
     assert scores["chance"] == {"ua": 0.25}
     rows = [row for row in table.to_pylist() if row["system"] == "prompted"]
@@ -23,6 +25,9 @@ def test_recognition_scores_equal_those_of_scikit_learn() -> None:
     expected = sklearn_metrics.recall_score(truth, predicted, labels=CLASSES, average="macro", zero_division=0)
     assert scores["prompted"]["ua"] == pytest.approx(expected, abs=1e-6)
     assert scores["prompted"]["wa"] == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted), abs=1e-6)
+    for name, average in (("macro_f1", "macro"), ("weighted_f1", "weighted")):
+        f1 = sklearn_metrics.f1_score(truth, predicted, labels=CLASSES, average=average, zero_division=0)
+        assert scores["prompted"][name] == pytest.approx(f1, abs=1e-6)
     assert scores["prompted"]["unparsable"] == pytest.approx(predicted.count("") / 80, abs=1e-6)
     assert scores["prompted"]["ua_low"] < scores["prompted"]["ua"] < scores["prompted"]["ua_high"]
     assert (scores["prompted"]["n"], scores["prompted"]["speakers"]) == (80, 4)
@@ -30,7 +35,7 @@ def test_recognition_scores_equal_those_of_scikit_learn() -> None:
 
 def test_confusions_are_counted_by_true_and_predicted_emotion_the_unparsable_ones_last() -> None:
     table = recognition_table()
-    counted = score_recognition(table, CLASSES, HOW).confusions["acted"]
+    counted = score_recognition(table, CLASSES, CONFIDENCE).confusions["acted"]
     assert list(counted) == [system.name for system in SYSTEMS]
     rows = [row for row in table.to_pylist() if row["system"] == "prompted"]
     labels = [*CLASSES, "unparsable"]
@@ -43,7 +48,9 @@ def test_chance_is_what_a_constant_answer_reaches_on_the_emotions_of_the_test_ro
     rows = [row for row in recognition_table().to_pylist() if row["emotion"] in ("neutral", "sad")]
     table = parquet.from_rows(rows, RECOGNITION_SCHEMA)
     always_sad = [row | {"predicted": "sad"} for row in table.to_pylist()]
-    scores = score_recognition(parquet.from_rows(always_sad, RECOGNITION_SCHEMA), CLASSES, HOW).metrics["emotion_acted"]
+    scores = score_recognition(parquet.from_rows(always_sad, RECOGNITION_SCHEMA), CLASSES, CONFIDENCE).metrics[
+        "emotion_acted"
+    ]
     assert scores["chance"]["ua"] == scores["head"]["ua"] == 0.5
     assert scores["head"]["n"] == 40
 
@@ -51,7 +58,9 @@ def test_chance_is_what_a_constant_answer_reaches_on_the_emotions_of_the_test_ro
 def test_one_emotion_and_one_clip_are_scored_without_an_interval_or_a_control() -> None:
     rows = [row for row in recognition_table().to_pylist() if row["id"] == "acted/0"]
     rows = [row | {"predicted": row["emotion"]} for row in rows if not row["system"].startswith("shuffled")]
-    scores = score_recognition(parquet.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, HOW).metrics["emotion_acted"]
+    scores = score_recognition(parquet.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, CONFIDENCE).metrics[
+        "emotion_acted"
+    ]
     assert scores["chance"]["ua"] == scores["head"]["ua"] == 1.0
     assert "ua_low" not in scores["head"]
     assert not [name for name in scores if name.startswith("shuffled")]
@@ -60,14 +69,14 @@ def test_one_emotion_and_one_clip_are_scored_without_an_interval_or_a_control() 
 def test_the_gap_is_over_the_rows_that_have_a_wrong_clip() -> None:
     rows = divergence_table(gap=0.05).to_pylist()
     some = [row for row in rows if row["condition"] != "shuffled" or int(row["id"].split("/")[1]) < 10]
-    scores = score_divergence(parquet.from_rows(some, DIVERGENCE_SCHEMA), HOW)["continuation_kl_libri"]
+    scores = score_divergence(parquet.from_rows(some, DIVERGENCE_SCHEMA), CONFIDENCE)["continuation_kl_libri"]
     paired = [row for row in rows if int(row["id"].split("/")[1]) < 10]
-    expected = score_divergence(parquet.from_rows(paired, DIVERGENCE_SCHEMA), HOW)["continuation_kl_libri"]
+    expected = score_divergence(parquet.from_rows(paired, DIVERGENCE_SCHEMA), CONFIDENCE)["continuation_kl_libri"]
     assert scores["hearing"] == expected["hearing"]
     assert (scores["after"]["n"], scores["shuffled"]["n"]) == (40, 10)
 
     none = [row for row in rows if row["condition"] != "shuffled"]
-    scores = score_divergence(parquet.from_rows(none, DIVERGENCE_SCHEMA), HOW)["continuation_kl_libri"]
+    scores = score_divergence(parquet.from_rows(none, DIVERGENCE_SCHEMA), CONFIDENCE)["continuation_kl_libri"]
     assert set(scores) == {"transcript", "before", "after"}
 
 
@@ -75,14 +84,14 @@ def test_each_corpus_is_a_protocol_of_its_own() -> None:
     rows = recognition_table().to_pylist()
     other = [row | {"corpus": "other", "id": f"other/{row['id']}"} for row in rows]
     table = parquet.from_rows(rows + other, RECOGNITION_SCHEMA)
-    protocols = score_recognition(table, CLASSES, HOW).metrics
+    protocols = score_recognition(table, CLASSES, CONFIDENCE).metrics
     assert list(protocols) == ["emotion_acted", "emotion_other"]
     assert protocols["emotion_acted"] == protocols["emotion_other"]
 
 
 def test_the_kl_weighs_every_token_alike() -> None:
     table = divergence_table(gap=0.0)
-    scores = score_divergence(table, HOW)["continuation_kl_libri"]
+    scores = score_divergence(table, CONFIDENCE)["continuation_kl_libri"]
     rows = [row for row in table.to_pylist() if row["condition"] == "after"]
     expected = np.average([row["kl"] for row in rows], weights=[row["num_tokens"] for row in rows])
     assert scores["after"]["kl"] == pytest.approx(expected, abs=1e-6)
@@ -91,24 +100,74 @@ def test_the_kl_weighs_every_token_alike() -> None:
 
 
 def test_the_gap_is_paired_so_a_small_one_shows_through_wide_intervals() -> None:
-    scores = score_divergence(divergence_table(gap=0.05), HOW)["continuation_kl_libri"]
+    scores = score_divergence(divergence_table(gap=0.05), CONFIDENCE)["continuation_kl_libri"]
     assert scores["after"]["kl_high"] > scores["shuffled"]["kl_low"]
     assert scores["hearing"]["gap"] == pytest.approx(0.05, abs=0.01)
     assert scores["hearing"]["gap_low"] > 0
 
 
 def test_no_gap_has_an_interval_that_holds_zero() -> None:
-    hearing = score_divergence(divergence_table(gap=0.0), HOW)["continuation_kl_libri"]["hearing"]
+    hearing = score_divergence(divergence_table(gap=0.0), CONFIDENCE)["continuation_kl_libri"]["hearing"]
     assert hearing["gap_low"] < 0 < hearing["gap_high"]
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     table = divergence_table(gap=0.05)
     turned = table.take(list(reversed(range(table.num_rows))))
-    assert score_divergence(turned, HOW) == score_divergence(table, HOW)
+    assert score_divergence(turned, CONFIDENCE) == score_divergence(table, CONFIDENCE)
 
 
 def test_a_single_speaker_gives_intervals_over_clips() -> None:
-    scores = score_recognition(recognition_table(speakers=1), CLASSES, HOW).metrics["emotion_acted"]["head"]
+    scores = score_recognition(recognition_table(speakers=1), CLASSES, CONFIDENCE).metrics["emotion_acted"]["head"]
     assert scores["speakers"] == 1
     assert scores["ua_low"] < scores["ua"] < scores["ua_high"]
+
+
+def test_permuted_labels_give_chance_for_every_system() -> None:
+    """A clip's label is moved to another clip; an answer without a label is always wrong."""
+    rng = np.random.default_rng(0)
+    rows = recognition_table().to_pylist()
+    truth = {row["id"]: row["emotion"] for row in rows}
+    accuracies: dict[str, list[float]] = {system.name: [] for system in SYSTEMS}
+    for _ in range(200):
+        moved = dict(zip(truth, rng.permutation([*truth.values()]).tolist(), strict=True))
+        table = parquet.from_rows([row | {"emotion": moved[row["id"]]} for row in rows], RECOGNITION_SCHEMA)
+        scores = score_recognition(table, CLASSES, CONFIDENCE).metrics["emotion_acted"]
+        for name, of_system in accuracies.items():
+            of_system.append(scores[name]["ua"] - scores["chance"]["ua"] * (1 - scores[name]["unparsable"]))
+    for name, above_chance in accuracies.items():
+        assert 0.02 < np.std(above_chance) < 0.1, name
+        assert abs(np.mean(above_chance)) < 3 * np.std(above_chance) / np.sqrt(200), name
+
+
+def with_scores(scores: list[float] | None) -> pa.Table:
+    rows = [row | {"scores": scores if row["system"] == "head" else None} for row in recognition_table().to_pylist()]
+    return parquet.from_rows(rows, RECOGNITION_SCHEMA)
+
+
+def test_systems_with_scores_have_a_calibration_error() -> None:
+    metrics = score_recognition(with_scores([0.0, -1, -2, -3]), CLASSES, CONFIDENCE).metrics["emotion_acted"]
+    truth = np.repeat(range(4), 20)
+    expected = expected_calibration_error(np.tile([0.0, -1, -2, -3], (80, 1)), truth)
+    assert metrics["head"]["ece"] == pytest.approx(expected, abs=1e-6)
+    assert [name for name, scores in metrics.items() if "ece" in scores] == ["head"]
+
+
+def test_scores_of_another_number_of_emotions_are_refused() -> None:
+    with pytest.raises(UserError, match=r"acted/0 \(head\): found 3 scores, expected 4, one of each emotion"):
+        score_recognition(with_scores([0.0, -1, -2]), CLASSES, CONFIDENCE)
+    rows = with_scores([0.0, -1, -2, -3]).to_pylist()
+    rows[8]["scores"] = None
+    with pytest.raises(UserError, match=r"acted/1 \(head\): found 0 scores, expected 4"):
+        score_recognition(parquet.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, CONFIDENCE)
+
+
+def test_bounds_are_cut_at_the_lowest_and_the_highest_score() -> None:
+    rows = [row for row in recognition_table(speakers=2).to_pylist() if row["system"] == "head"]
+    rows = [row | {"predicted": row["emotion"] if i % 8 else None} for i, row in enumerate(rows)]
+    accuracies = score_recognition(parquet.from_rows(rows, RECOGNITION_SCHEMA), CLASSES, CONFIDENCE).metrics
+    head = accuracies["emotion_acted"]["head"]
+    assert 0.5 < head["ua"] < head["ua_high"] == 1
+    rows = [row | {"kl": 0.1 + int(row["speaker"][-1])} for row in divergence_table(gap=0, speakers=2).to_pylist()]
+    after = score_divergence(parquet.from_rows(rows, DIVERGENCE_SCHEMA), CONFIDENCE)["continuation_kl_libri"]["after"]
+    assert 0 == after["kl_low"] < after["kl"] < after["kl_high"]

@@ -11,13 +11,12 @@ import pyarrow as pa
 import pytest
 
 from evaluate import own_answers
-from evaluate.bootstrap import Resampling
 from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS, Clips, less_mean, permutation_p, score_own_answers
 from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
 from pipeline.tables import parquet
 
 CLASSES = ["neutral", "sad", "angry", "happy"]
-HOW = Resampling(seed=1, resamples=200, confidence=0.95)
+CONFIDENCE = 0.95
 Row = dict[str, Any]
 LogProbs = Callable[[str, Row], list[float]]
 """system and row -> log-probability of each continuation"""
@@ -59,7 +58,7 @@ def listener(generator: np.random.Generator, gain: float = 3.0, lengths: float =
 
 
 def test_a_model_that_listens_is_above_chance_and_below_it_with_another_clip() -> None:
-    found = score_own_answers(table_of(acted(), listener(np.random.default_rng(0), gain=4.0)), CLASSES, HOW)
+    found = score_own_answers(table_of(acted(), listener(np.random.default_rng(0), gain=4.0)), CLASSES, CONFIDENCE)
     scores = found.metrics["own_answers_acted"]
     assert scores["chance"] == {"ua": 0.25}
     assert scores["voice"]["ua_low"] > 0.7
@@ -75,7 +74,7 @@ def test_a_model_that_listens_is_above_chance_and_below_it_with_another_clip() -
 
 def test_a_model_that_prefers_short_answers_is_at_chance_until_the_mean_is_subtracted() -> None:
     table = table_of(acted(), listener(np.random.default_rng(0), gain=5.0, lengths=30.0))
-    voice = score_own_answers(table, CLASSES, HOW).metrics["own_answers_acted"]["voice"]
+    voice = score_own_answers(table, CLASSES, CONFIDENCE).metrics["own_answers_acted"]["voice"]
     assert voice["ua_raw"] == 0.25
     assert voice["ua_low"] > 0.8
 
@@ -134,7 +133,9 @@ def test_the_mean_is_that_of_the_same_words_by_other_speakers() -> None:
 
 def test_a_sentence_that_is_said_once_keeps_its_score_and_has_no_p() -> None:
     rows = [row | {"text": row["id"]} for row in acted(num_speakers=3)]
-    scores = score_own_answers(table_of(rows, listener(np.random.default_rng(0), gain=9.0)), CLASSES, HOW).metrics
+    scores = score_own_answers(
+        table_of(rows, listener(np.random.default_rng(0), gain=9.0)), CLASSES, CONFIDENCE
+    ).metrics
     voice = scores["own_answers_acted"]["voice"]
     assert (voice["no_mean"], voice["n"]) == (24, 24)
     assert voice["ua"] == voice["ua_raw"] == 1.0
@@ -150,7 +151,7 @@ def test_merged_answers_are_one_candidate_that_counts_for_a_share() -> None:
         return [-13.0 if i in likely else -20.0 for i in range(4)]
 
     rows = acted(candidates=[0, 0, 1, 2])
-    found = score_own_answers(table_of(rows, logprobs), CLASSES, HOW)
+    found = score_own_answers(table_of(rows, logprobs), CLASSES, CONFIDENCE)
     scores = found.metrics["own_answers_acted"]
     assert scores["voice"]["ua"] == scores["voice"]["ua_raw"] == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
     assert scores["answers"] == {"n": 8, "distinct": 6, "named": 0}
@@ -161,7 +162,7 @@ def test_scores_that_do_not_depend_on_the_clip_are_at_chance_less_their_mean() -
     """The transcript's: of each sentence the same for all clips, so that rounding alone would decide."""
     of_text = {"kids": [-10.1, -10.2, -30.3, -7.7], "dogs": [-1 / 3, -2 / 3, -0.1, -0.7]}
     table = table_of(acted(num_speakers=7), lambda _, row: of_text[row["text"]])
-    voice = score_own_answers(table, CLASSES, HOW).metrics["own_answers_acted"]["voice"]
+    voice = score_own_answers(table, CLASSES, CONFIDENCE).metrics["own_answers_acted"]["voice"]
     assert voice["ua"] == voice["ua_low"] == voice["ua_high"] == 0.25
     assert voice["p"] == 1.0
 
@@ -174,13 +175,13 @@ def test_continuations_that_name_an_emotion_are_counted_and_left_out() -> None:
         return [-5.0 if i == (3 if right == 3 else (right + 1) % 3) else -20.0 for i in range(4)]
 
     rows = [row | {"named": [False, False, False, row["text"] == "kids"]} for row in acted()]
-    scores = score_own_answers(table_of(rows, logprobs), CLASSES, HOW).metrics["own_answers_acted"]
+    scores = score_own_answers(table_of(rows, logprobs), CLASSES, CONFIDENCE).metrics["own_answers_acted"]
     assert scores["answers"]["named"] == 1
     assert (scores["voice"]["n"], scores["voice"]["n_unnamed"]) == (48, 42)
     assert scores["voice"]["ua"] == 0.25
     assert scores["voice"]["ua_unnamed"] == 0.25  # happy dogs are right, and there are no happy kids
     every = [row | {"named": [True] * 4} for row in acted()]
-    scores = score_own_answers(table_of(every, logprobs), CLASSES, HOW).metrics["own_answers_acted"]
+    scores = score_own_answers(table_of(every, logprobs), CLASSES, CONFIDENCE).metrics["own_answers_acted"]
     assert scores["voice"]["n_unnamed"] == 0
     assert "ua_unnamed" not in scores["voice"]
 
@@ -192,7 +193,7 @@ def test_a_named_candidate_is_no_prediction() -> None:
         return [-1.0 if i == 0 else -5.0 if CLASSES[i] == row["emotion"] else -20.0 for i in range(4)]
 
     rows = [row | {"named": [True, False, False, False], "text": row["id"]} for row in acted()]
-    voice = score_own_answers(table_of(rows, logprobs), CLASSES, HOW).metrics["own_answers_acted"]["voice"]
+    voice = score_own_answers(table_of(rows, logprobs), CLASSES, CONFIDENCE).metrics["own_answers_acted"]["voice"]
     assert voice["ua_raw"] == 0.25
     assert voice["ua_unnamed"] == 1.0
 
@@ -202,14 +203,14 @@ def test_words_that_training_has_seen_and_new_words_are_scored_apart() -> None:
     rows = acted(texts=("kids",)) + acted(texts=("new", "newer"), seen_words=False)
     good, deaf = listener(generator, gain=20.0), listener(generator, gain=0.0)
     table = table_of(rows, lambda system, row: (good if row["text"] == "kids" else deaf)(system, row))
-    metrics = score_own_answers(table, CLASSES, HOW).metrics
+    metrics = score_own_answers(table, CLASSES, CONFIDENCE).metrics
     assert list(metrics) == [prefix + "acted" for prefix in (OWN_ANSWERS, SEEN_WORDS, NEW_WORDS)]
     whole, seen, new = (of["voice"] for of in metrics.values())
     assert [of["n"] for of in (whole, seen, new)] == [72, 24, 48]
     assert seen["ua"] == 1.0
     assert new["ua"] < 0.5
     assert whole["ua"] == pytest.approx((seen["ua"] + 2 * new["ua"]) / 3, abs=1e-5)
-    only = score_own_answers(table.filter(table["seen_words"]), CLASSES, HOW).metrics
+    only = score_own_answers(table.filter(table["seen_words"]), CLASSES, CONFIDENCE).metrics
     assert list(only) == ["own_answers_acted", "seen_words_own_answers_acted"]
 
 
@@ -218,13 +219,13 @@ def test_corpora_are_scored_apart_and_a_missing_shuffled_clip_is_only_missing_th
     other = [row | {"id": f"b{row['id']}", "corpus": "b"} for row in acted(num_speakers=2)]
     table = table_of(acted() + other, listener(generator))
     gone = [row["system"] == "shuffled" and row["id"] == "0/kids/sad" for row in table.to_pylist()]
-    metrics = score_own_answers(table.filter(pa.array([not it for it in gone])), CLASSES, HOW).metrics
+    metrics = score_own_answers(table.filter(pa.array([not it for it in gone])), CLASSES, CONFIDENCE).metrics
     sizes = {system: metrics["own_answers_acted"][system]["n"] for system in OWN_SYSTEMS}
     assert sizes == dict.fromkeys(OWN_SYSTEMS, 48) | {"shuffled": 47}
     assert all("p" in metrics["own_answers_acted"][system] for system in OWN_SYSTEMS)
     assert metrics["own_answers_b"]["voice"]["n"] == 16
     no_control = table.filter(pa.array([row["system"] != "shuffled" for row in table.to_pylist()]))
-    assert "shuffled" not in score_own_answers(no_control, CLASSES, HOW).metrics["own_answers_b"]
+    assert "shuffled" not in score_own_answers(no_control, CLASSES, CONFIDENCE).metrics["own_answers_b"]
 
 
 def test_three_thousand_clips_are_scored_in_seconds() -> None:
@@ -232,12 +233,12 @@ def test_three_thousand_clips_are_scored_in_seconds() -> None:
     table = table_of(rows, listener(np.random.default_rng(0), gain=0.2))
     assert len(rows) == 2976
     started = time.process_time()
-    score_own_answers(table, CLASSES, HOW)
+    score_own_answers(table, CLASSES, CONFIDENCE)
     assert time.process_time() - started < 30
 
 
 def test_the_same_table_gives_the_same_scores() -> None:
     table = table_of(acted(), listener(np.random.default_rng(0), gain=0.5))
-    assert score_own_answers(table, CLASSES, HOW) == score_own_answers(table, CLASSES, HOW)
+    assert score_own_answers(table, CLASSES, CONFIDENCE) == score_own_answers(table, CLASSES, CONFIDENCE)
     shuffled = table.take(pa.array(np.random.default_rng(1).permutation(len(table))))
-    assert score_own_answers(shuffled, CLASSES, HOW) == score_own_answers(table, CLASSES, HOW)
+    assert score_own_answers(shuffled, CLASSES, CONFIDENCE) == score_own_answers(table, CLASSES, CONFIDENCE)

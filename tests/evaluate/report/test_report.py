@@ -29,7 +29,7 @@ prompts:
 synthesise:
   acted: {seed: 1}
 generate: {engine: vllm, generator: null}
-score: {seed: 1, resamples: 100, confidence: 0.95}
+score: {confidence: 0.95}
 report: {title: "Words & voices"}
 """
 
@@ -173,7 +173,7 @@ def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> 
         "vllm 0.32.0",
         "tiny-llm, revision main",
         "Be helpful.",
-        "resamples: 100",
+        "score: {confidence: 0.95}",
         "emotion head 90.0 (80.0 to 100.0) 90.0 90.0 \N{EN DASH} 4",
         "written answer 50.0 (40.0 to 60.0) 50.0 50.0 25.0 4",
         "2 of 2 test speakers also speak in the training rows",

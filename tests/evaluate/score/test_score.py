@@ -13,7 +13,7 @@ from tests.builders import CLASSES, divergence_table, recognition_table, write_t
 
 PARAMS = """
 emotions: [neutral, sad, angry, happy]
-score: {seed: 1, resamples: 1000, confidence: 0.95}
+score: {confidence: 0.95}
 """
 
 

@@ -1,0 +1,1 @@
+"""Commands that a person runs, beside the stages."""
