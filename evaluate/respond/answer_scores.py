@@ -46,7 +46,7 @@ class _Line:
 
     @property
     def length(self) -> int:
-        return len(self.prompt.before) + len(self.content) + len(self.answer)
+        return len(self.content) + len(self.answer)
 
 
 @torch.no_grad()
@@ -56,7 +56,8 @@ def answer_log_probs(
     """Return the log-probability of each answer, a list for each prompt.
 
     Either every prompt has a clip of `speech`, or none has one. Equal answers to a prompt are scored once. The LLM runs
-    on `batch_size` sequences at a time, which are sorted by length.
+    on `batch_size` sequences at a time. They are sorted by the start of the prompt, which is computed once for a batch,
+    and then by length.
     """
     num_embeddings = [] if speech is None else speech.valid.sum(dim=1).tolist()
     lines = []
@@ -65,7 +66,7 @@ def answer_log_probs(
         if one.clip is not None:
             content = [None] * num_embeddings[one.clip]
         lines += [_Line(number, one.prompt, content, answer, one.clip) for answer in dict.fromkeys(one.answers)]
-    lines.sort(key=lambda line: line.length)
+    lines.sort(key=lambda line: (line.prompt.before, line.length))
     head = model.output_head.float()
     found: dict[tuple[int, Tokens], float] = {}
     for start in range(0, len(lines), batch_size):

@@ -1,10 +1,14 @@
 """Own answers of small random models: what each system is given, and log-probabilities as of a plain forward pass."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -148,11 +152,20 @@ def run(data: Path, folder: Path, **changes: Any) -> Any:
     return predictions.read_own_answers(folder / "out" / "own_answers.parquet", EMOTIONS).to_pandas()
 
 
+def measure(data: Path, folder: Path, trained: Sequence[Path] = ()) -> Any:
+    """Measure own answers without the rest of the stage."""
+    rows, settings = packed.load(data, "test"), RespondParams.model_validate(SETTINGS)
+    seen = [packed.load(path, "train") for path in trained]
+    files = (folder / "stage1", folder / "stage2", rows, folder / "told.parquet", seen)
+    return own_answers.measure(*files, Prompt.model_validate(PROMPT), settings).to_pandas()
+
+
 def test_each_system_gives_its_own_model_its_own_input(
     packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
 ) -> None:
     table = run(packed_folder, tmp_path)
     assert len(table) == 8 * len(predictions.OWN_SYSTEMS)
+    assert table.seen_words.all()  # the train rows have the texts 0 to 11
     rows, answers = packed.load(packed_folder, "test"), own_answers.read_told(told, EMOTIONS, 0)
     models = {1: saved_model.load(stage1), 2: saved_model.load(stage2)}
     settings, prompt = RespondParams.model_validate(SETTINGS), Prompt.model_validate(PROMPT)
@@ -196,7 +209,7 @@ def scores(model: SpeechLLM, prompt: PromptIds, told: own_answers.Told, clip: Cl
 def test_equal_continuations_are_one_candidate_and_words_for_emotions_are_noted(
     packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
 ) -> None:
-    table = run(packed_folder, tmp_path)
+    table = measure(packed_folder, tmp_path)
     by_text = {row.text: row for row in table[table.system == "voice"].itertuples()}
     assert [list(by_text[f"text {i}"].candidates) for i in range(3)] == [[0, 1], [0, 0], [0, 1]]
     assert [list(by_text[f"text {i}"].named) for i in range(3)] == [[False] * 2, [False] * 2, [True, False]]
@@ -208,16 +221,13 @@ def test_equal_continuations_are_one_candidate_and_words_for_emotions_are_noted(
 def test_words_are_seen_if_a_train_row_of_either_stage_has_them(
     packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
 ) -> None:
-    table = run(packed_folder, tmp_path)  # its train rows have the texts 0 to 11
-    assert table.seen_words.all()
     shell = packed.load_shell(packed_folder)
     folders = []
     for name, numbers in (("a", [1]), ("b", [3, 5])):
         folders.append(tmp_path / name)
         with packed.Writer(folders[-1], shell, shard_bytes=1) as writer:
-            for split in ("train", "test"):
-                writer.write(split, packed.load(packed_folder, split).select(numbers if split == "train" else range(8)))
-    table = run(folders[0], tmp_path, stage1_data=folders[1])
+            writer.write("train", packed.load(packed_folder, "train").select(numbers))
+    table = measure(packed_folder, tmp_path, folders)
     assert sorted(table[table.seen_words].text.unique()) == ["text 1", "text 3", "text 5"]
 
 
@@ -241,12 +251,12 @@ def test_a_transcript_without_all_continuations_is_left_out_and_told(
     rows = [told_row(f"text {i}", emotion) for i in range(4) for emotion in EMOTIONS]
     rows[1] |= {"finish_reason": NO_TRANSCRIPT, "token_ids": []}
     write_told(tmp_path / "told.parquet", *rows[:-1])
-    table = run(packed_folder, tmp_path)
+    table = measure(packed_folder, tmp_path)
     assert sorted(table.text.unique()) == ["text 1", "text 2"]
     left_out = "respond: own answers: 6 of 8 test clips have no continuation for each emotion; they are left out"
     assert left_out in capsys.readouterr().out
     write_told(tmp_path / "told.parquet")
-    assert len(run(packed_folder, tmp_path)) == 0
+    assert len(measure(packed_folder, tmp_path)) == 0
 
 
 def test_without_told_continuations_no_own_answers_are_scored(
@@ -276,5 +286,22 @@ def test_a_stage_1_model_of_another_llm_is_refused(
     config = stage1 / "config.json"
     config.write_text(config.read_text().replace("/llm", "/another"))
     with pytest.raises(UserError, match=r"stage1: found a model of the LLM .+/another, expected .+/llm$"):
-        run(packed_folder, tmp_path)
-    assert not (tmp_path / "out").exists()
+        measure(packed_folder, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_own_answers_of_one(
+    packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
+) -> None:
+    settings = yaml.safe_load(params_file.read_text())
+    for count in (1, 2):
+        params_file.write_text(yaml.safe_dump(settings | {"processes": count}))
+        options = {"kind": "emotion", "data": packed_folder, "model": stage2, "output": tmp_path / f"{count}"}
+        options |= {"told": told, "stage1": stage1, "stage1-data": packed_folder, "params": params_file}
+        command = [sys.executable, "-m", "evaluate.respond", *(f"--{name}={value}" for name, value in options.items())]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.count("respond: own answers: ") == 1
+    one, two = (pq.read_table(tmp_path / f"{count}" / "own_answers.parquet") for count in (1, 2))
+    assert one.num_rows == 8 * len(predictions.OWN_SYSTEMS)
+    assert two.equals(one)
