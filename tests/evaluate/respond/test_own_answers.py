@@ -157,7 +157,10 @@ def measure(data: Path, folder: Path, trained: Sequence[Path] = ()) -> Any:
     rows, settings = packed.load(data, "test"), RespondParams.model_validate(SETTINGS)
     seen = [packed.load(path, "train") for path in trained]
     files = (folder / "stage1", folder / "stage2", rows, folder / "told.parquet", seen)
-    return own_answers.measure(*files, Prompt.model_validate(PROMPT), settings).to_pandas()
+    finished = FinishedBatches(folder / "measured", {})
+    table = own_answers.measure(*files, Prompt.model_validate(PROMPT), settings, finished)
+    finished.remove()
+    return table.to_pandas()
 
 
 def test_each_system_gives_its_own_model_its_own_input(
