@@ -75,8 +75,9 @@ class Clips:
 def score_own_answers(table: pa.Table, emotions: Sequence[str], confidence: float) -> OwnAnswers:
     """Score every system on every corpus, on all words and on those that training has or has not seen.
 
-    Chance is 1 / number of emotions of the clips. `p` is that of a permutation test of `ua`, which exchanges emotions
-    among the clips of each sentence; it is absent if no sentence has clips of two emotions.
+    Chance is 1 / number of emotions of the clips; for `ua_unnamed`, it is a guess among the candidates. `p` is that of
+    a permutation test of `ua`, which exchanges emotions among the clips of each sentence; it is absent if no sentence
+    has clips of two emotions.
     """
     found = OwnAnswers({}, {})
     for corpus in sorted(table["corpus"].unique().to_pylist()):
@@ -151,8 +152,11 @@ def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[s
     """Return the metrics of each system on clips of one corpus."""
     raw = {system: _clips(rows, system, emotions) for system in OWN_SYSTEMS}
     raw = {system: clips for system, clips in raw.items() if len(clips.truth)}
-    num_present = len(np.unique(raw["voice"].truth))
-    scores = {"chance": {"ua": round(1 / num_present, DIGITS)}, "answers": _count_answers(rows)}
+    voice = raw["voice"]
+    chance = {"ua": round(1 / len(np.unique(voice.truth)), DIGITS)}
+    guess = _accuracy("ua_unnamed", unnamed(replace(voice, scores=np.zeros_like(voice.scores))), confidence)
+    chance |= {name: value for name, value in guess.items() if name == "ua_unnamed"}
+    scores = {"chance": chance, "answers": _count_answers(rows)}
     compared = {system: less_mean(clips) for system, clips in raw.items()}
     for system, (clips, no_mean) in compared.items():
         rest = unnamed(clips)

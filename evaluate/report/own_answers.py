@@ -49,23 +49,27 @@ def own_answers_protocols(metrics: Metrics, percent: str, alpha: float) -> list[
 def own_answers_verdict(scores: Mapping[str, Scores], percent: str, alpha: float) -> Verdict:
     """State for which words the voice chooses among the LLM's own answers.
 
-    It does if the interval is above chance, and the permutation test, if there is one, agrees at `alpha`.
+    It does if the interval is above chance, and the permutation test, if there is one, agrees at `alpha`. If the interval
+    is not above what silence reaches, too, the claim says so.
     """
     chooses = {prefix: _chooses(of_words, alpha) for prefix, of_words in scores.items()}
-    voice, answers, chance = (scores[OWN_ANSWERS][name] for name in ("voice", "answers", "chance"))
+    names = ("voice", "silence", "answers", "chance")
+    voice, silence, answers, chance = (scores[OWN_ANSWERS][name] for name in names)
+    low, high = bounds(voice, "ua")
     if any(chooses.values()):
         claim = f"The voice chooses among the language model's own answers{_for_words(chooses)}."
+        if low <= silence["ua"]:  # emotions are spoken at different speeds
+            claim += " But the length of the clip may be all that counts."
     else:
         size = f"{voice['n']:,.0f} test clips of {voice['speakers']:,.0f} speakers"
         claim = f"No influence of the voice on the choice among the language model's own answers was seen, on {size}."
-    low, high = bounds(voice, "ua")
     interval = f" ({percent} interval {low:.2f} to {high:.2f})" if math.isfinite(low) else ""
     grounds = (
         "The language model continued each transcript once for each emotion that it was told; "
         f"{answers['distinct']:,.0f} of these {answers['n']:,.0f} continuations differ. The continuation that a clip "
         f"makes likeliest is that of the clip's emotion with an unweighted accuracy of {voice['ua']:.2f}{interval}; "
-        f"chance is {chance['ua']:.2f}. This does not show that the model would write this continuation, or that the "
-        "continuation suits the speaker."
+        f"chance is {chance['ua']:.2f}. Silence as long as the clip reaches {silence['ua']:.2f}. This does not "
+        "show that the model would write this continuation, or that the continuation suits the speaker."
     )
     return Verdict(claim, grounds)
 

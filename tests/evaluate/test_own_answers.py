@@ -60,7 +60,7 @@ def listener(generator: np.random.Generator, gain: float = 3.0, lengths: float =
 def test_a_model_that_listens_is_above_chance_and_below_it_with_another_clip() -> None:
     found = score_own_answers(table_of(acted(), listener(np.random.default_rng(0), gain=4.0)), CLASSES, CONFIDENCE)
     scores = found.metrics["own_answers_acted"]
-    assert scores["chance"] == {"ua": 0.25}
+    assert scores["chance"] == {"ua": 0.25, "ua_unnamed": 0.25}
     assert scores["voice"]["ua_low"] > 0.7
     assert scores["shuffled"]["ua_high"] < 0.1
     assert 0.1 < scores["stage1"]["ua"] < 0.4
@@ -180,10 +180,12 @@ def test_continuations_that_name_an_emotion_are_counted_and_left_out() -> None:
     assert (scores["voice"]["n"], scores["voice"]["n_unnamed"]) == (48, 42)
     assert scores["voice"]["ua"] == 0.25
     assert scores["voice"]["ua_unnamed"] == 0.25  # happy dogs are right, and there are no happy kids
+    # a guess is right by 1/3 for the kids, who are never happy, and by 1/4 for the dogs
+    assert scores["chance"]["ua_unnamed"] == pytest.approx((3 * (1 / 3 + 1 / 4) / 2 + 1 / 4) / 4, abs=1e-6)
     every = [row | {"named": [True] * 4} for row in acted()]
     scores = score_own_answers(table_of(every, logprobs), CLASSES, CONFIDENCE).metrics["own_answers_acted"]
     assert scores["voice"]["n_unnamed"] == 0
-    assert "ua_unnamed" not in scores["voice"]
+    assert "ua_unnamed" not in scores["voice"] | scores["chance"]
 
 
 def test_a_named_candidate_is_no_prediction() -> None:

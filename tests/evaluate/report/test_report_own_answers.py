@@ -66,6 +66,19 @@ def test_the_grounds_give_the_figures_and_what_they_do_not_show() -> None:
     assert "This does not show that the model would write this continuation" in grounds
 
 
+def test_silence_that_chooses_as_well_is_told() -> None:
+    scores = scores_of(0.6)
+    assert "length" not in own_answers_verdict({OWN_ANSWERS: scores}, "95 %", 0.05).claim
+    scores["silence"]["ua"] = 0.49
+    assert "length" not in own_answers_verdict({OWN_ANSWERS: scores}, "95 %", 0.05).claim
+    scores["silence"]["ua"] = 0.51  # the voice's interval starts at 0.5
+    verdict = own_answers_verdict({OWN_ANSWERS: scores}, "95 %", 0.05)
+    assert verdict.claim.endswith("But the length of the clip may be all that counts.")
+    assert "Silence as long as the clip reaches 0.51." in verdict.grounds
+    nothing = own_answers_verdict({OWN_ANSWERS: scores | {"voice": scores["stage1"]}}, "95 %", 0.05)
+    assert "length" not in nothing.claim
+
+
 def page_with(folder: Path, own: dict[str, Any]) -> str:
     paths = prepare(folder)
     paths["metrics"].write_text(json.dumps(json.loads(paths["metrics"].read_text()) | own))
