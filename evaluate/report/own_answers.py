@@ -49,8 +49,8 @@ def own_answers_protocols(metrics: Metrics, percent: str, alpha: float) -> list[
 def own_answers_verdict(scores: Mapping[str, Scores], percent: str, alpha: float) -> Verdict:
     """State for which words the voice chooses among the LLM's own answers.
 
-    It does if the interval is above chance, and the permutation test, if there is one, agrees at `alpha`. If the interval
-    is not above what silence reaches, too, the claim says so.
+    It does if the interval is above chance, and the permutation test, if there is one, agrees at `alpha`. The claim
+    says so if the interval is not above silence.
     """
     chooses = {prefix: _chooses(of_words, alpha) for prefix, of_words in scores.items()}
     names = ("voice", "silence", "answers", "chance")
