@@ -20,6 +20,7 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   pack              15 s    writes token ids and audio for training
   fit-semantic      7 min   trains the adapter, so that the LLM continues speech as it continues the transcript
   fit-emotion       3.5 min trains P-LoRA, the encoder and the emotion head on emotional speech
+  probe             20 s    recognises emotion with a linear classifier on the frozen encoder
   respond-semantic  40 s    compares continuations of test speech with those of its transcripts
   respond-emotion   4 min   lets the trained model and the baselines name emotions, and scores own answers
   score             10 s    computes the scores and their intervals
