@@ -52,7 +52,7 @@ def test_answering_keeps_out_the_attention_that_plans_each_shape(
     settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings}))
     torch.backends.cuda.enable_cudnn_sdp(True)
-    respond.main("semantic", packed_folder, tmp_path / "model", tmp_path / "out", tmp_path / "params.yaml")
+    respond.main("semantic", packed_folder, tmp_path / "model", tmp_path / "out", params_file=tmp_path / "params.yaml")
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
