@@ -304,7 +304,7 @@ def test_two_processes_give_the_own_answers_of_one(
         command = [sys.executable, "-m", "evaluate.respond", *(f"--{name}={value}" for name, value in options.items())]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout.count("respond: own answers: ") == 1
+        assert done.stdout.count("own answers scored after") == 1
     one, two = (pq.read_table(tmp_path / f"{count}" / "own_answers.parquet") for count in (1, 2))
     assert one.num_rows == 8 * len(predictions.OWN_SYSTEMS)
     assert two.equals(one)
