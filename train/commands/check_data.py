@@ -227,8 +227,16 @@ def other_labels(train: packed.Rows, emotions: Sequence[str]) -> dict[str, int]:
 def walk_rows(
     splits: "Sequence[Examples]", collate: "Collator", size: int, sample: int | None
 ) -> tuple[list[str], Walk]:
-    """Read rows as in the first epoch, in batches of `size`; return what is wrong with rows, and the speed."""
+    """Read rows as in the first epoch, in batches of `size`; return what is wrong with rows, and the speed.
+
+    torch has one thread, as in a worker of the loader.
+    """
+    import torch
+
     from train.data.dataset import Visit
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
     starts = np.cumsum([0, *(len(split) for split in splits)])
     places = np.arange(starts[-1])
@@ -249,6 +257,7 @@ def walk_rows(
     if batch:
         collate(batch)
     seconds = time.monotonic() - started
+    torch.set_num_threads(num_threads)
     return damaged, Walk(rows=len(places), seconds=seconds, rows_per_s=len(places) / max(seconds, 1e-9))
 
 
