@@ -173,6 +173,7 @@ def _choices_of(device: str) -> Iterator[None]:
     rows_at_once = losses.ROWS_AT_ONCE_ON_GPU if is_cuda else losses.ROWS_AT_ONCE
     with (
         mock.patch.object(packing, "_varlen_runs", lambda query: is_cuda and query.dtype == torch.bfloat16),
+        mock.patch.object(packing, "_loops_over_rows", return_value=not is_cuda),
         mock.patch.object(losses, "ROWS_AT_ONCE", rows_at_once),
     ):
         yield

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import typer
 from pydantic import PositiveInt
 
@@ -61,13 +62,12 @@ def main(
     folder = fetch(weights)
     encoder = SpeechEncoder(load_encoder(folder), pads).eval().to(best_device())
     log_mel = LogMel(folder, pads)
-    x = layer_means(encoder, log_mel, train, known)
+    x = layer_means(encoder, log_mel, train, known, range(len(encoder.whisper.layers) + 1))
     speakers = train.column("speaker").take(pa.array(known)).to_pylist()
     choice = classifier.choose(x, labels, speakers)
     fitted = classifier.fit(x[:, choice.layer], labels, choice.strength)
-    scores = classifier.log_probabilities(
-        fitted, layer_means(encoder, log_mel, test, tested)[:, choice.layer], len(emotions)
-    )
+    of_test = layer_means(encoder, log_mel, test, tested, [choice.layer])[:, 0]
+    scores = classifier.log_probabilities(fitted, of_test, len(emotions))
     parquet.write(as_table(test, tested, scores, emotions), output / "probe.parquet")
     write_text(json.dumps(asdict(choice) | {"rows": len(known)}, indent=1) + "\n", output / "probe.json")
     say(
@@ -78,8 +78,8 @@ def main(
 
 def labelled(rows: packed.Rows, emotions: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the rows whose label is a class, and these labels as numbers."""
-    codes = {emotion: number for number, emotion in enumerate(emotions)}
-    labels = np.array([codes.get(label, -1) for label in rows.column("emotion").to_pylist()])
+    found = pc.index_in(rows.column("emotion"), value_set=pa.array(emotions, pa.string()))
+    labels = pc.fill_null(found, -1).to_numpy()
     places = np.flatnonzero(labels >= 0)
     return places, labels[places]
 

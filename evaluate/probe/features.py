@@ -20,22 +20,23 @@ FRAMES_AT_ONCE = 4 * MAX_MEL_FRAMES
 
 @torch.no_grad()
 def layer_means(
-    encoder: SpeechEncoder, log_mel: LogMel, rows: packed.Rows, places: Int[np.ndarray, " n"]
+    encoder: SpeechEncoder, log_mel: LogMel, rows: packed.Rows, places: Int[np.ndarray, " n"], layers: Sequence[int]
 ) -> Float[np.ndarray, "n layers e"]:
-    """Return the mean states of the rows at `places` in float32.
+    """Return the mean states of the rows at `places` in float32, for these layers.
 
     Layer 0 is what the first layer gets; the last one has the encoder's final norm.
     """
     device = next(encoder.parameters()).device
     num_samples = rows.column("num_samples").to_numpy()[places].astype(np.int64)
     frames = np.minimum(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES)
-    means = np.empty((len(places), len(encoder.whisper.layers) + 1, encoder.width), np.float32)
+    means = np.empty((len(places), len(layers), encoder.width), np.float32)
     with Task("probe", len(places), "clips") as task, _StatesByLayer(encoder) as states:
         for batch in _batches(frames):
             samples = [decode(rows, rows[place], place) for place in places[batch].tolist()]
             features = pad_features([log_mel(clip) for clip in samples]).to(device)
             last, lengths = encoder(features, torch.from_numpy(frames[batch]).to(device))
-            means[batch] = _means([*states.taken(), last], lengths)
+            of_layers = [*states.taken(), last]
+            means[batch] = _means([of_layers[layer] for layer in layers], lengths)
             task.advance(len(batch))
     return means
 

@@ -89,16 +89,14 @@ def _finished_batches(
     settings: RespondParams,
     prompts: PromptsParams | None,
 ) -> "FinishedBatches":
-    from evaluate.respond.finished import FinishedBatches, describe_run
+    from evaluate.respond.finished import FinishedBatches, describe_run, digest_folder
     from train.precision import answering_dtype, best_device
 
     asked = {
         "respond": settings.model_dump(),
         "prompts": None if prompts is None else prompts.model_dump(),
         "kind": kind,
-        "own answers": None
-        if own is None
-        else digest_files([own.told, *sorted(file for file in own.stage1.rglob("*") if file.is_file())]),
+        "own answers": None if own is None else [digest_files([own.told]), digest_folder(own.stage1)],
     }
     device = best_device()
     run = describe_run(model, data, asked, device, answering_dtype(settings.precision, device))

@@ -46,7 +46,7 @@ def describe_run(
     )
     weights = {name: (each, fetch(each)) for name, each in (("encoder", models.encoder), ("llm", models.llm))}
     return {
-        "model": digest_files(sorted(file for file in model.rglob("*") if file.is_file())),
+        "model": digest_folder(model),
         "weights": {name: name_weights(*pair) for name, pair in weights.items()},
         "tokenizers": {name: digest_files(sorted(folder.glob("*.json"))) for name, (_, folder) in weights.items()},
         "data": packed.fingerprint(data),
@@ -55,6 +55,11 @@ def describe_run(
         "code": digest_files(code),
         "versions": {"torch": torch.__version__, **{name: version(name) for name in LIBRARIES}},
     }
+
+
+def digest_folder(folder: Path) -> str:
+    """Return a hash of all files below a folder."""
+    return digest_files(sorted(file for file in folder.rglob("*") if file.is_file()))
 
 
 class FinishedBatches:

@@ -92,6 +92,11 @@ def test_both_stages_are_counted_in_both_layouts(kind: str, layout: Layout) -> N
     assert facts.peak == facts.weights + facts.optimizer + facts.largest
 
 
+def test_a_gpu_without_bfloat16_pads_the_rows_of_attention_and_a_cpu_does_not() -> None:
+    gpu, cpu = (facts_of("semantic", "packed", device, torch.float32) for device in ("cuda", "cpu"))
+    assert gpu.flops > cpu.flops
+
+
 def test_weights_are_not_activations_and_views_count_once() -> None:
     facts = facts_of("semantic", "packed", "cpu", torch.float32)
     clips = sizes.draw_clips(sizes.tiny(), "semantic", 4, seed=1)

@@ -22,6 +22,9 @@ from transformers import AttentionInterface, PreTrainedConfig
 from train.model.selection import FEW_SIZES, gather, rounded_up
 from train.model.shipping import Shipped
 
+Query = Float[Tensor, "1 h l c"]
+Keys = Float[Tensor, "1 g p c"]
+
 ATTENTION = "packed_rows"
 """Name of `attend` in transformers."""
 
@@ -136,7 +139,7 @@ def attend(
     if start is not None:
         key, value = (torch.cat([before, own], dim=2) for before, own in zip(start, (key, value), strict=True))
     assert key.shape[2] == segments.num_shared + query.shape[2]
-    how = _How(
+    kind = _Kind(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
         sliding_window=sliding_window,
@@ -146,12 +149,12 @@ def attend(
         attention = _varlen
     else:
         attention = _row_by_row if _loops_over_rows(query) else _in_rectangle
-    return attention(query, key, value, segments, how)[None], None
+    return attention(query, key, value, segments, kind)[None], None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _How:
-    """The kind of attention."""
+class _Kind:
+    """Which keys a position sees, and how its scores are computed."""
 
     scale: float
     causal: bool
@@ -181,13 +184,7 @@ def _has_flash_attention() -> bool:
     return torch.cuda.get_device_capability()[0] >= 8
 
 
-def _varlen(
-    query: Float[Tensor, "1 h l c"],
-    key: Float[Tensor, "1 g p c"],
-    value: Float[Tensor, "1 g p c"],
-    segments: Segments,
-    how: _How,
-) -> Float[Tensor, "l h c"]:
+def _varlen(query: Query, key: Keys, value: Keys, segments: Segments, kind: _Kind) -> Float[Tensor, "l h c"]:
     """Compute attention without the rectangle; if causal, the last query of a row sees all keys of the row."""
     num_rows, longest = segments.places.shape
     num_shared = segments.num_shared
@@ -205,7 +202,7 @@ def _varlen(
         whole[start_places.long()] = x[:num_shared].detach()  # it holds no speech, so it needs no gradient
         return whole.index_copy(0, own_places, x[num_shared:])
 
-    before = -1 if how.sliding_window is None else how.sliding_window - 1
+    before = -1 if kind.sliding_window is None else kind.sliding_window - 1
     return varlen_attn(  # type: ignore[return-value]
         query[0].transpose(0, 1).contiguous(),
         keys(key).contiguous(),
@@ -214,8 +211,8 @@ def _varlen(
         key_starts,
         longest,
         num_shared + longest,
-        scale=how.scale,
-        window_size=(before, 0 if how.causal else -1),
+        scale=kind.scale,
+        window_size=(before, 0 if kind.causal else -1),
     )
 
 
@@ -224,46 +221,34 @@ def _loops_over_rows(query: Tensor) -> bool:
     return query.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _row_by_row(
-    query: Float[Tensor, "1 h l c"],
-    key: Float[Tensor, "1 g p c"],
-    value: Float[Tensor, "1 g p c"],
-    segments: Segments,
-    how: _How,
-) -> Float[Tensor, "l h c"]:
+def _row_by_row(query: Query, key: Keys, value: Keys, segments: Segments, kind: _Kind) -> Float[Tensor, "l h c"]:
     """Compute attention without padding, in float32 or more.
 
     PyTorch's function is not used: with a mask, it is not faster on a CPU.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     num_shared, lengths = segments.num_shared, segments.starts.diff().tolist()
-    grouped = query[0].to(dtype).mul(how.scale).unflatten(0, (key.shape[1], -1)).split(lengths, dim=2)
+    grouped = query[0].to(dtype).mul(kind.scale).unflatten(0, (key.shape[1], -1)).split(lengths, dim=2)
     start_keys, *row_keys = key[0].to(dtype).split([num_shared, *lengths], dim=1)
     start_values, *row_values = value[0].to(dtype).split([num_shared, *lengths], dim=1)
     hidden = None
-    if how.causal or how.sliding_window is not None:
-        hidden = torch.zeros((), dtype=dtype).where(how.visible(segments), -torch.inf)
+    if kind.causal or kind.sliding_window is not None:
+        hidden = torch.zeros((), dtype=dtype).where(kind.visible(segments), -torch.inf)
     rows = []
     for queries, own_keys, own_values in zip(grouped, row_keys, row_values, strict=True):
         keys, values = torch.cat([start_keys, own_keys], dim=1), torch.cat([start_values, own_values], dim=1)
         shape = queries.shape[1:3]
         with torch.autocast("cpu", enabled=False):  # it would round the scores to bfloat16
             scores = (queries.flatten(1, 2) @ keys.transpose(1, 2)).unflatten(1, shape)
-            if how.softcap is not None:
-                scores = torch.tanh(scores / how.softcap) * how.softcap
+            if kind.softcap is not None:
+                scores = torch.tanh(scores / kind.softcap) * kind.softcap
             if hidden is not None:
                 scores += hidden[: shape[1], : num_shared + shape[1]]
             rows.append((scores.softmax(-1).flatten(1, 2) @ values).unflatten(1, shape))
     return torch.cat(rows, dim=2).flatten(0, 1).transpose(0, 1).to(query.dtype)
 
 
-def _in_rectangle(
-    query: Float[Tensor, "1 h l c"],
-    key: Float[Tensor, "1 g p c"],
-    value: Float[Tensor, "1 g p c"],
-    segments: Segments,
-    how: _How,
-) -> Float[Tensor, "l h c"]:
+def _in_rectangle(query: Query, key: Keys, value: Keys, segments: Segments, kind: _Kind) -> Float[Tensor, "l h c"]:
     """Compute attention with each row padded to the longest one."""
     num_shared = segments.num_shared
 
@@ -275,16 +260,16 @@ def _in_rectangle(
         return torch.cat([x[:, :, :num_shared].expand(len(own), -1, -1, -1), own], dim=2) if num_shared else own
 
     mask = functional.pad(segments.valid, (num_shared, 0), value=True)[:, None, None]
-    if how.causal or how.sliding_window is not None:
-        mask = mask & how.visible(segments)
-    if how.softcap is None:
+    if kind.causal or kind.sliding_window is not None:
+        mask = mask & kind.visible(segments)
+    if kind.softcap is None:
         is_grouped = query.shape[1] != key.shape[1]
         output = functional.scaled_dot_product_attention(
-            rows(query), keys(key), keys(value), mask, scale=how.scale, enable_gqa=is_grouped
+            rows(query), keys(key), keys(value), mask, scale=kind.scale, enable_gqa=is_grouped
         )
     else:
         with torch.autocast(query.device.type, enabled=False):  # it would round the scores to bfloat16
-            output = _capped(rows(query), keys(key), keys(value), mask, how.scale, how.softcap)
+            output = _capped(rows(query), keys(key), keys(value), mask, kind.scale, kind.softcap)
     return segments.sequence(output.transpose(1, 2))
 
 

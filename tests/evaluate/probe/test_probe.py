@@ -25,7 +25,7 @@ def test_the_means_are_those_of_hugging_faces_states(packed_folder: Path, tiny_m
     folder, rows = fetch(tiny_models.encoder), packed.load(packed_folder, "test")
     whisper = load_encoder(folder).eval()
     log_mel = LogMel(folder, True)
-    found = features.layer_means(SpeechEncoder(whisper, True), log_mel, rows, np.array([5, 0, 3]))
+    found = features.layer_means(SpeechEncoder(whisper, True), log_mel, rows, np.array([5, 0, 3]), range(3))
     for mean, place in zip(found, (5, 0, 3), strict=True):
         clip = decode(rows, rows[place], place)
         with torch.no_grad():
@@ -33,6 +33,8 @@ def test_the_means_are_those_of_hugging_faces_states(packed_folder: Path, tiny_m
         length = (len(clip) // 160 + 1) // 2
         expected = torch.stack([layer[0, :length].mean(0) for layer in states])
         assert torch.allclose(torch.from_numpy(mean), expected, atol=1e-5)
+    last = features.layer_means(SpeechEncoder(whisper, True), log_mel, rows, np.array([5, 0, 3]), [2])
+    assert np.array_equal(last[:, 0], found[:, 2])
 
 
 def test_clips_at_their_true_length_do_not_depend_on_their_batch(
@@ -41,9 +43,9 @@ def test_clips_at_their_true_length_do_not_depend_on_their_batch(
     folder, rows = fetch(tiny_models.encoder), packed.load(packed_folder, "test")
     encoder, log_mel = SpeechEncoder(load_encoder(folder), False).eval(), LogMel(folder, False)
     places = np.arange(len(rows))
-    together = features.layer_means(encoder, log_mel, rows, places)
+    together = features.layer_means(encoder, log_mel, rows, places, range(3))
     monkeypatch.setattr(features, "FRAMES_AT_ONCE", 1)
-    alone = features.layer_means(encoder, log_mel, rows, places)
+    alone = features.layer_means(encoder, log_mel, rows, places, range(3))
     assert np.allclose(together, alone, atol=1e-5)
     assert np.ptp(together, axis=0).max() > 0.01
 
