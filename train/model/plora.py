@@ -81,11 +81,18 @@ def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> No
     inject_lora(llm, config, ADAPTER_NAME)
     for module in llm.modules():
         if isinstance(module, LoraLayer):
+            module.lora_A[ADAPTER_NAME].register_forward_pre_hook(_same_dtype)
             module.lora_A[ADAPTER_NAME].register_forward_hook(speech_mask.zero_elsewhere)
             module.lora_A[ADAPTER_NAME].float()
             module.lora_B[ADAPTER_NAME].float()
-            module.cast_input_dtype_enabled = False  # peft would copy all inputs to float32, and autocast back
+            module.cast_input_dtype_enabled = False  # under autocast, peft would copy all inputs to float32 for nothing
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)
+
+
+def _same_dtype(matrix: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Return the inputs of A in its dtype, unless autocast chooses it; a forward pre-hook."""
+    (states,) = inputs
+    return (states if torch.is_autocast_enabled(states.device.type) else states.to(matrix.weight.dtype),)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -30,6 +30,26 @@ def model(tiny_models: ModelsParams) -> SpeechLLM:
     return built
 
 
+def test_an_llm_in_bfloat16_runs_with_autocast_and_without(tiny_models: ModelsParams) -> None:
+    built = saved_model.build(builders.model_config(tiny_models), torch.bfloat16)
+    built.add_plora(lora_config(2, 2, 0.0, "all-linear"))
+    lora = next(module for module in built.modules() if isinstance(module, LoraLayer))
+    a, b = lora.lora_A["default"], lora.lora_B["default"]
+    assert isinstance(a, nn.Linear)
+    assert isinstance(b, nn.Linear)
+    nn.init.normal_(b.weight)
+    states = torch.randn(1, 3, a.in_features).bfloat16()
+    speech = torch.ones(1, 3, dtype=torch.bool)
+    inputs = []
+    a.register_forward_hook(lambda _, given, __: inputs.append(given[0].dtype))
+    with torch.no_grad(), built.speech_mask.applied(speech):
+        without = lora(states)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(lora(states), without, rtol=0.02, atol=0.02)
+        assert (without - lora.base_layer(states)).abs().max() > 0.1
+    assert inputs == [torch.float32, torch.bfloat16]  # autocast gets the states as they are
+
+
 @pytest.mark.parametrize("positions", [(1, 5), (3, 1), (2, 3), (6,)])
 @pytest.mark.parametrize("generating", [False, True])
 def test_a_mask_of_another_shape_than_the_positions_is_an_error(positions: tuple[int, ...], generating: bool) -> None:
