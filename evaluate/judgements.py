@@ -8,7 +8,7 @@ denominator says nothing, so there is no share if the interval of the span holds
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -169,8 +169,7 @@ def _exam_metrics(result: ExamResult, marks: pa.Table) -> dict[str, dict[str, fl
     found: dict[str, dict[str, float]] = {
         EXAM: {
             "passed": int(result.has_passed),
-            **{name: getattr(result, name) for name in ("right", "marks_right", "of", "parse_failures", "replies")},
-            **{name: round(getattr(result, name), DIGITS) for name in ("position_bias", "equal_first", "equal_second")},
+            **_rounded(asdict(result)),
         }
     }
     for system in (WARM, COLD):

@@ -29,7 +29,7 @@ from evaluate.predictions import (
 )
 from pipeline import params
 from pipeline.params import ParamsFile, read_processes
-from pipeline.stage import run_stage, say
+from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import parquet
 from pipeline.tables.continuations import TOLD_SCHEMA
 from pipeline.tables.emotions import read_classes
@@ -84,16 +84,27 @@ def _read_answers(
     """Return the answers to judge, of WRITTEN_SCHEMA, all systems to the same clips."""
     own = read_own_answers(own_answers, emotions)
     own = own.filter(pc.equal(own["system"], OWN_SYSTEM))
-    of_run = written if written is not None and written.is_file() else None
-    if written is not None and of_run is None:
-        say(f"judge: {written}: no such file, so only the told continuations are judged; give --answers for others")
-    others = pa.concat_tables([WRITTEN_SCHEMA.empty_table(), *(read_written(p) for p in (of_run, answers) if p)])
+    others = _read_others(written, answers)
     clips = answered_clips(own, others)
     if left_out := len(own) - len(clips):
         say(f"judge: left out {left_out:,} of {len(own):,} test clips, which not all systems have answered")
     clips = draw(clips, settings.rows, settings.seed)
     bounds = told_answers(clips, parquet.read(told, TOLD, allow_empty=True), emotions, settings.seed)
     return pa.concat_tables([bounds, others.filter(pc.is_in(others["id"], value_set=clips["id"]))])
+
+
+def _read_others(written: Path | None, answers: Path | None) -> pa.Table:
+    """Return the written answers of the run, if its file is there, and of other systems."""
+    of_run = others = WRITTEN_SCHEMA.empty_table()
+    if written is not None and written.is_file():
+        of_run = read_written(written)
+    elif written is not None:
+        say(f"judge: {written}: no such file, so no answers of the trained model are judged; --answers takes others")
+    if answers is not None:
+        others = read_written(answers)
+    for system in set(of_run["system"].to_pylist()) & set(others["system"].to_pylist()):
+        raise UserError(f"{answers}: found the system {system}, expected another name: {written} has this one, too")
+    return pa.concat_tables([of_run, others])
 
 
 def _write(tables: dict[str, pa.Table], output: Path) -> None:

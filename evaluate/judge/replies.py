@@ -57,9 +57,11 @@ class Judge:
         Equal questions of a repeat are asked once. `name` is for the progress. Raises UserError if a question is too
         long.
         """
+        if not asked:
+            return []
         keys = [self._key(each.question) for each in asked]
         questions = dict(zip(keys, (each.question for each in asked), strict=True))
-        missing = self.store.missing(pa.array(questions, KEY)).to_pylist()
+        missing = self.store.missing(pa.array(list(questions), KEY)).to_pylist()
         if missing:
             self._answer([self._request(key, questions[key]) for key in missing], name)
         replies = self.store.read(pa.array(keys, KEY), {}, ["continuation"])["continuation"].to_pylist()

@@ -111,15 +111,18 @@ def stage(tmp_path: Path, llm: Path) -> Callable[..., dict[str, list[dict[str, A
     ]  # fmt: skip
     write_table(tmp_path / "told.parquet", told, TOLD_SCHEMA)
 
-    def run(written: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, list[dict[str, Any]]]:
+    def run(
+        written: list[dict[str, Any]] | None = None, answers: list[dict[str, Any]] | None = None, **changes: Any
+    ) -> dict[str, list[dict[str, Any]]]:
         values = {"judge": section(llm, **changes), "emotions": EMOTIONS}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
         file = tmp_path / "written.parquet"
         if written is not None:
             write_table(file, written, WRITTEN_SCHEMA)
+        peers = None if answers is None else write_table(tmp_path / "peers.parquet", answers, WRITTEN_SCHEMA)
         judge.main(
             told=tmp_path / "told.parquet", own_answers=tmp_path / "own.parquet", output=tmp_path / "judged",
-            written=file, params_file=tmp_path / "params.yaml",
+            written=file, answers=peers, params_file=tmp_path / "params.yaml",
         )  # fmt: skip
         schemas = {EXAM_MARKS: MARKS_SCHEMA, EXAM_PAIRS: PAIRS_SCHEMA, MARKS: MARKS_SCHEMA, PAIRS: PAIRS_SCHEMA}
         return {
@@ -292,15 +295,27 @@ def test_without_written_answers_the_bounds_alone_are_judged(
 ) -> None:
     tables = stage()
     assert {row["system"] for row in tables[MARKS]} == {"random_label", "true_label"}
-    assert "written.parquet: no such file, so only the told continuations are judged" in capsys.readouterr().out
+    assert "written.parquet: no such file, so no answers of the trained model are judged" in capsys.readouterr().out
+
+
+def test_without_test_clips_the_judge_takes_only_its_exam(
+    tmp_path: Path, stage: Stage, speaks: Speaks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(tmp_path / "own.parquet", [], OWN_ANSWERS_SCHEMA)
+    tables = stage()
+    assert tables[MARKS] == tables[PAIRS] == []
+    assert "judge: judged 0 answers of 0 systems to 0 clips" in capsys.readouterr().out
+    metrics = score_judgements(tmp_path / "judged", 0.95)
+    assert list(metrics) == [f"{JUDGE}exam"]
+    assert describe(metrics) == "the judge passed its exam, but no clip had answers"
 
 
 def test_systems_are_judged_on_the_clips_that_all_have_answered(
     stage: Stage, speaks: Speaks, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = written_by_voice()
-    other = [{**row, "system": "peer"} for row in rows[4:]]
-    tables = stage([*rows[:10], *other, {**rows[5], "id": "acted/unknown", "system": "peer"}])
+    peers = [{**row, "system": "peer"} for row in rows[4:]]
+    tables = stage(rows[:10], answers=[*peers, {**rows[5], "id": "acted/unknown", "system": "peer"}])
     judged = {system: {row["id"] for row in tables[MARKS] if row["system"] == system} for system in ("peer", "voice")}
     assert judged["peer"] == judged["voice"] == {f"acted/{number:02}" for number in range(4, 10)}
     assert "left out 6 of 12 test clips, which not all systems have answered" in capsys.readouterr().out
@@ -322,6 +337,11 @@ def test_written_answers_that_do_not_fit_the_clips_are_one_line(
     rows = written_by_voice()
     with pytest.raises(UserError, match=message):
         stage([{**rows[0], **changes}, *rows[1:]])
+
+
+def test_two_tables_cannot_have_the_same_system(stage: Stage, speaks: Speaks) -> None:
+    with pytest.raises(UserError, match=r"peers\.parquet: found the system voice, expected another name: .*written"):
+        stage(written_by_voice(), answers=written_by_voice())
 
 
 def test_a_question_that_is_too_long_is_one_line(stage: Stage, speaks: Speaks) -> None:
