@@ -9,6 +9,7 @@ import pyarrow as pa
 import typer
 
 from evaluate import training_curves
+from evaluate.judgements import describe, score_judgements
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
@@ -35,6 +36,7 @@ def main(
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Folder of the judge's marks and choices.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
@@ -54,6 +56,8 @@ def main(
         numbers |= own.metrics
         for corpus, counts in own.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
+    judged = {} if judge is None else score_judgements(judge, confidence)
+    numbers |= judged
     if models is not None:
         for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train
@@ -71,6 +75,8 @@ def main(
             f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.metrics.items()
         )
         say(f"score: own answers, unweighted accuracy: {', '.join(chosen) or 'no test clip has them'}")
+    if judged:
+        say(f"score: {describe(judged)}")
 
 
 if __name__ == "__main__":

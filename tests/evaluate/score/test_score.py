@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
+from evaluate.predictions import MARKS_SCHEMA, OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, PAIRS_SCHEMA
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -145,6 +145,23 @@ def test_the_probe_is_a_system_beside_the_others(tmp_path: Path) -> None:
     assert scores["probe"] == scores["head"]
     with pytest.raises(UserError, match="found head, expected one of probe"):
         score.main(**paths, probe=paths["recognition"])
+
+
+def test_a_judge_that_failed_its_exam_adds_that_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = prepare(tmp_path)
+    about = {"id": "exam/01", "corpus": "exam", "speaker": "exam/01", "repeat": 1}
+    pair = {**dict.fromkeys(PAIRS_SCHEMA.names), **about, "system": "warm", "is_first": True, "choice": "A"}
+    write_table(tmp_path / "exam_pairs.parquet", [pair, {**pair, "is_first": False}], PAIRS_SCHEMA)
+    for name, schema in (("exam_marks", MARKS_SCHEMA), ("marks", MARKS_SCHEMA), ("pairs", PAIRS_SCHEMA)):
+        write_table(tmp_path / f"{name}.parquet", [], schema)
+    score.main(**paths, judge=tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics)[2:] == ["judge_exam"]
+    assert metrics["judge_exam"]["exam"]["passed"] == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "score: the judge got 0 (choices) and 0 (marks) of 1 pairs of its exam right, expected 36, so there is no "
+        "figure of empathy"
+    )
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
