@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from evaluate import confusions, intervals
-from evaluate.calibration import expected_calibration_error
+from evaluate.calibration import cross_entropy, expected_calibration_error, fit_temperature, soft_label_distance
 from evaluate.intervals import Clusters, Estimate, Floats, Ints
 from evaluate.predictions import CONDITIONS, PROBE, SYSTEMS
 from pipeline.params import Section
@@ -71,6 +71,42 @@ def score_recognition(table: pa.Table, emotions: Sequence[str], confidence: floa
             protocol[system.name] = _score_system(counts, by, confidence) | _calibration(of_system, emotions)
             counted[corpus][system.name] = counts.sum(axis=0).astype(int).tolist()
     return Recognition(metrics, counted)
+
+
+def score_calibration(table: pa.Table, dev: pa.Table, manifest: pa.Table, emotions: Sequence[str]) -> Metrics:
+    """Compute how right the probabilities of the emotion head are, before and after temperature scaling.
+
+    The temperature is fitted on all dev clips; there is none without any. `manifest` has the votes of annotators. The
+    distance to their shares is the mean over the clips with a vote for a class of the run (`n_votes`).
+    """
+    votes = _votes(manifest, emotions)
+    temperature = fit_temperature(_scores(dev, emotions), label_codes(dev, emotions)[0]) if dev.num_rows else None
+    metrics: Metrics = {}
+    for corpus, rows in _by_corpus(_where(table, "system", "head")):
+        scores, truth = _scores(rows, emotions), label_codes(rows, emotions)[0]
+        found = {"nll": cross_entropy(scores, truth)}
+        voted = np.array([votes.get(row_id, np.zeros(0)).sum() > 0 for row_id in rows["id"].to_pylist()])
+        shares = np.array([votes[row_id] for row_id in rows["id"].filter(pa.array(voted)).to_pylist()])
+        if len(shares):
+            found |= {"vote_distance": soft_label_distance(scores[voted], shares), "n_votes": len(shares)}
+        if temperature is not None:
+            calibrated = scores / temperature
+            found |= {
+                "temperature": temperature,
+                "nll_calibrated": cross_entropy(calibrated, truth),
+                "ece_calibrated": expected_calibration_error(calibrated, truth),
+            }
+            if len(shares):
+                found["vote_distance_calibrated"] = soft_label_distance(calibrated[voted], shares)
+        metrics[EMOTION + corpus] = {"head": _rounded(**found)}
+    return metrics
+
+
+def _votes(manifest: pa.Table, emotions: Sequence[str]) -> dict[str, Floats]:
+    """Return the shares of the votes for each class by id, for the clips with votes."""
+    of_clips = manifest.filter(pc.is_valid(manifest["emotion_votes"]))
+    pairs = zip(of_clips["id"].to_pylist(), of_clips["emotion_votes"].to_pylist(), strict=True)
+    return {row_id: np.array([dict(votes).get(name, 0.0) for name in emotions]) for row_id, votes in pairs}
 
 
 def score_divergence(table: pa.Table, confidence: float) -> Metrics:
@@ -141,15 +177,20 @@ def _score_system(counts: Floats, by: Clusters, confidence: float) -> dict[str, 
 
 def _calibration(rows: pa.Table, emotions: Sequence[str]) -> dict[str, float]:
     """Return the expected calibration error (`ece`) of a system with scores; a written answer has none."""
-    counts = pc.fill_null(pc.list_value_length(rows["scores"]), 0).to_numpy()
-    if not counts.any():
+    if not pc.fill_null(pc.list_value_length(rows["scores"]), 0).to_numpy().any():
         return {}
+    return _rounded(ece=expected_calibration_error(_scores(rows, emotions), label_codes(rows, emotions)[0]))
+
+
+def _scores(rows: pa.Table, emotions: Sequence[str]) -> Floats:
+    """Return the scores of rows, (rows, K); raises UserError if a row has not one score of each emotion."""
+    counts = pc.fill_null(pc.list_value_length(rows["scores"]), 0).to_numpy()
     if (wrong := np.flatnonzero(counts != len(emotions))).size:
         row = {name: rows[name][int(wrong[0])].as_py() for name in ("id", "system")}
         found = f"found {counts[wrong[0]]} scores, expected {len(emotions)}, one of each emotion"
         raise UserError(f"{row['id']} ({row['system']}): {found}")
-    scores = pc.list_flatten(rows["scores"]).to_numpy().reshape(-1, len(emotions))
-    return _rounded(ece=expected_calibration_error(scores, label_codes(rows, emotions)[0]))
+    scores: Floats = pc.list_flatten(rows["scores"]).to_numpy().reshape(-1, len(emotions))
+    return scores
 
 
 def label_codes(rows: pa.Table, emotions: Sequence[str]) -> tuple[Ints, Ints]:

@@ -47,6 +47,8 @@ SYSTEMS = (
     System("shuffled_prompted", SHUFFLED, PROMPTED),
 )
 """The systems of the stage respond."""
+DEV_HEAD = SYSTEMS[0]
+"""The system of the table of dev clips, which has the schema of recognition, too."""
 PROBE = System("probe", VOICE, LINEAR)
 """The system of the stage probe, in a table of its own."""
 
@@ -124,9 +126,11 @@ def read_divergence(path: Path) -> pa.Table:
     return table
 
 
-def read_recognition(path: Path, emotions: Collection[str], systems: Sequence[System] = SYSTEMS) -> pa.Table:
+def read_recognition(
+    path: Path, emotions: Collection[str], systems: Sequence[System] = SYSTEMS, *, allow_empty: bool = False
+) -> pa.Table:
     """Read the recognised emotions; check that every id has its systems once, labels in `emotions`, finite scores."""
-    table = parquet.read(path, RECOGNITION_SCHEMA)
+    table = parquet.read(path, RECOGNITION_SCHEMA, allow_empty=allow_empty)
     _check_paired(path, table, "system", [system.name for system in systems])
     for column, allowed in (("emotion", [*emotions]), ("predicted", [*emotions, None])):
         is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))

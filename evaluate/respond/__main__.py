@@ -64,8 +64,9 @@ def main(
         from evaluate.respond import own_answers
         from evaluate.respond.recognition import Respondent
 
-        recognition, examples = Respondent(model, rows, prompts, settings, finished).answer()
-        tables = {"recognition": recognition, "examples": examples}
+        respondent = Respondent(model, rows, packed.load(data, "dev", allow_empty=True), prompts, settings, finished)
+        recognition, examples = respondent.answer()
+        tables = {"recognition": recognition, "examples": examples, "dev_head": respondent.answer_dev()}
         done = f"emotion: {recognition.num_rows:,} answers to {len(rows):,} clips"
         if own is not None:
             trained = [packed.load(folder, "train") for folder in (own.stage1_data, data)]

@@ -49,19 +49,21 @@ def check_finite(where: str, scores: Sequence[Sequence[float]], ids: Sequence[st
 
 
 class Respondent:
-    """A stage-2 model and the test rows that it answers."""
+    """A stage-2 model and the rows that it answers."""
 
     def __init__(
         self,
         folder: Path,
         rows: packed.Rows,
+        dev: packed.Rows,
         prompts: PromptsParams,
         settings: RespondParams,
         finished: FinishedBatches,
     ) -> None:
+        """Load the model; of the rows `dev`, it only hears the emotions."""
         config = load_config(folder)
-        self.rows: list[Row] = pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()
-        self.packed = rows
+        self.rows, self.dev_rows = (_about(each) for each in (rows, dev))
+        self.packed, self.packed_dev = rows, dev
         self.emotions = config.emotions
         self.prompts = prompts
         self.settings = settings
@@ -91,11 +93,23 @@ class Respondent:
         )
         return recognition, self._examples(of_clips)
 
+    @torch.no_grad()
+    def answer_dev(self) -> pa.Table:
+        """Return what the emotion head hears in the dev rows; score fits its temperature on them."""
+
+        def ask(batch: list[int]) -> list[list[float]]:
+            heads = self.answering.emotion_scores([self._clip(self.packed_dev, number) for number in batch])
+            check_finite("respond: head, dev", heads, [self.dev_rows[number]["id"] for number in batch])
+            return heads
+
+        lengths = self.packed_dev.column("num_speech_tokens").to_pylist()
+        return self._scored("head", self.dev_rows, self._ask("dev clips", range(len(self.dev_rows)), ask, lengths))
+
     def _ask_about_clips(self) -> list[Answers]:
         asked = self.prompter.speech(self.prompts.recognition, options=self.emotions)
 
         def ask(batch: list[int]) -> list[Answers]:
-            speech = self.answering.encode_speech([self._clip(number) for number in batch])
+            speech = self.answering.encode_speech([self._clip(self.packed, number) for number in batch])
             heads = self.answering.emotion_scores(speech)
             scores, written = self.answering.score_and_write([asked] * len(batch), speech, self.emotions)
             for name, found in (("head", heads), ("logprob", scores)):
@@ -104,7 +118,7 @@ class Respondent:
             return [dict(zip(("head", "logprob", "prompted"), each, strict=True)) for each in columns]
 
         lengths = self.packed.column("num_speech_tokens").to_pylist()
-        return self._ask("clips", list(range(len(self.rows))), ask, lengths)
+        return self._ask("clips", range(len(self.rows)), ask, lengths)
 
     def _ask_about_transcripts(self) -> dict[str, Answers]:
         """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
@@ -124,7 +138,7 @@ class Respondent:
         numbers, speech = self._spread(self.settings.examples), self.prompter.speech(self.prompts.emotion)
 
         def ask(batch: list[int]) -> list[Answers]:
-            clips = [self._clip(number) for number in batch]
+            clips = [self._clip(self.packed, number) for number in batch]
             texts = [self._speech_for(self.rows[number]["text"]) for number in batch]
             written = (self.answering.write([speech] * len(batch), clips), self.answering.write(texts, None))
             return [{"voice": to_clip, "transcript": to_text} for to_clip, to_text in zip(*written, strict=True)]
@@ -148,7 +162,7 @@ class Respondent:
         )
 
     def _ask(
-        self, task: str, items: list[Item], ask: Callable[[list[Item]], Sequence[Answer]], lengths: Sequence[int]
+        self, task: str, items: Sequence[Item], ask: Callable[[list[Item]], Sequence[Answer]], lengths: Sequence[int]
     ) -> list[Answer]:
         return ask_all(
             f"respond emotion: {task}",
@@ -173,8 +187,8 @@ class Respondent:
     def _written(self, system: str, rows: Sequence[Row], answers: Sequence[str]) -> pa.Table:
         return _table(system, rows, answers, [label(a, self.emotions) for a in answers], [None] * len(answers))
 
-    def _clip(self, number: int) -> Clip:
-        samples = decode(self.packed, self.packed[number], number)
+    def _clip(self, rows: packed.Rows, number: int) -> Clip:
+        samples = decode(rows, rows[number], number)
         return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
 
     def _speech_for(self, text: str) -> PromptIds:
@@ -190,6 +204,10 @@ class Respondent:
             by_emotion[self.rows[number]["emotion"]].append(number)
         turns = [number for turn in _turns(list(by_emotion.values())) for number in turn]
         return turns[:count]
+
+
+def _about(rows: packed.Rows) -> list[Row]:
+    return pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()  # type: ignore[no-any-return]
 
 
 def _table(

@@ -9,17 +9,27 @@ import pyarrow as pa
 import typer
 
 from evaluate import training_curves
-from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
+from evaluate.metrics import (
+    CONFUSION_SYSTEMS,
+    ScoreParams,
+    confusion_rows,
+    score_calibration,
+    score_divergence,
+    score_recognition,
+)
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
-from evaluate.predictions import PROBE, read_divergence, read_own_answers, read_recognition
+from evaluate.predictions import DEV_HEAD, PROBE, read_divergence, read_own_answers, read_recognition
 from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
 from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
+from pipeline.tables import manifest, parquet
 from pipeline.tables.emotions import read_classes
+
+_FACTS = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "emotion_votes")])
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -34,6 +44,7 @@ def main(
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
+    dev_head: Annotated[Path | None, typer.Option(help="Emotions heard in dev clips, to fit a temperature.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
@@ -47,6 +58,13 @@ def main(
         recognised = pa.concat_tables([recognised, read_recognition(probe, emotions, [PROBE])])
     recognition_scores = score_recognition(recognised, emotions, confidence)
     numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
+    if dev_head is not None:
+        dev = read_recognition(dev_head, emotions, [DEV_HEAD], allow_empty=True)
+        if not dev.num_rows:
+            say(f"score: {dev_head}: found no dev clips, expected some to fit a temperature; it is left out")
+        facts = parquet.read(manifests / "emotion.parquet", _FACTS)
+        for test, systems in score_calibration(recognised, dev, facts, emotions).items():
+            numbers[test]["head"] |= systems["head"]
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
     if own_answers is not None:

@@ -261,7 +261,8 @@ def test_without_told_continuations_no_own_answers_are_scored(
     packed_folder: Path, tmp_path: Path, stage2: Path, params_file: Path
 ) -> None:
     respond.main("emotion", packed_folder, stage2, tmp_path / "out", params_file=params_file)
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"recognition.parquet", "examples.parquet"}
+    written = {file.stem for file in (tmp_path / "out").iterdir()}
+    assert written == {"recognition", "examples", "dev_head"}
 
 
 @pytest.mark.parametrize("changes", [{"stage1": None}, {"told": None}, {"stage1_data": None}, {"kind": "semantic"}])

@@ -116,6 +116,8 @@ def test_every_test_row_is_answered_by_every_system(
     assert len(table) == 8 * len(predictions.SYSTEMS)
     head = table[table.system == "head"].scores
     assert all(torch.tensor(scores).exp().sum() == pytest.approx(1.0) for scores in head)
+    dev = predictions.read_recognition(tmp_path / "out" / "dev_head.parquet", EMOTIONS, [predictions.DEV_HEAD])
+    assert dev["id"].to_pylist() == packed.load(packed_folder, "dev").column("id").to_pylist()
     examples = predictions.read_examples(tmp_path / "out" / "examples.parquet").to_pandas()
     assert len(examples) == 4
     assert sorted(examples.emotion) == ["happy", "happy", "sad", "sad"]
@@ -164,12 +166,15 @@ def test_the_head_scores_a_clip_as_it_does_in_training(
     respond.main(kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     table = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
     config, model = load_config(model_path), saved_model.load(model_path)
-    rows = packed.load(packed_folder, "test")
-    examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
-    batch = Collator(packed.load_shell(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])
-    with torch.no_grad():
-        expected = model(batch).emotion.log_softmax(-1).tolist()
-    assert table[table.system == "head"].scores.tolist() == [pytest.approx(scores, abs=1e-4) for scores in expected]
+    dev = predictions.read_recognition(tmp_path / "out" / "dev_head.parquet", EMOTIONS, [predictions.DEV_HEAD])
+    found = {"test": table[table.system == "head"].scores.tolist(), "dev": dev["scores"].to_pylist()}
+    for split, scores in found.items():
+        rows = packed.load(packed_folder, split)
+        examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
+        batch = Collator(packed.load_shell(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])
+        with torch.no_grad():
+            expected = model(batch).emotion.log_softmax(-1).tolist()
+        assert scores == [pytest.approx(of_row, abs=1e-4) for of_row in expected]
 
 
 def clips(*rows: tuple[str, str], corpus: str = "c", lengths: Sequence[int] = ()) -> list[dict[str, Any]]:
@@ -261,6 +266,7 @@ def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
     rows = [row | {"speaker": "corpus/1"} for row in packed.load(packed_folder, "test") if row["emotion"] in emotions]
     with packed.Writer(folder, packed.load_shell(packed_folder), shard_bytes=1 << 20) as writer:
         writer.write("test", rows)
+        writer.open("dev")
     for kind in ("emotion", "semantic"):
         respond.main(kind=kind, data=folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     told = capsys.readouterr().out
@@ -271,6 +277,10 @@ def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
     scores = score_recognition(recognised, EMOTIONS, 0.95).metrics["emotion_corpus"]
     assert "shuffled_head" not in scores
     assert (scores["head"]["n"], scores["chance"]["ua"]) == (len(rows), 1 / len(emotions))
+    dev = predictions.read_recognition(
+        tmp_path / "out" / "dev_head.parquet", EMOTIONS, [predictions.DEV_HEAD], allow_empty=True
+    )
+    assert dev.num_rows == 0
     divergences = predictions.read_divergence(tmp_path / "out" / "divergence.parquet")
     assert set(score_divergence(divergences, 0.95)["continuation_kl_corpus"]) == {"transcript", "before", "after"}
 
@@ -352,7 +362,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
 
 
 BATCHES = {  # of three rows
-    "emotion": [*(f"clips-{i}" for i in range(3)), *(f"transcripts-{i}" for i in range(3)), "examples-0", "examples-1"],
+    "emotion": [
+        *(f"{task}-{i}" for task in ("clips", "transcripts") for i in range(3)),
+        *(f"{task}-{i}" for task in ("examples", "dev clips") for i in range(2)),
+    ],
     "semantic": [f"clips-{i}" for i in range(3)],
 }
 
@@ -476,7 +489,7 @@ def test_each_clip_is_encoded_once_by_each_stage(
     assert len(encoded) == len(set(encoded)) == 7
     encoded.clear()
     run("emotion", packed_folder, model_path, tmp_path / "emotion", params_file)
-    assert len(encoded) == 8 + 4  # the examples again
+    assert len(encoded) == 8 + 4 + 4  # the examples again, and the dev clips
     assert len(set(encoded)) == 8
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
+from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, RECOGNITION_SCHEMA
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -133,6 +133,26 @@ def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 0))
     assert list(json.loads((tmp_path / "metrics.json").read_text())) == list(metrics)[:2]
     assert capsys.readouterr().out.endswith("score: own answers, unweighted accuracy: no test clip has them\n")
+
+
+def test_a_temperature_is_fitted_on_dev_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = prepare(tmp_path) | {"manifests": tmp_path / "manifests"}
+    write_manifests(tmp_path, trained="acted/9")
+    rows = [row | {"scores": [0.0, -2, -1, -3]} for row in pq.read_table(paths["recognition"]).to_pylist()]
+    write_table(paths["recognition"], rows, RECOGNITION_SCHEMA)
+    dev = [row for row in rows if row["system"] == "head"]
+    score.main(**paths)
+    before = json.loads((tmp_path / "metrics.json").read_text())
+    score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", dev, RECOGNITION_SCHEMA))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    found = metrics["emotion_acted"].pop("head")
+    assert before["emotion_acted"].pop("head").items() < found.items()
+    assert metrics == before
+    assert found["nll_calibrated"] < found["nll"]
+    capsys.readouterr()
+    score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", [], RECOGNITION_SCHEMA))
+    assert "dev.parquet: found no dev clips, expected some to fit a temperature" in capsys.readouterr().out
+    assert "temperature" not in json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]["head"]
 
 
 def test_the_probe_is_a_system_beside_the_others(tmp_path: Path) -> None:
