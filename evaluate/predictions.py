@@ -79,6 +79,21 @@ RECOGNITION_SCHEMA = pa.schema(
     ]
 )
 
+PROMPTS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("emotion", pa.string()),
+        ("split", pa.string()),  # test or dev
+        ("prompt", pa.string()),  # WORDING-ORDER, both numbers from 0; 0-0 is the prompt of the other systems
+        (
+            "scores",
+            pa.list_(pa.float64()),
+        ),  # log-probabilities of the labels, in the order of the classes
+    ]
+)
+
 OWN_ANSWERS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -132,16 +147,21 @@ def read_recognition(
     """Read the recognised emotions; check that every id has its systems once, labels in `emotions`, finite scores."""
     table = parquet.read(path, RECOGNITION_SCHEMA, allow_empty=allow_empty)
     _check_paired(path, table, "system", [system.name for system in systems])
-    for column, allowed in (("emotion", [*emotions]), ("predicted", [*emotions, None])):
-        is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
-        for row in _first(table, pc.invert(is_allowed)):
-            found = f"{column}: found {row[column]}, expected one of {', '.join(emotions)}"
-            raise UserError(f"{path}: {row['id']}: {found}")
-    scores = table["scores"].combine_chunks()
-    is_finite = pc.fill_null(pc.is_finite(pc.list_flatten(scores)), False)
-    of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
-    for row in table.take(of_row[:1]).to_pylist():
-        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
+    _check_labels(path, table, "emotion", emotions)
+    _check_labels(path, table, "predicted", [*emotions, None])
+    _check_finite(path, table)
+    return table
+
+
+def read_prompts(path: Path, emotions: Collection[str]) -> pa.Table:
+    """Read the scores under several prompts; check that every id has every prompt once, and one score of each class."""
+    table = parquet.read(path, PROMPTS_SCHEMA)
+    _check_paired(path, table, "prompt", sorted(table["prompt"].unique().to_pylist()))
+    _check_labels(path, table, "emotion", emotions)
+    _check_labels(path, table, "split", ["test", "dev"])
+    for row in _first(table, pc.not_equal(pc.fill_null(pc.list_value_length(table["scores"]), -1), len(emotions))):
+        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected {len(emotions)} values")
+    _check_finite(path, table)
     return table
 
 
@@ -172,6 +192,21 @@ def _first(table: pa.Table, is_wrong: pa.ChunkedArray) -> list[dict[str, Any]]:
     """Return the first wrong row, if there is one."""
     rows: list[dict[str, Any]] = table.take(pc.indices_nonzero(is_wrong)[:1]).to_pylist()
     return rows
+
+
+def _check_labels(path: Path, table: pa.Table, column: str, allowed: Collection[str | None]) -> None:
+    is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
+    for row in _first(table, pc.invert(is_allowed)):
+        expected = ", ".join(name for name in allowed if name is not None)
+        raise UserError(f"{path}: {row['id']}: {column}: found {row[column]}, expected one of {expected}")
+
+
+def _check_finite(path: Path, table: pa.Table) -> None:
+    scores = table["scores"].combine_chunks()
+    is_finite = pc.fill_null(pc.is_finite(pc.list_flatten(scores)), False)
+    of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
+    for row in table.take(of_row[:1]).to_pylist():
+        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
 
 
 def _check_paired(path: Path, table: pa.Table, column: str, expected: Sequence[str]) -> None:

@@ -65,9 +65,8 @@ def main(
         from evaluate.respond.recognition import Respondent
 
         respondent = Respondent(model, rows, packed.load(data, "dev", allow_empty=True), prompts, settings, finished)
-        recognition, examples = respondent.answer()
-        tables = {"recognition": recognition, "examples": examples, "dev_head": respondent.answer_dev()}
-        done = f"emotion: {recognition.num_rows:,} answers to {len(rows):,} clips"
+        tables = respondent.answer()
+        done = f"emotion: {tables['recognition'].num_rows:,} answers to {len(rows):,} clips"
         if own is not None:
             trained = [packed.load(folder, "train") for folder in (own.stage1_data, data)]
             folders = own.stage1, model

@@ -11,15 +11,17 @@ import typer
 from evaluate import training_curves
 from evaluate.metrics import (
     CONFUSION_SYSTEMS,
+    Metrics,
     ScoreParams,
     confusion_rows,
     score_calibration,
     score_divergence,
+    score_prompts,
     score_recognition,
 )
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
-from evaluate.predictions import DEV_HEAD, PROBE, read_divergence, read_own_answers, read_recognition
+from evaluate.predictions import DEV_HEAD, PROBE, read_divergence, read_own_answers, read_prompts, read_recognition
 from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
@@ -36,6 +38,20 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "".join(",".join(map(str, row)) + "\n" for row in [header, *rows])
 
 
+def _calibration(recognised: pa.Table, dev_head: Path, manifests: Path, emotions: Sequence[str]) -> Metrics:
+    dev = read_recognition(dev_head, emotions, [DEV_HEAD], allow_empty=True)
+    if not dev.num_rows:
+        say(f"score: {dev_head}: found no dev clips, expected some to fit a temperature; it is left out")
+    return score_calibration(recognised, dev, parquet.read(manifests / "emotion.parquet", _FACTS), emotions)
+
+
+def _add(numbers: Metrics, more: Metrics) -> None:
+    """Add metrics of systems to tests that may have other metrics of the same systems."""
+    for test, systems in more.items():
+        for system, scores in systems.items():
+            numbers.setdefault(test, {}).setdefault(system, {}).update(scores)
+
+
 def main(
     divergence: Annotated[Path, typer.Option(help="Stage-1 KL, written by respond.")],
     recognition: Annotated[Path, typer.Option(help="Recognised emotions, written by respond.")],
@@ -45,6 +61,7 @@ def main(
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
     dev_head: Annotated[Path | None, typer.Option(help="Emotions heard in dev clips, to fit a temperature.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Labels scored under several prompts.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
@@ -59,12 +76,9 @@ def main(
     recognition_scores = score_recognition(recognised, emotions, confidence)
     numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
     if dev_head is not None:
-        dev = read_recognition(dev_head, emotions, [DEV_HEAD], allow_empty=True)
-        if not dev.num_rows:
-            say(f"score: {dev_head}: found no dev clips, expected some to fit a temperature; it is left out")
-        facts = parquet.read(manifests / "emotion.parquet", _FACTS)
-        for test, systems in score_calibration(recognised, dev, facts, emotions).items():
-            numbers[test]["head"] |= systems["head"]
+        _add(numbers, _calibration(recognised, dev_head, manifests, emotions))
+    if prompts is not None:
+        _add(numbers, score_prompts(read_prompts(prompts, emotions), emotions, confidence))
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
     if own_answers is not None:

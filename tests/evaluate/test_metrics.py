@@ -10,8 +10,8 @@ from scipy.spatial.distance import jensenshannon
 from sklearn import metrics as sklearn_metrics
 
 from evaluate.calibration import expected_calibration_error, fit_temperature
-from evaluate.metrics import score_calibration, score_divergence, score_recognition
-from evaluate.predictions import DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
+from evaluate.metrics import score_calibration, score_divergence, score_prompts, score_recognition
+from evaluate.predictions import DIVERGENCE_SCHEMA, PROMPTS_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
 from tests.builders import CLASSES, divergence_table, recognition_table, utterance
@@ -201,6 +201,41 @@ def test_the_distance_to_votes_is_that_of_the_clips_with_a_vote_for_a_class() ->
         expected = jensenshannon(special.softmax(scores[3] / temperature), shares, base=2)
         assert found[name] == pytest.approx(expected, abs=1e-5)
     assert found["n_votes"] == 1
+
+
+PREDICTED = {  # prompt -> predicted class of six clips, whose labels are 0, 0, 0, 1, 1, 1
+    "test": {"0-0": [0, 0, 1, 1, 0, 0], "0-1": [0, 0, 0, 1, 1, 0], "1-0": [0, 1, 1, 1, 0, 1]},
+    "dev": {"0-0": [0, 0, 0, 1, 0, 0], "0-1": [1, 1, 1, 0, 0, 0], "1-0": [0, 0, 0, 1, 1, 0]},
+}
+
+
+def under_prompts() -> list[dict[str, Any]]:
+    return [
+        {"id": f"{split}/{i}", "corpus": "acted", "speaker": f"{split}/{i % 2}", "emotion": CLASSES[i // 3]}
+        | {"split": split, "prompt": prompt, "scores": [-1.0 * (k != predicted) for k in range(4)]}
+        for split, by_prompt in PREDICTED.items()
+        for prompt, of_clips in by_prompt.items()
+        for i, predicted in enumerate(of_clips)
+    ]
+
+
+def test_the_prompt_is_chosen_on_dev_and_scored_on_test() -> None:
+    rows = under_prompts()
+    found = score_prompts(parquet.from_rows(rows[::-1], PROMPTS_SCHEMA), CLASSES, CONFIDENCE)["emotion_acted"]
+    (scores,) = found.values()
+    assert list(found) == ["logprob_prompts"]
+    bounds = {name: scores.pop(name) for name in ("chosen_low", "chosen_high")}
+    assert bounds["chosen_low"] <= scores["chosen"] <= bounds["chosen_high"]
+    assert scores == pytest.approx(
+        {
+            "mean": np.mean([3 / 6, 5 / 6, 3 / 6]), "range": 2 / 6, "oracle": 5 / 6, "consistency": 2 / 6,
+            "chosen": 3 / 6, "prompts": 3, "n": 6, "speakers": 2,
+        },
+        abs=1e-6,
+    )  # fmt: skip
+    test = parquet.from_rows([row for row in rows if row["split"] == "test"], PROMPTS_SCHEMA)
+    without_dev = score_prompts(test, CLASSES, CONFIDENCE)["emotion_acted"]["logprob_prompts"]
+    assert without_dev == {name: value for name, value in scores.items() if name != "chosen"}
 
 
 def test_scores_of_another_number_of_emotions_are_refused() -> None:

@@ -35,6 +35,7 @@ from train.side_by_side import Answer
 EMOTIONS = ["sad", "happy"]
 PROMPT = {"system": "s", "text": "say it {emotion}: ", "speech": "hear: "}
 SETTINGS = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
+SETTINGS |= {"recognition_wordings": [], "option_orders": 1}
 
 
 def save_model(folder: Path, models: ModelsParams, *, everywhere: bool = False, stage1: bool = False) -> Path:
@@ -262,7 +263,7 @@ def test_without_told_continuations_no_own_answers_are_scored(
 ) -> None:
     respond.main("emotion", packed_folder, stage2, tmp_path / "out", params_file=params_file)
     written = {file.stem for file in (tmp_path / "out").iterdir()}
-    assert written == {"recognition", "examples", "dev_head"}
+    assert written == {"recognition", "examples", "dev_head", "prompts"}
 
 
 @pytest.mark.parametrize("changes", [{"stage1": None}, {"told": None}, {"stage1_data": None}, {"kind": "semantic"}])

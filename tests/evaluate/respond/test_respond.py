@@ -25,6 +25,7 @@ from evaluate.respond import __main__ as respond
 from evaluate.respond.clip_embeddings import ClipEmbeddings
 from evaluate.respond.finished import CODE, FinishedBatches
 from evaluate.respond.processes import ask_all
+from evaluate.respond.recognition_prompts import option_orders
 from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.params import Alignment
@@ -62,6 +63,7 @@ def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
 @pytest.fixture
 def params_file(tmp_path: Path) -> Path:
     settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
+    settings |= {"recognition_wordings": ["Which of {options}? "], "option_orders": 2}
     prompts = dict.fromkeys(("semantic", "emotion", "recognition"), PROMPT)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings, "prompts": prompts}))
     return tmp_path / "params.yaml"
@@ -121,6 +123,44 @@ def test_every_test_row_is_answered_by_every_system(
     examples = predictions.read_examples(tmp_path / "out" / "examples.parquet").to_pandas()
     assert len(examples) == 4
     assert sorted(examples.emotion) == ["happy", "happy", "sad", "sad"]
+
+
+def test_labels_are_scored_under_every_prompt_on_test_and_dev_rows(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, tiny_models: ModelsParams
+) -> None:
+    run("emotion", packed_folder, model_path, tmp_path / "out", params_file)
+    table = predictions.read_prompts(tmp_path / "out" / "prompts.parquet", EMOTIONS).to_pandas()
+    assert len(table) == (8 + 4) * 4
+    prompter, config = Prompter.load(fetch(tiny_models.llm)), load_config(model_path)
+    answering = Answering(saved_model.load(model_path), prompter, max_new_tokens=1)
+    listed = {"0-0": PROMPT["speech"], "0-1": PROMPT["speech"]}
+    listed |= {"1-0": "Which of sad or happy? ", "1-1": "Which of happy or sad? "}
+    log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+    for split in ("test", "dev"):
+        examples = Examples(packed.load(packed_folder, split), log_mel, EMOTIONS)
+        for number, row in enumerate(packed.load(packed_folder, split)):
+            clip = Clip(examples[number].features, examples[number].num_frames)
+            of_row = table[(table.id == row["id"]) & (table.split == split)].set_index("prompt").scores
+            for name, text in listed.items():
+                prompt = prompter.speech(Prompt(system=PROMPT["system"], text="", speech=text))
+                with torch.no_grad():
+                    expected = answering.label_scores([prompt], [clip], EMOTIONS)[0]
+                assert of_row[name] == pytest.approx(expected, abs=1e-4)
+    one, other = (np.stack(table[table.prompt == name].scores) for name in ("1-0", "1-1"))
+    assert np.abs(one - other).max() > 1e-3
+    logprob = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
+    logprob = logprob[logprob.system == "logprob"].set_index("id").scores
+    published = table[(table.prompt == "0-0") & (table.split == "test")].set_index("id").scores
+    assert all(logprob[key].tolist() == published[key].tolist() for key in logprob.index)
+
+
+def test_orders_of_options_differ_and_are_drawn_by_the_seed() -> None:
+    orders = option_orders(["a", "b", "c", "d"], 5, seed=1)
+    assert orders[0] == ("a", "b", "c", "d")
+    assert len(set(orders)) == 5
+    assert {frozenset(order) for order in orders} == {frozenset("abcd")}
+    assert option_orders(["a", "b", "c", "d"], 5, seed=1) == orders != option_orders(["a", "b", "c", "d"], 5, seed=2)
+    assert option_orders(["a", "b"], 3, seed=1) == [("a", "b"), ("b", "a")]
 
 
 def test_answers_and_scores_do_not_depend_on_the_rest_of_the_batch(model_path: Path, tiny_models: ModelsParams) -> None:
@@ -361,10 +401,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
     return written
 
 
+TASKS = {"clips": 3, "dev clips": 2, "transcripts": 3, "examples": 2}
 BATCHES = {  # of three rows
     "emotion": [
-        *(f"{task}-{i}" for task in ("clips", "transcripts") for i in range(3)),
-        *(f"{task}-{i}" for task in ("examples", "dev clips") for i in range(2)),
+        *(f"{task}-{i}" for task, count in TASKS.items() for i in range(count)),
     ],
     "semantic": [f"clips-{i}" for i in range(3)],
 }

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, RECOGNITION_SCHEMA
+from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, PROMPTS_SCHEMA, RECOGNITION_SCHEMA
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -153,6 +153,20 @@ def test_a_temperature_is_fitted_on_dev_clips(tmp_path: Path, capsys: pytest.Cap
     score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", [], RECOGNITION_SCHEMA))
     assert "dev.parquet: found no dev clips, expected some to fit a temperature" in capsys.readouterr().out
     assert "temperature" not in json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]["head"]
+
+
+def test_several_prompts_are_a_system_beside_the_others(tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    rows: list[dict[str, object]] = [
+        {"id": f"acted/{i}", "corpus": "acted", "speaker": f"acted/{i % 4}", "emotion": CLASSES[i % 4]}
+        | {"split": "test", "prompt": prompt, "scores": [0.0, 0, 0, 1]}
+        for i in range(8)
+        for prompt in ("0-0", "0-1")
+    ]
+    score.main(**paths, prompts=write_table(tmp_path / "prompts.parquet", rows, PROMPTS_SCHEMA))
+    scores = json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]
+    assert scores["logprob_prompts"]["mean"] == 0.25
+    assert scores["head"]["n"] == 80
 
 
 def test_the_probe_is_a_system_beside_the_others(tmp_path: Path) -> None:
