@@ -9,6 +9,7 @@ import pyarrow as pa
 import typer
 
 from evaluate import training_curves
+from evaluate.counterfactuals import score_counterfactuals
 from evaluate.metrics import (
     CONFUSION_SYSTEMS,
     Metrics,
@@ -82,8 +83,9 @@ def main(
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
     if own_answers is not None:
-        own = score_own_answers(read_own_answers(own_answers, emotions), emotions, confidence)
-        numbers |= own.metrics
+        scored = read_own_answers(own_answers, emotions)
+        own = score_own_answers(scored, emotions, confidence)
+        numbers |= own.metrics | score_counterfactuals(scored, emotions, confidence)
         for corpus, counts in own.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
     if models is not None:

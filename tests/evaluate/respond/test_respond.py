@@ -147,7 +147,7 @@ def test_labels_are_scored_under_every_prompt_on_test_and_dev_rows(
                     expected = answering.label_scores([prompt], [clip], EMOTIONS)[0]
                 assert of_row[name] == pytest.approx(expected, abs=1e-4)
     one, other = (np.stack(table[table.prompt == name].scores) for name in ("1-0", "1-1"))
-    assert np.abs(one - other).max() > 1e-3
+    assert np.abs(one - other).max() > 5e-4  # so an order that is not used is noticed above
     logprob = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
     logprob = logprob[logprob.system == "logprob"].set_index("id").scores
     published = table[(table.prompt == "0-0") & (table.split == "test")].set_index("id").scores

@@ -122,7 +122,8 @@ def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.
     paths = prepare(tmp_path)
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 32))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(metrics)[2:] == ["own_answers_acted", "new_words_own_answers_acted"]
+    assert list(metrics)[2:] == ["own_answers_acted", "new_words_own_answers_acted", "counterfactual_acted"]
+    assert metrics["counterfactual_acted"]["voice"]["toward"] == 1.0
     assert metrics["own_answers_acted"]["voice"]["ua"] == 1.0
     confusions = json.loads((tmp_path / "confusions.json").read_text())["acted"]
     assert confusions["own_answers"] == [[8 * (i == j) for j in range(4)] for i in range(4)]
