@@ -69,7 +69,7 @@ class _Groups:
         same_choice, codes = np.unique(cells[:, :2], axis=0, return_inverse=True)
         codes = codes.ravel()
         pairs = (np.bincount(codes, counts) ** 2 - np.bincount(codes, counts.astype(float) ** 2)) / 2
-        return np.bincount(same_choice[:, 0], pairs, minlength=self.shape[0])
+        return np.bincount(same_choice[:, 0], pairs, minlength=self.shape[0]).astype(np.float64)
 
 
 def _score(groups: _Groups, clips: Clips, confidence: float) -> dict[str, float]:

@@ -10,6 +10,7 @@ import typer
 
 from evaluate import training_curves
 from evaluate.counterfactuals import score_counterfactuals
+from evaluate.groups import FACTS_SCHEMA, MIN_CLIPS, score_groups
 from evaluate.metrics import (
     CONFUSION_SYSTEMS,
     Metrics,
@@ -29,10 +30,8 @@ from evaluate.protocols.selection import read_facts
 from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
-from pipeline.tables import manifest, parquet
+from pipeline.tables import parquet
 from pipeline.tables.emotions import read_classes
-
-_FACTS = pa.schema([manifest.SCHEMA.field(name) for name in ("id", "emotion_votes")])
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -43,7 +42,20 @@ def _calibration(recognised: pa.Table, dev_head: Path, manifests: Path, emotions
     dev = read_recognition(dev_head, emotions, [DEV_HEAD], allow_empty=True)
     if not dev.num_rows:
         say(f"score: {dev_head}: found no dev clips, expected some to fit a temperature; it is left out")
-    return score_calibration(recognised, dev, parquet.read(manifests / "emotion.parquet", _FACTS), emotions)
+    return score_calibration(recognised, dev, parquet.read(manifests / "emotion.parquet", FACTS_SCHEMA), emotions)
+
+
+def _by_group(
+    recognised: pa.Table, own: pa.Table | None, manifests: Path, emotions: Sequence[str], confidence: float
+) -> Metrics:
+    file = manifests / "emotion.parquet"
+    if not file.is_file():
+        say(f"score: {file}: found no such file, expected the manifest; there are no scores by gender and duration")
+        return {}
+    groups = score_groups(recognised, own, parquet.read(file, FACTS_SCHEMA), emotions, confidence)
+    if groups.too_small:
+        say(f"score: groups of fewer than {MIN_CLIPS} clips have no scores: {', '.join(groups.too_small)}")
+    return groups.metrics
 
 
 def _add(numbers: Metrics, more: Metrics) -> None:
@@ -96,7 +108,8 @@ def main(
         rows = confusion_rows(recognised, system)
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
     write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
-    write_text(json.dumps(numbers, indent=2) + "\n", metrics)
+    by_group = _by_group(recognised, None if own_answers is None else scored, manifests, emotions, confidence)
+    write_text(json.dumps(numbers | by_group, indent=2) + "\n", metrics)
     heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
     gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
     say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")

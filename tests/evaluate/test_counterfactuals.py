@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -20,17 +21,17 @@ Row = dict[str, Any]
 KEY = "counterfactual_acted"
 
 
-def table_of(clips: list[Row], seed: int = 0, gain: float = 0.0, **changes: Any) -> pa.Table:
+def table_of(clips: list[Row], seed: int = 0, gain: float = 0.0, candidates: Sequence[int] = (0, 1, 2, 3)) -> pa.Table:
     """Make up scores of every system; `gain` raises the right continuation after the voice."""
     rng = np.random.default_rng(seed)
     rows = []
     for number, clip in enumerate(clips):
         plain = {"id": f"{number:04d}", "corpus": "acted", "seen_words": True, "num_tokens": [5] * 4}
-        plain |= {"candidates": [0, 1, 2, 3], "named": [False] * 4} | changes
+        plain |= {"candidates": candidates, "named": [False] * 4}
         for system in counterfactuals.SYSTEMS:
             scores = rng.normal(0, 1, 4)
             scores[CLASSES.index(clip["emotion"])] += gain * (system == "voice")
-            scores = scores[plain["candidates"]]  # equal continuations have equal scores
+            scores = scores[list(candidates)]  # equal continuations have equal scores
             rows.append({**plain, **clip, "system": system, "logprobs": scores.tolist()})
     return parquet.from_rows(rows, OWN_ANSWERS_SCHEMA)
 

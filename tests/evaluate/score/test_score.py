@@ -38,6 +38,9 @@ source: ours
 """
 
 
+GROUPS = ("gender=female", "gender=male", "duration=long", "duration=medium", "duration=short")
+
+
 def prepare(folder: Path) -> dict[str, Path]:
     parquet.write(divergence_table(gap=0.05), folder / "divergence.parquet")
     parquet.write(recognition_table(), folder / "recognition.parquet")
@@ -71,11 +74,15 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     assert len(confusion) == 81
     assert any(line.endswith(",unparsable") for line in confusion)
     assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
-    assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("expected the manifest; there are no scores by gender and duration")
+    assert told[1].startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
 
 
 def write_manifests(folder: Path, trained: str) -> None:
     rows = [utterance("acted/x", corpus="acted", speaker=trained, split="train")]
+    rows += [utterance(f"acted/{i}", corpus="acted", speaker=f"acted/{i % 4}", split="test") for i in range(80)]
+    rows = [row | {"gender": ("female", "male")[i % 2], "duration_s": float(i)} for i, row in enumerate(rows)]
     for kind in ("semantic", "emotion"):
         write_table(folder / "manifests" / f"{kind}.parquet", rows)
 
@@ -93,7 +100,7 @@ def test_protocols_have_scores_under_their_names_beside_those_of_the_corpora(
     score.main(**paths)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert {name: metrics[name] for name in before} == before
-    assert metrics.keys() - before.keys() == {"own-2"}
+    assert metrics.keys() - before.keys() == {"own-2", *(f"{group}/emotion_acted" for group in GROUPS)}
     assert metrics["own-2"]["head"]["n"] == metrics["own-2"]["protocol"]["rows"] == 20
     assert metrics["own-2"]["protocol"]["rows_left_out"] == 60
     assert "score: own-2: head ua 0." in capsys.readouterr().out
@@ -127,7 +134,7 @@ def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.
     assert metrics["own_answers_acted"]["voice"]["ua"] == 1.0
     confusions = json.loads((tmp_path / "confusions.json").read_text())["acted"]
     assert confusions["own_answers"] == [[8 * (i == j) for j in range(4)] for i in range(4)]
-    assert capsys.readouterr().out.splitlines()[1] == (
+    assert capsys.readouterr().out.splitlines()[2] == (
         "score: own answers, unweighted accuracy: own_answers_acted 1.000 (chance 0.250), "
         "new_words_own_answers_acted 1.000 (chance 0.250)"
     )
@@ -149,6 +156,7 @@ def test_a_temperature_is_fitted_on_dev_clips(tmp_path: Path, capsys: pytest.Cap
     found = metrics["emotion_acted"].pop("head")
     assert before["emotion_acted"].pop("head").items() < found.items()
     assert metrics == before
+    assert metrics.keys() >= {f"{group}/emotion_acted" for group in GROUPS}
     assert found["nll_calibrated"] < found["nll"]
     capsys.readouterr()
     score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", [], RECOGNITION_SCHEMA))
