@@ -87,7 +87,7 @@ def score_own_answers(table: pa.Table, emotions: Sequence[str], confidence: floa
         found.metrics.update(
             {prefix + corpus: _score(some, emotions, confidence) for prefix, some in subsets.items() if some.num_rows}
         )
-        voice = less_mean(_clips(rows, "voice", emotions))[0]
+        voice = less_mean(select_clips(rows, "voice", emotions))[0]
         found.confusions[corpus] = _confusions(voice).sum(axis=0).round(DIGITS).tolist()
     return found
 
@@ -150,20 +150,20 @@ def permutation_p(systems: Sequence[Clips], seed: int = 1) -> list[float]:
 
 def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[str, dict[str, float]]:
     """Return the metrics of each system on clips of one corpus."""
-    raw = {system: _clips(rows, system, emotions) for system in OWN_SYSTEMS}
+    raw = {system: select_clips(rows, system, emotions) for system in OWN_SYSTEMS}
     raw = {system: clips for system, clips in raw.items() if len(clips.truth)}
     voice = raw["voice"]
     chance = {"ua": round(1 / len(np.unique(voice.truth)), DIGITS)}
-    guess = _accuracy("ua_unnamed", unnamed(replace(voice, scores=np.zeros_like(voice.scores))), confidence)
+    guess = score_accuracy("ua_unnamed", unnamed(replace(voice, scores=np.zeros_like(voice.scores))), confidence)
     chance |= {name: value for name, value in guess.items() if name == "ua_unnamed"}
     scores = {"chance": chance, "answers": _count_answers(rows)}
     compared = {system: less_mean(clips) for system, clips in raw.items()}
     for system, (clips, no_mean) in compared.items():
         rest = unnamed(clips)
         scores[system] = {
-            **_accuracy("ua", clips, confidence),
-            **_accuracy("ua_raw", raw[system], confidence),
-            **_accuracy("ua_unnamed", rest, confidence),
+            **score_accuracy("ua", clips, confidence),
+            **score_accuracy("ua_raw", raw[system], confidence),
+            **score_accuracy("ua_unnamed", rest, confidence),
             "n": len(clips.truth), "n_unnamed": len(rest.truth), "no_mean": int(no_mean.sum()),
             "speakers": len(set(clips.speakers)),
         }  # fmt: skip
@@ -176,7 +176,8 @@ def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[s
     return scores
 
 
-def _clips(rows: pa.Table, system: str, emotions: Sequence[str]) -> Clips:
+def select_clips(rows: pa.Table, system: str, emotions: Sequence[str]) -> Clips:
+    """Return the clips of a system, in the order of their ids."""
     rows = rows.filter(pc.field("system") == system).sort_by("id")
     classes = pa.array(emotions, pa.string())
     scores, named = (
@@ -203,7 +204,7 @@ def _confusions(clips: Clips) -> Floats:
     return confusions
 
 
-def _accuracy(name: str, clips: Clips, confidence: float) -> dict[str, float]:
+def score_accuracy(name: str, clips: Clips, confidence: float) -> dict[str, float]:
     """Return the unweighted accuracy and its interval as metrics; without clips, there are none."""
     if not len(clips.truth):
         return {}

@@ -47,6 +47,8 @@ SYSTEMS = (
     System("shuffled_prompted", SHUFFLED, PROMPTED),
 )
 """The systems of the stage respond."""
+DEV_HEAD = SYSTEMS[0]
+"""The system of the table of dev clips, which has the schema of recognition, too."""
 PROBE = System("probe", VOICE, LINEAR)
 """The system of the stage probe, in a table of its own."""
 
@@ -74,6 +76,21 @@ RECOGNITION_SCHEMA = pa.schema(
         ("answer", pa.string()),  # null if the system writes no answer
         ("predicted", pa.string()),  # null if the answer names no label
         ("scores", pa.list_(pa.float64())),  # log-probabilities in the order of the classes; or null
+    ]
+)
+
+PROMPTS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("emotion", pa.string()),
+        ("split", pa.string()),  # test or dev
+        ("prompt", pa.string()),  # WORDING-ORDER, both numbers from 0; 0-0 is the prompt of the other systems
+        (
+            "scores",
+            pa.list_(pa.float64()),
+        ),  # log-probabilities of the labels, in the order of the classes
     ]
 )
 
@@ -175,20 +192,27 @@ def read_divergence(path: Path) -> pa.Table:
     return table
 
 
-def read_recognition(path: Path, emotions: Collection[str], systems: Sequence[System] = SYSTEMS) -> pa.Table:
+def read_recognition(
+    path: Path, emotions: Collection[str], systems: Sequence[System] = SYSTEMS, *, allow_empty: bool = False
+) -> pa.Table:
     """Read the recognised emotions; check that every id has its systems once, labels in `emotions`, finite scores."""
-    table = parquet.read(path, RECOGNITION_SCHEMA)
+    table = parquet.read(path, RECOGNITION_SCHEMA, allow_empty=allow_empty)
     _check_paired(path, table, "system", [system.name for system in systems])
-    for column, allowed in (("emotion", [*emotions]), ("predicted", [*emotions, None])):
-        is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
-        for row in _first(table, pc.invert(is_allowed)):
-            found = f"{column}: found {row[column]}, expected one of {', '.join(emotions)}"
-            raise UserError(f"{path}: {row['id']}: {found}")
-    scores = table["scores"].combine_chunks()
-    is_finite = pc.fill_null(pc.is_finite(pc.list_flatten(scores)), False)
-    of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
-    for row in table.take(of_row[:1]).to_pylist():
-        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
+    _check_labels(path, table, "emotion", emotions)
+    _check_labels(path, table, "predicted", [*emotions, None])
+    _check_finite(path, table)
+    return table
+
+
+def read_prompts(path: Path, emotions: Collection[str]) -> pa.Table:
+    """Read the scores under several prompts; check that every id has every prompt once, and one score of each class."""
+    table = parquet.read(path, PROMPTS_SCHEMA)
+    _check_paired(path, table, "prompt", sorted(table["prompt"].unique().to_pylist()))
+    _check_labels(path, table, "emotion", emotions)
+    _check_labels(path, table, "split", ["test", "dev"])
+    for row in _first(table, pc.not_equal(pc.fill_null(pc.list_value_length(table["scores"]), -1), len(emotions))):
+        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected {len(emotions)} values")
+    _check_finite(path, table)
     return table
 
 
@@ -258,6 +282,21 @@ def _check_once(path: Path, table: pa.Table, keys: list[str]) -> None:
     for row in _first(counts, pc.greater(counts["count_all"], 1)):
         found = ", ".join(f"{name} {row[name]}" for name in keys if name != "id")
         raise UserError(f"{path}: {row['id']}: found {found} {row['count_all']} times, expected it once")
+
+
+def _check_labels(path: Path, table: pa.Table, column: str, allowed: Collection[str | None]) -> None:
+    is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
+    for row in _first(table, pc.invert(is_allowed)):
+        expected = ", ".join(name for name in allowed if name is not None)
+        raise UserError(f"{path}: {row['id']}: {column}: found {row[column]}, expected one of {expected}")
+
+
+def _check_finite(path: Path, table: pa.Table) -> None:
+    scores = table["scores"].combine_chunks()
+    is_finite = pc.fill_null(pc.is_finite(pc.list_flatten(scores)), False)
+    of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
+    for row in table.take(of_row[:1]).to_pylist():
+        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
 
 
 def _check_paired(path: Path, table: pa.Table, column: str, expected: Sequence[str]) -> None:

@@ -9,22 +9,61 @@ import pyarrow as pa
 import typer
 
 from evaluate import training_curves
+from evaluate.counterfactuals import score_counterfactuals
+from evaluate.groups import FACTS_SCHEMA, MIN_CLIPS, score_groups
 from evaluate.judgements import describe, score_judgements
-from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
+from evaluate.metrics import (
+    CONFUSION_SYSTEMS,
+    Metrics,
+    ScoreParams,
+    confusion_rows,
+    score_calibration,
+    score_divergence,
+    score_prompts,
+    score_recognition,
+)
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
-from evaluate.predictions import PROBE, read_divergence, read_own_answers, read_recognition
+from evaluate.predictions import DEV_HEAD, PROBE, read_divergence, read_own_answers, read_prompts, read_recognition
 from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
 from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
+from pipeline.tables import parquet
 from pipeline.tables.emotions import read_classes
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "".join(",".join(map(str, row)) + "\n" for row in [header, *rows])
+
+
+def _calibration(recognised: pa.Table, dev_head: Path, manifests: Path, emotions: Sequence[str]) -> Metrics:
+    dev = read_recognition(dev_head, emotions, [DEV_HEAD], allow_empty=True)
+    if not dev.num_rows:
+        say(f"score: {dev_head}: found no dev clips, expected some to fit a temperature; it is left out")
+    return score_calibration(recognised, dev, parquet.read(manifests / "emotion.parquet", FACTS_SCHEMA), emotions)
+
+
+def _by_group(
+    recognised: pa.Table, own: pa.Table | None, manifests: Path, emotions: Sequence[str], confidence: float
+) -> Metrics:
+    file = manifests / "emotion.parquet"
+    if not file.is_file():
+        say(f"score: {file}: found no such file, expected the manifest; there are no scores by gender and duration")
+        return {}
+    groups = score_groups(recognised, own, parquet.read(file, FACTS_SCHEMA), emotions, confidence)
+    if groups.too_small:
+        say(f"score: groups of fewer than {MIN_CLIPS} clips have no scores: {', '.join(groups.too_small)}")
+    return groups.metrics
+
+
+def _add(numbers: Metrics, more: Metrics) -> None:
+    """Add metrics of systems to tests that may have other metrics of the same systems."""
+    for test, systems in more.items():
+        for system, scores in systems.items():
+            numbers.setdefault(test, {}).setdefault(system, {}).update(scores)
 
 
 def main(
@@ -35,6 +74,8 @@ def main(
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
+    dev_head: Annotated[Path | None, typer.Option(help="Emotions heard in dev clips, to fit a temperature.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Labels scored under several prompts.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Folder of the judge's marks and choices.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
@@ -49,11 +90,16 @@ def main(
         recognised = pa.concat_tables([recognised, read_recognition(probe, emotions, [PROBE])])
     recognition_scores = score_recognition(recognised, emotions, confidence)
     numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
+    if dev_head is not None:
+        _add(numbers, _calibration(recognised, dev_head, manifests, emotions))
+    if prompts is not None:
+        _add(numbers, score_prompts(read_prompts(prompts, emotions), emotions, confidence))
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
     if own_answers is not None:
-        own = score_own_answers(read_own_answers(own_answers, emotions), emotions, confidence)
-        numbers |= own.metrics
+        scored = read_own_answers(own_answers, emotions)
+        own = score_own_answers(scored, emotions, confidence)
+        numbers |= own.metrics | score_counterfactuals(scored, emotions, confidence)
         for corpus, counts in own.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
     judged = {} if judge is None else score_judgements(judge, confidence)
@@ -66,7 +112,8 @@ def main(
         rows = confusion_rows(recognised, system)
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
     write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
-    write_text(json.dumps(numbers, indent=2) + "\n", metrics)
+    by_group = _by_group(recognised, None if own_answers is None else scored, manifests, emotions, confidence)
+    write_text(json.dumps(numbers | by_group, indent=2) + "\n", metrics)
     heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
     gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
     say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")

@@ -10,7 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from evaluate.predictions import MARKS_SCHEMA, OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, PAIRS_SCHEMA
+from evaluate.predictions import (
+    MARKS_SCHEMA,
+    OWN_ANSWERS_SCHEMA,
+    OWN_SYSTEMS,
+    PAIRS_SCHEMA,
+    PROMPTS_SCHEMA,
+    RECOGNITION_SCHEMA,
+)
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -36,6 +43,9 @@ headline: [ua, wa]
 counts: {sad: 10, angry: 11}
 source: ours
 """
+
+
+GROUPS = ("gender=female", "gender=male", "duration=long", "duration=medium", "duration=short")
 
 
 def prepare(folder: Path) -> dict[str, Path]:
@@ -71,11 +81,15 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     assert len(confusion) == 81
     assert any(line.endswith(",unparsable") for line in confusion)
     assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
-    assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("expected the manifest; there are no scores by gender and duration")
+    assert told[1].startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
 
 
 def write_manifests(folder: Path, trained: str) -> None:
     rows = [utterance("acted/x", corpus="acted", speaker=trained, split="train")]
+    rows += [utterance(f"acted/{i}", corpus="acted", speaker=f"acted/{i % 4}", split="test") for i in range(80)]
+    rows = [row | {"gender": ("female", "male")[i % 2], "duration_s": float(i)} for i, row in enumerate(rows)]
     for kind in ("semantic", "emotion"):
         write_table(folder / "manifests" / f"{kind}.parquet", rows)
 
@@ -93,7 +107,7 @@ def test_protocols_have_scores_under_their_names_beside_those_of_the_corpora(
     score.main(**paths)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert {name: metrics[name] for name in before} == before
-    assert metrics.keys() - before.keys() == {"own-2"}
+    assert metrics.keys() - before.keys() == {"own-2", *(f"{group}/emotion_acted" for group in GROUPS)}
     assert metrics["own-2"]["head"]["n"] == metrics["own-2"]["protocol"]["rows"] == 20
     assert metrics["own-2"]["protocol"]["rows_left_out"] == 60
     assert "score: own-2: head ua 0." in capsys.readouterr().out
@@ -122,17 +136,53 @@ def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.
     paths = prepare(tmp_path)
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 32))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(metrics)[2:] == ["own_answers_acted", "new_words_own_answers_acted"]
+    assert list(metrics)[2:] == ["own_answers_acted", "new_words_own_answers_acted", "counterfactual_acted"]
+    assert metrics["counterfactual_acted"]["voice"]["toward"] == 1.0
     assert metrics["own_answers_acted"]["voice"]["ua"] == 1.0
     confusions = json.loads((tmp_path / "confusions.json").read_text())["acted"]
     assert confusions["own_answers"] == [[8 * (i == j) for j in range(4)] for i in range(4)]
-    assert capsys.readouterr().out.splitlines()[1] == (
+    assert capsys.readouterr().out.splitlines()[2] == (
         "score: own answers, unweighted accuracy: own_answers_acted 1.000 (chance 0.250), "
         "new_words_own_answers_acted 1.000 (chance 0.250)"
     )
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 0))
     assert list(json.loads((tmp_path / "metrics.json").read_text())) == list(metrics)[:2]
     assert capsys.readouterr().out.endswith("score: own answers, unweighted accuracy: no test clip has them\n")
+
+
+def test_a_temperature_is_fitted_on_dev_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = prepare(tmp_path) | {"manifests": tmp_path / "manifests"}
+    write_manifests(tmp_path, trained="acted/9")
+    rows = [row | {"scores": [0.0, -2, -1, -3]} for row in pq.read_table(paths["recognition"]).to_pylist()]
+    write_table(paths["recognition"], rows, RECOGNITION_SCHEMA)
+    dev = [row for row in rows if row["system"] == "head"]
+    score.main(**paths)
+    before = json.loads((tmp_path / "metrics.json").read_text())
+    score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", dev, RECOGNITION_SCHEMA))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    found = metrics["emotion_acted"].pop("head")
+    assert before["emotion_acted"].pop("head").items() < found.items()
+    assert metrics == before
+    assert metrics.keys() >= {f"{group}/emotion_acted" for group in GROUPS}
+    assert found["nll_calibrated"] < found["nll"]
+    capsys.readouterr()
+    score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", [], RECOGNITION_SCHEMA))
+    assert "dev.parquet: found no dev clips, expected some to fit a temperature" in capsys.readouterr().out
+    assert "temperature" not in json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]["head"]
+
+
+def test_several_prompts_are_a_system_beside_the_others(tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    rows: list[dict[str, object]] = [
+        {"id": f"acted/{i}", "corpus": "acted", "speaker": f"acted/{i % 4}", "emotion": CLASSES[i % 4]}
+        | {"split": "test", "prompt": prompt, "scores": [0.0, 0, 0, 1]}
+        for i in range(8)
+        for prompt in ("0-0", "0-1")
+    ]
+    score.main(**paths, prompts=write_table(tmp_path / "prompts.parquet", rows, PROMPTS_SCHEMA))
+    scores = json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]
+    assert scores["logprob_prompts"]["mean"] == 0.25
+    assert scores["head"]["n"] == 80
 
 
 def test_the_probe_is_a_system_beside_the_others(tmp_path: Path) -> None:
