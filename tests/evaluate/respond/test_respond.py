@@ -87,6 +87,7 @@ def test_the_kl_is_that_of_each_row_and_model_by_itself(
 ) -> None:
     found = run("semantic", packed_folder, model_path, tmp_path / "out", params_file)["divergence.parquet"].to_pandas()
     by_condition = found.pivot(index="id", columns="condition", values="kl")
+    agree = found.pivot(index="id", columns="condition", values="num_agree")
     rows = packed.load(packed_folder, "test")
     rows = rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
     config = load_config(model_path)
@@ -105,7 +106,10 @@ def test_the_kl_is_that_of_each_row_and_model_by_itself(
             with torch.no_grad():
                 outputs = model(collate([given]))
                 expected = response_kl(outputs.student, outputs.teacher, model.output_head, 1.0).mean().item()
+                likeliest = [model.llm.lm_head(states).argmax(-1) for states in (outputs.student, outputs.teacher)]
             assert by_condition[condition][row["id"]] == pytest.approx(expected, abs=1e-5)
+            assert agree[condition][row["id"]] == (likeliest[0] == likeliest[1]).sum().item()
+    assert 0 < agree.to_numpy().sum() < 3 * agree.size
 
 
 def test_every_test_row_is_answered_by_every_system(
