@@ -18,8 +18,8 @@ from pipeline.stage import UserError
 # All sections of params.yaml; a stage reads its own section and the shared ones.
 SECTIONS = (
     "models", "emotions", "prompts",
-    "synthesise", "ingest", "split", "leaks", "generate", "filter", "pack", "fit", "probe", "respond", "score",
-    "report",
+    "synthesise", "ingest", "split", "leaks", "generate", "filter", "pack", "fit", "probe", "transcribe", "respond",
+    "semantics", "score", "report",
     "processes",
 )  # fmt: skip
 

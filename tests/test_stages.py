@@ -19,7 +19,9 @@ STAGES = [
     "pipeline.filter",
     "pipeline.pack",
     "train.fit",
+    "evaluate.transcribe",
     "evaluate.respond",
+    "evaluate.semantics",
     "evaluate.score",
     "evaluate.report",
 ]

@@ -9,10 +9,18 @@ import pyarrow as pa
 import typer
 
 from evaluate import training_curves
+from evaluate.kept_words import score_semantics, score_transcripts
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
-from evaluate.predictions import PROBE, read_divergence, read_own_answers, read_recognition
+from evaluate.predictions import (
+    PROBE,
+    read_divergence,
+    read_own_answers,
+    read_recognition,
+    read_semantics,
+    read_transcripts,
+)
 from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
@@ -35,6 +43,8 @@ def main(
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
+    transcripts: Annotated[Path | None, typer.Option(help="Whisper's transcripts, written by transcribe.")] = None,
+    semantics: Annotated[list[Path] | None, typer.Option(help="Tables written by semantics, one per model.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
@@ -54,6 +64,10 @@ def main(
         numbers |= own.metrics
         for corpus, counts in own.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
+    if transcripts is not None:
+        numbers |= score_transcripts(read_transcripts(transcripts), confidence)
+    for table in semantics or []:
+        numbers |= score_semantics(read_semantics(table), confidence)
     if models is not None:
         for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
+from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, SEMANTICS_SCHEMA, TRANSCRIPTS_SCHEMA
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -72,6 +72,21 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     assert any(line.endswith(",unparsable") for line in confusion)
     assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
     assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
+
+
+def test_transcripts_and_the_tables_of_several_models_are_scored_if_they_are_there(tmp_path: Path) -> None:
+    who = {"id": "libri/0", "corpus": "libri", "speaker": "s"}
+    heard = {**who, "kind": "semantic", "language": "en", "text": "a b", "heard": "a", "errors": 1, "words": 2}
+    write_table(tmp_path / "transcripts.parquet", [heard], TRANSCRIPTS_SCHEMA)
+    for model, value in (("semantic", 1.0), ("emotion", 3.0)):
+        row = {**who, "model": model, "task": "repeat", "system": "voice", "prompt": None, "answer": "", "weight": 2.0}
+        write_table(tmp_path / f"{model}.parquet", [{**row, "value": value}], SEMANTICS_SCHEMA)
+    tables = [tmp_path / f"{model}.parquet" for model in ("semantic", "emotion")]
+    score.main(**prepare(tmp_path), transcripts=tmp_path / "transcripts.parquet", semantics=tables)  # type: ignore[arg-type]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["transcripts_libri"]["whisper"]["wer"] == 0.5
+    assert metrics["repeat_semantic_libri"]["voice"]["wer"] == 0.5
+    assert metrics["repeat_emotion_libri"]["voice"]["wer"] == 1.5
 
 
 def write_manifests(folder: Path, trained: str) -> None:
