@@ -80,7 +80,7 @@ class Transcriber:
     def write(self, clips: Sequence[Samples], language: str | None) -> list[str]:
         """Return what Whisper writes of clips in one language; None or one that it does not know: it chooses itself."""
         features = torch.stack([self.log_mel(clip) for clip in clips]).to(self.device, self.whisper.dtype)
-        spoken: dict[str, str] = {}
+        spoken: dict[str, Any] = {}
         if self.languages:  # English-only models take neither
             spoken = {"task": "transcribe"}
             if language in self.languages:
