@@ -87,7 +87,7 @@ def score_own_answers(table: pa.Table, emotions: Sequence[str], confidence: floa
         found.metrics.update(
             {prefix + corpus: _score(some, emotions, confidence) for prefix, some in subsets.items() if some.num_rows}
         )
-        voice = less_mean(_clips(rows, "voice", emotions))[0]
+        voice = less_mean_clips(rows, "voice", emotions)
         found.confusions[corpus] = _confusions(voice).sum(axis=0).round(DIGITS).tolist()
     return found
 
@@ -146,6 +146,11 @@ def permutation_p(systems: Sequence[Clips], seed: int = 1) -> list[float]:
         for number, credit in enumerate(credits):
             reached[number] += (credit.ravel()[cells].sum(axis=1) >= observed[number] - 1e-9).sum()
     return ((1 + reached) / (1 + PERMUTATIONS)).tolist()  # type: ignore[no-any-return]
+
+
+def less_mean_clips(rows: pa.Table, system: str, emotions: Sequence[str]) -> Clips:
+    """Return the clips of a system, by id, with scores less the mean; `rows` are of one corpus."""
+    return less_mean(_clips(rows, system, emotions))[0]
 
 
 def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from evaluate import training_curves
+from evaluate import claims, training_curves
 from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
@@ -46,12 +46,17 @@ def main(
     if probe is not None:
         recognised = pa.concat_tables([recognised, read_recognition(probe, emotions, [PROBE])])
     recognition_scores = score_recognition(recognised, emotions, confidence)
-    numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
+    diverged = read_divergence(divergence)
+    numbers = score_divergence(diverged, confidence) | recognition_scores.metrics
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
+    compared = claims.compare_recognition(recognised, emotions, confidence)
+    compared |= claims.compare_divergence(diverged, confidence)
     if own_answers is not None:
-        own = score_own_answers(read_own_answers(own_answers, emotions), emotions, confidence)
+        own_rows = read_own_answers(own_answers, emotions)
+        own = score_own_answers(own_rows, emotions, confidence)
         numbers |= own.metrics
+        compared |= claims.compare_own_answers(own_rows, emotions, confidence)
         for corpus, counts in own.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
     if models is not None:
@@ -62,6 +67,7 @@ def main(
         rows = confusion_rows(recognised, system)
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
     write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
+    numbers |= compared
     write_text(json.dumps(numbers, indent=2) + "\n", metrics)
     heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
     gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
