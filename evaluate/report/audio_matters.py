@@ -1,0 +1,94 @@
+"""Did the audio matter? The accuracy of each system, by what it is given; the same systems in every corpus."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evaluate.metrics import EMOTION, Metrics
+from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS
+from evaluate.report.wording import Score, Scores
+
+CLIP, OTHER_CLIP, SILENCE = "the clip", "another speaker's clip of another emotion", "silence as long as the clip"
+TRANSCRIPT, WHISPER, TOLD = "only the transcript", "only Whisper's transcript", "in words, an emotion"
+
+HEAD, LABEL, WRITTEN, PROBE = "emotion head", "likeliest label", "written answer", "probe of the frozen encoder"
+
+RECOGNITION_ROWS = {
+    "head": (CLIP, HEAD),
+    "logprob": (CLIP, LABEL),
+    "prompted": (CLIP, WRITTEN),
+    "probe": (CLIP, PROBE),
+    "shuffled_head": (OTHER_CLIP, HEAD),
+    "shuffled_logprob": (OTHER_CLIP, LABEL),
+    "shuffled_prompted": (OTHER_CLIP, WRITTEN),
+    "silence_logprob": (SILENCE, LABEL),
+    "transcript_logprob": (TRANSCRIPT, LABEL),
+    "transcript_prompted": (TRANSCRIPT, WRITTEN),
+    "heard_logprob": (WHISPER, LABEL),
+    "heard_prompted": (WHISPER, WRITTEN),
+}
+"""System of emotion recognition: what is given, and how the answer is read. The order is that of the tables."""
+
+OWN_ROWS = {
+    "voice": (CLIP, "after stage 2"),
+    "stage1": (CLIP, "before stage 2"),
+    "shuffled": (OTHER_CLIP, "after stage 2"),
+    "silence": (SILENCE, "after stage 2"),
+    "transcript": (TRANSCRIPT, "the language model itself"),
+    "heard": (WHISPER, "the language model itself"),
+    "told_true": (TOLD, "the true one, with the clip; before stage 2"),
+    "told_head": (TOLD, "that of the head, with the clip; before stage 2"),
+    "heard_told_head": (TOLD, "that of the head, with Whisper's transcript"),
+}
+"""System of own answers: what is given, and to which model."""
+
+WORDS = {OWN_ANSWERS: "all words", SEEN_WORDS: "words seen in training", NEW_WORDS: "new words"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A system: what it is given, how it is read, and its score."""
+
+    system: str
+    given: str
+    read_by: str
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Systems that are asked the same, on the same clips."""
+
+    question: str
+    chance: float
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All systems on one corpus."""
+
+    corpus: str
+    groups: list[Group]
+
+
+def overviews(metrics: Metrics) -> list[Overview]:
+    """Return the systems of every corpus with own answers or emotion recognition."""
+    names = (name for name in metrics if "/" not in name)
+    corpora = dict.fromkeys(
+        name.removeprefix(prefix) for name in names for prefix in (EMOTION, OWN_ANSWERS) if name.startswith(prefix)
+    )
+    return [Overview(corpus, list(_groups(metrics, corpus))) for corpus in corpora]
+
+
+def _groups(metrics: Metrics, corpus: str) -> Iterator[Group]:
+    for prefix in (NEW_WORDS, SEEN_WORDS):
+        if scores := metrics.get(prefix + corpus):
+            question = f"Own answers, {WORDS[prefix]}: is the right one likeliest?"
+            yield Group(question, scores["chance"]["ua"], rows_of(scores, OWN_ROWS))
+    if scores := metrics.get(EMOTION + corpus):
+        yield Group("Recognition: is the emotion named?", scores["chance"]["ua"], rows_of(scores, RECOGNITION_ROWS))
+
+
+def rows_of(scores: Scores, systems: dict[str, tuple[str, str]]) -> list[Row]:
+    """Return the rows of the systems that have scores."""
+    return [Row(name, *said, scores[name]) for name, said in systems.items() if name in scores]
