@@ -19,16 +19,18 @@ from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Confus
 from evaluate.output import write_text
 from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS
 from evaluate.protocols.definition import load_protocols
-from evaluate.report import plots, wording
-from evaluate.report.audio_matters import OWN_ROWS, RECOGNITION_ROWS, WORDS, Row, overviews, rows_of
+from evaluate.report import plots
+from evaluate.report.audio_matters import WORDS, Row, overviews, rows_of
 from evaluate.report.corpora import read_continuations, read_leaks, read_rejected, summarise_splits
 from evaluate.report.examples import gather_examples
 from evaluate.report.published import protocol_tables
 from evaluate.report.reliability import Bins, read_reliability
-from evaluate.report.unmeasured import find_unmeasured
-from evaluate.report.verdict import state_claims
-from evaluate.report.wording import Scores, describe_intervals, describe_speakers
 from evaluate.training_curves import ALIGNMENTS
+from evaluate.verdict import wording
+from evaluate.verdict.statement import state_claims
+from evaluate.verdict.systems import OWN_ROWS, RECOGNITION_ROWS
+from evaluate.verdict.unmeasured import find_unmeasured
+from evaluate.verdict.wording import Scores, describe_intervals, describe_speakers
 from pipeline.params import Alignment, ParamsFile, Section, load
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import manifest

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from evaluate.own_answers import less_mean_clips
 from evaluate.predictions import OWN_ANSWERS_SCHEMA, RECOGNITION_SCHEMA, read_examples
-from evaluate.report.audio_matters import OWN_ROWS, RECOGNITION_ROWS
+from evaluate.verdict.systems import OWN_ROWS, RECOGNITION_ROWS
 from pipeline.tables import parquet
 
 WRITTEN_COLUMNS = pa.schema([(name, pa.string()) for name in ("id", "system", "answer")])

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from evaluate.metrics import Metrics
 from evaluate.protocols.definition import Protocol
 from evaluate.protocols.scoring import CONDITIONS
-from evaluate.report.audio_matters import CLIP, RECOGNITION_ROWS
-from evaluate.report.wording import bounds, share
+from evaluate.verdict.systems import CLIP, RECOGNITION_ROWS
+from evaluate.verdict.wording import bounds, share
 
 METRIC_NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
 

@@ -9,10 +9,11 @@ from evaluate.calibration import expected_calibration_error
 from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS
 from evaluate.predictions import OWN_SYSTEMS, PROBE, SYSTEMS
 from evaluate.protocols.definition import load_protocol
-from evaluate.report.audio_matters import CLIP, OWN_ROWS, RECOGNITION_ROWS, overviews
+from evaluate.report.audio_matters import overviews
 from evaluate.report.published import protocol_tables
 from evaluate.report.reliability import bin_confidences
-from evaluate.report.unmeasured import NEVER, find_unmeasured
+from evaluate.verdict.systems import CLIP, OWN_ROWS, RECOGNITION_ROWS
+from evaluate.verdict.unmeasured import NEVER, find_unmeasured
 from tests.builders import emotion_scores, kl_scores
 
 OWN = {"chance": {"ua": 0.25}, "silence": {"ua": 0.3, "n": 9}, "voice": {"ua": 0.6, "n": 9}}

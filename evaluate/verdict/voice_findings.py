@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from evaluate.claims import CHANCE
 from evaluate.metrics import EMOTION
 from evaluate.own_answers import OWN_ANSWERS
-from evaluate.report.findings import OTHERS, Finding, Reading
-from evaluate.report.wording import Score, Scores, bounds, p_value, percent_of, points, share, size_of, with_interval
+from evaluate.verdict.findings import OTHERS, Finding, Reading
+from evaluate.verdict.wording import Score, Scores, bounds, p_value, percent_of, points, share, size_of, with_interval
 
 
 def own_findings(reading: Reading, prefix: str) -> Iterator[Finding]:
@@ -32,7 +32,7 @@ def own_findings(reading: Reading, prefix: str) -> Iterator[Finding]:
 def rival_findings(reading: Reading) -> Iterator[Finding]:
     """Say whether the voice is better than each rival, on all words."""
     for corpus, scores in reading.tests(OWN_ANSWERS):
-        rivals = ("silence", "told_head", "heard_told_head")
+        rivals = ("silence", "stage1", "told_head", "heard_told_head")
         for rival, compared in reading.comparisons(OWN_ANSWERS + corpus, "voice", rivals).items():
             yield Finding(corpus, reading.state(compared), _against(reading, scores, rival, compared))
 
@@ -62,7 +62,13 @@ def recognition_findings(reading: Reading) -> Iterator[Finding]:
             )
             if system == "logprob" and (prompts := scores.get("logprob_prompts")):
                 sentence += f"It depends on the prompt: the range over prompts is {share(prompts['range'])} points. "
+                if "chosen" in prompts:
+                    best = with_interval(prompts, "chosen", reading.percent)
+                    sentence += f"With the prompt that is best on dev, it is {best}. "
             sentence += reading.reasons(compared)
+            if probe := reading.comparisons(EMOTION + corpus, system, ("probe",)).get("probe"):
+                sentence += f" Against the probe of the frozen encoder: {points(probe, 'difference', reading.percent)}"
+                sentence += f", {p_value(probe['p'])}."
             wrong = scores.get(f"shuffled_{system}")
             if wrong and bounds(wrong, "ua")[0] > scores["chance"]["ua"]:
                 sentence += (

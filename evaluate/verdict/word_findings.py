@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from evaluate.metrics import CONTINUATION_KL
-from evaluate.report.findings import CONTRADICTED, NOT_SHOWN, SHOWN, UNDECIDED, Finding, Reading
-from evaluate.report.wording import Score, bounds, counted, p_value, percent_of, points, signed, size_of
+from evaluate.verdict.findings import CONTRADICTED, NOT_SHOWN, SHOWN, UNDECIDED, Finding, Reading
+from evaluate.verdict.wording import Score, bounds, counted, p_value, percent_of, points, signed, size_of
 
 
 def hearing_findings(reading: Reading) -> Iterator[Finding]:

@@ -7,9 +7,9 @@ import pytest
 from evaluate.claims import CLAIMS
 from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS
 from evaluate.predictions import OWN_SYSTEMS
-from evaluate.report.findings import CONTRADICTED, NOT_SHOWN, SHOWN, UNDECIDED, Finding
-from evaluate.report.verdict import Claim, state_claims
-from evaluate.report.wording import describe_intervals, describe_speakers
+from evaluate.verdict.findings import CONTRADICTED, NOT_SHOWN, SHOWN, UNDECIDED, Finding
+from evaluate.verdict.statement import Claim, state_claims
+from evaluate.verdict.wording import describe_intervals, describe_speakers
 from tests.builders import emotion_scores, kl_scores
 
 ALPHA = 0.05
@@ -113,6 +113,14 @@ def test_each_rival_has_a_finding_of_its_own() -> None:
     assert (silence.state, cascade.state) == (SHOWN, CONTRADICTED)
     assert silence.sentence.startswith("Against silence of the same length, on all words: 60")
     assert "a difference of \N{MINUS SIGN}10.0 points (95 % interval \N{MINUS SIGN}20.0 to 0.0), p" in cascade.sentence
+
+
+def test_the_head_is_compared_with_the_probe_which_decides_nothing() -> None:
+    metrics = recognition(compared(), chance=compared())
+    metrics[f"{CLAIMS}emotion_acted"]["head_minus_probe"] = compared(-0.1, p=0.02)
+    _, head = claim_of(metrics, "recognition").findings
+    assert head.state == SHOWN
+    assert "Against the probe of the frozen encoder: a difference of \N{MINUS SIGN}10.0 points" in head.sentence
 
 
 def recognition(head: dict[str, float], **logprob: dict[str, float]) -> dict[str, Scores]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from evaluate.metrics import Metrics
 from evaluate.own_answers import NEW_WORDS, SEEN_WORDS
-from evaluate.report.findings import Finding, Reading
-from evaluate.report.voice_findings import own_findings, recognition_findings, rival_findings
-from evaluate.report.word_findings import empathy_findings, hearing_findings, kept_findings
+from evaluate.verdict.findings import Finding, Reading
+from evaluate.verdict.voice_findings import own_findings, recognition_findings, rival_findings
+from evaluate.verdict.word_findings import empathy_findings, hearing_findings, kept_findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ _CLAIMS = (
     ),
     (
         "more-than-length",
-        "Does the voice do more than its length, and more than a cascade of a classifier and a prompt?",
+        "Does the voice do more than its length, than before stage 2, and than a cascade of a classifier and a prompt?",
         rival_findings,
         "A rival that reaches as much on the same clips. A better classifier would make a better cascade.",
         "That no cascade is as good: these use the emotion head and the models of this run.",

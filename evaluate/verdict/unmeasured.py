@@ -76,7 +76,7 @@ def _systems(metrics: Metrics) -> Iterator[Unmeasured]:
          "the stage transcribe, then respond with --transcripts"),
         ("silence_logprob" in recognition, "Recognition from silence as long as the clip", "the stage respond-emotion"),
         ("logprob_prompts" in recognition, "How much recognition depends on the prompt",
-         "prompts.recognition_others and respond.option_orders"),
+         "respond.recognition_wordings and respond.option_orders"),
     ):  # fmt: skip
         if not has:
             yield Unmeasured(what, how)

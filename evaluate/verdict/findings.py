@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from evaluate.claims import CHANCE, CLAIMS
 from evaluate.metrics import Metrics
 from evaluate.paired import smallest_p
-from evaluate.report.wording import Score, Scores, bounds, counted, p_value
+from evaluate.verdict.wording import Score, Scores, bounds, counted, p_value
 
 SHOWN, CONTRADICTED, NOT_SHOWN, UNDECIDED = "shown", "contradicted", "not shown", "undecided"
 
