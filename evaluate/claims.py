@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from evaluate import confusions, intervals, paired
 from evaluate.intervals import Floats, Ints, Statistic
 from evaluate.metrics import CONTINUATION_KL, DIGITS, EMOTION, Metrics, bounded, kl_and_tokens, label_codes
-from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS, less_mean_clips
+from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS, less_mean, select_clips
 from pipeline.stage import UserError
 
 CLAIMS = "claims_"
@@ -58,7 +58,7 @@ def compare_own_answers(table: pa.Table, emotions: Sequence[str], confidence: fl
         for prefix, some in subsets.items():
             if some.num_rows == 0:
                 continue
-            clips = {name: less_mean_clips(some, name, emotions) for name in _systems(some, OWN_PAIRS)}
+            clips = {name: less_mean(select_clips(some, name, emotions))[0] for name in _systems(some, OWN_PAIRS)}
             shares = {name: each.chosen() for name, each in clips.items()}
             voice = clips["voice"]
             metrics[CLAIMS + prefix + corpus] = _compare_shares(

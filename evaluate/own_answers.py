@@ -87,7 +87,7 @@ def score_own_answers(table: pa.Table, emotions: Sequence[str], confidence: floa
         found.metrics.update(
             {prefix + corpus: _score(some, emotions, confidence) for prefix, some in subsets.items() if some.num_rows}
         )
-        voice = less_mean_clips(rows, "voice", emotions)
+        voice = less_mean(select_clips(rows, "voice", emotions))[0]
         found.confusions[corpus] = _confusions(voice).sum(axis=0).round(DIGITS).tolist()
     return found
 
@@ -148,14 +148,9 @@ def permutation_p(systems: Sequence[Clips], seed: int = 1) -> list[float]:
     return ((1 + reached) / (1 + PERMUTATIONS)).tolist()  # type: ignore[no-any-return]
 
 
-def less_mean_clips(rows: pa.Table, system: str, emotions: Sequence[str]) -> Clips:
-    """Return the clips of a system, by id, with scores less the mean; `rows` are of one corpus."""
-    return less_mean(_clips(rows, system, emotions))[0]
-
-
 def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[str, dict[str, float]]:
     """Return the metrics of each system on clips of one corpus."""
-    raw = {system: _clips(rows, system, emotions) for system in OWN_SYSTEMS}
+    raw = {system: select_clips(rows, system, emotions) for system in OWN_SYSTEMS}
     raw = {system: clips for system, clips in raw.items() if len(clips.truth)}
     voice = raw["voice"]
     chance = {"ua": round(1 / len(np.unique(voice.truth)), DIGITS)}
@@ -181,7 +176,8 @@ def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[s
     return scores
 
 
-def _clips(rows: pa.Table, system: str, emotions: Sequence[str]) -> Clips:
+def select_clips(rows: pa.Table, system: str, emotions: Sequence[str]) -> Clips:
+    """Return the clips of a system, in the order of their ids."""
     rows = rows.filter(pc.field("system") == system).sort_by("id")
     classes = pa.array(emotions, pa.string())
     scores, named = (

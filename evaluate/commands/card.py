@@ -101,8 +101,6 @@ def trained_corpora(info: ModelInfo, folder: Path, manifests: Path, synthetic: C
 def figures_of(metrics: Metrics) -> Iterator[Figure]:
     """Yield the scores that the card shows."""
     for name, scores in metrics.items():
-        if "/" in name:
-            continue
         if name.startswith(EMOTION):
             for system in ("head", "logprob", "transcript_logprob"):
                 given, read_by = RECOGNITION_ROWS[system]

@@ -197,16 +197,12 @@ def _test_rows(rows: pa.Table, corpus: str) -> pa.Table:
 
 
 def _of_kind(metrics: Metrics, prefix: str) -> dict[str, Scores]:
-    """Return the scores of the tests with this prefix by corpus, without those of groups of clips."""
-    return {
-        name.removeprefix(prefix): scores
-        for name, scores in metrics.items()
-        if name.startswith(prefix) and "/" not in name
-    }
+    """Return the scores of the tests with this prefix, by corpus."""
+    return {name.removeprefix(prefix): scores for name, scores in metrics.items() if name.startswith(prefix)}
 
 
 def _groups(metrics: Metrics, test: str) -> dict[str, Scores]:
-    return {name.removeprefix(f"{test}/"): scores for name, scores in metrics.items() if name.startswith(f"{test}/")}
+    return {name.removesuffix(f"/{test}"): scores for name, scores in metrics.items() if name.endswith(f"/{test}")}
 
 
 def _read_metrics(path: Path) -> Metrics:

@@ -40,9 +40,8 @@ class Overview:
 
 def overviews(metrics: Metrics) -> list[Overview]:
     """Return the systems of every corpus with own answers or emotion recognition."""
-    names = (name for name in metrics if "/" not in name)
     corpora = dict.fromkeys(
-        name.removeprefix(prefix) for name in names for prefix in (EMOTION, OWN_ANSWERS) if name.startswith(prefix)
+        name.removeprefix(prefix) for name in metrics for prefix in (EMOTION, OWN_ANSWERS) if name.startswith(prefix)
     )
     return [Overview(corpus, list(_groups(metrics, corpus))) for corpus in corpora]
 

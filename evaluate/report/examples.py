@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evaluate.own_answers import less_mean_clips
+from evaluate.own_answers import less_mean, select_clips
 from evaluate.predictions import OWN_ANSWERS_SCHEMA, RECOGNITION_SCHEMA, read_examples
 from evaluate.verdict.systems import OWN_ROWS, RECOGNITION_ROWS
 from pipeline.tables import parquet
@@ -96,7 +96,7 @@ def _chosen(path: Path, emotions: Sequence[str], ids: pa.Array) -> list[dict[str
         for system in of_corpus["system"].unique().to_pylist():
             of_system = of_corpus.filter(pc.field("system") == system).sort_by("id")
             places = pc.index_in(of_system["id"], value_set=ids).to_pylist()
-            shares = less_mean_clips(of_corpus, system, emotions).chosen()
+            shares = less_mean(select_clips(of_corpus, system, emotions))[0].chosen()
             for key, place, of_clip in zip(of_system["id"].to_pylist(), places, shares, strict=True):
                 if place is not None:
                     names = " or ".join(name for name, share in zip(emotions, of_clip, strict=True) if share > 0)

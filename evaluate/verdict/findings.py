@@ -49,9 +49,9 @@ class Reading:
     percent: str
 
     def tests(self, prefix: str) -> Iterator[tuple[str, Scores]]:
-        """Yield corpus and scores of the tests with a prefix, without those of groups of clips."""
+        """Yield corpus and scores of the tests with a prefix."""
         for name, scores in self.metrics.items():
-            if name.startswith(prefix) and "/" not in name:
+            if name.startswith(prefix):
                 yield name.removeprefix(prefix), scores
 
     def comparisons(self, test: str, system: str, others: Sequence[str]) -> dict[str, Score]:

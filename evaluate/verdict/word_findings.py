@@ -74,7 +74,8 @@ def empathy_findings(reading: Reading) -> Iterator[Finding]:
     exam = reading.metrics.get("judge_exam", {}).get("exam")
     if exam is None:
         return
-    passed = f"{exam['right']:.0f} of {exam['of']:.0f} pairs of its exam right"
+    right = f"{exam['right']:.0f} (choices) and {exam['marks_right']:.0f} (marks)"
+    passed = f"{right} of {exam['of']:.0f} pairs of its exam right"
     if not exam["passed"]:
         sentence = f"The judge got only {passed}, so it failed, and its marks of the answers are not shown."
         yield Finding("exam of the judge", UNDECIDED, sentence)

@@ -27,7 +27,7 @@ def test_every_system_of_respond_and_probe_has_a_row() -> None:
 def test_new_words_come_first_and_the_clip_before_its_controls() -> None:
     metrics = {
         "emotion_acted": emotion_scores(head=0.9),
-        "emotion_acted/gender=male": emotion_scores(),
+        "gender=male/emotion_acted": emotion_scores(),
         f"{OWN_ANSWERS}acted": OWN,
         f"{SEEN_WORDS}acted": OWN,
         f"{NEW_WORDS}acted": OWN,
@@ -79,7 +79,7 @@ BARE: dict[str, Any] = {"emotion_acted": emotion_scores(), "continuation_kl_libr
 WHOLE: dict[str, Any] = {
     "emotion_acted": emotion_scores()
     | {"probe": {}, "heard_logprob": {}, "silence_logprob": {}, "logprob_prompts": {}, "head": {"temperature": 1.2}},
-    "emotion_acted/gender=male": {},
+    "gender=male/emotion_acted": {},
     "continuation_kl_libri": kl_scores(0.1, 0.2) | {"after": {"top1": 0.5}},
     f"{OWN_ANSWERS}acted": OWN,
     f"{NEW_WORDS}acted": OWN,
@@ -105,7 +105,7 @@ def test_only_what_no_run_measures_is_left_if_everything_was_measured() -> None:
     ("missing", "named"),
     [
         (f"{NEW_WORDS}acted", "The choice for new words, on acted: training has seen all words"),
-        ("emotion_acted/gender=male", "Accuracy by gender and by duration"),
+        ("gender=male/emotion_acted", "Accuracy by gender and by duration"),
         ("iemocap-s5-4", "A score that can be compared with published ones"),
         ("transcripts_a", "Word errors of the whole Whisper"),
         ("repeat_a", "Word errors when the model repeats"),

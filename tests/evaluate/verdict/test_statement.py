@@ -143,7 +143,7 @@ def test_the_language_model_must_beat_the_transcript_and_the_head_only_chance(
 ) -> None:
     metrics = recognition(compared(), **logprob)
     assert [one.state for one in claim_of(metrics, "recognition").findings] == states
-    metrics["emotion_acted/gender=female"] = metrics["emotion_acted"]
+    metrics["gender=female/emotion_acted"] = metrics["emotion_acted"]
     assert len(claim_of(metrics, "recognition").findings) == 2
 
 
@@ -221,7 +221,7 @@ def test_text_is_unchanged_only_bit_for_bit(equal: int, largest: float, state: s
     assert ("by up to 0.25" in found.sentence) == (not equal)
 
 
-EXAM: dict[str, float] = {"passed": 1, "right": 38, "of": 40}
+EXAM: dict[str, float] = {"passed": 1, "right": 38, "marks_right": 39, "of": 40}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_empathy_is_shown_by_wins_against_a_random_emotion(low: float, high: flo
     judged: Scores = {"voice": {**marked, "n": 40, "speakers": speakers}, "random_label": {"n": 40, "empathy": 4.0}}
     found = finding_of({"judge_exam": {"exam": EXAM}, "judge_acted": judged}, "empathy")
     assert found.state == state
-    assert "38 of 40" in found.sentence
+    assert "38 (choices) and 39 (marks) of 40 pairs" in found.sentence
     failed = finding_of({"judge_exam": {"exam": EXAM | {"passed": 0, "right": 30}}, "judge_acted": judged}, "empathy")
     assert failed.state == UNDECIDED
     assert "Mean empathy" not in failed.sentence
