@@ -24,8 +24,8 @@ CONFIDENCE = 0.95
 def test_systems_are_compared_as_the_command_compares_them() -> None:
     table = recognition_table(speakers=8)
     found = compare_recognition(table, CLASSES, CONFIDENCE)["claims_emotion_acted"]["logprob_minus_transcript_logprob"]
-    sides = (Side(Path("a/b/c"), name, table) for name in ("transcript_logprob", "logprob"))
-    (expected,) = command_recognition(*sides, None)
+    a, b = (Side(Path("a/b/c"), name, table) for name in ("transcript_logprob", "logprob"))
+    (expected,) = command_recognition(a, b, None)
     ua = expected.scores[0]
     assert found["difference"] == pytest.approx(ua.difference, abs=1e-6)
     assert (found["difference_low"], found["difference_high"]) == pytest.approx((ua.low, ua.high), abs=1e-6)
