@@ -6,6 +6,7 @@ from pipeline.stage import run_app
 STAGES = {
     "probe": "recognise emotion with a linear classifier on the frozen encoder",
     "respond": "let the model and the baselines answer the test clips",
+    "judge": "let an LLM that has passed an exam mark the empathy of written answers",
     "score": "compute scores and plots from the predictions; needs no GPU",
     "report": "write one page to open in a browser",
 }

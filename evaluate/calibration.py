@@ -25,16 +25,19 @@ def expected_calibration_error(scores: Floats, truth: Ints) -> float:
     return float(np.abs(np.bincount(bins, right - confidence)).sum() / len(scores))
 
 
+def cross_entropy(scores: Floats, truth: Ints) -> float:
+    """Return the mean of minus the log-probability of the true class, in nats."""
+    log_probabilities = special.log_softmax(scores, axis=1)
+    return -float(np.take_along_axis(log_probabilities, truth[:, None], axis=1).mean())
+
+
 def fit_temperature(scores: Floats, truth: Ints) -> float:
     """Return the temperature T of the lowest cross-entropy of softmax(scores / T); fit it on dev, use it on test."""
-
     from scipy import optimize  # takes as long to load as score does for 100,000 answers
 
-    def cross_entropy(log_temperature: float) -> float:
-        log_probabilities = special.log_softmax(scores / np.exp(log_temperature), axis=1)
-        return -float(np.take_along_axis(log_probabilities, truth[:, None], axis=1).mean())
-
-    found = optimize.minimize_scalar(cross_entropy, bounds=np.log(TEMPERATURES), method="bounded")
+    found = optimize.minimize_scalar(
+        lambda log_t: cross_entropy(scores / np.exp(log_t), truth), bounds=np.log(TEMPERATURES), method="bounded"
+    )
     return float(np.exp(found.x))
 
 

@@ -35,6 +35,14 @@ OWN_PAIRS = tuple(
 """System A, system B; a pair without rows of both is left out."""
 
 
+def compare_systems(
+    recognised: pa.Table, divergence: pa.Table, own: pa.Table | None, emotions: Sequence[str], confidence: float
+) -> Metrics:
+    """Make all comparisons of a run; `own` are the scores of told continuations, if there are any."""
+    found = compare_recognition(recognised, emotions, confidence) | compare_divergence(divergence, confidence)
+    return found if own is None else found | compare_own_answers(own, emotions, confidence)
+
+
 def compare_recognition(table: pa.Table, emotions: Sequence[str], confidence: float) -> Metrics:
     """Compare the unweighted accuracy of systems of emotion recognition on every corpus."""
     metrics: Metrics = {}

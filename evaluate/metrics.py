@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from evaluate import confusions, intervals
-from evaluate.calibration import expected_calibration_error
+from evaluate.calibration import cross_entropy, expected_calibration_error, fit_temperature, soft_label_distance
 from evaluate.intervals import Clusters, Estimate, Floats, Ints
 from evaluate.predictions import CONDITIONS, PROBE, SYSTEMS
 from pipeline.params import Section
@@ -71,6 +71,79 @@ def score_recognition(table: pa.Table, emotions: Sequence[str], confidence: floa
             protocol[system.name] = _score_system(counts, by, confidence) | _calibration(of_system, emotions)
             counted[corpus][system.name] = counts.sum(axis=0).astype(int).tolist()
     return Recognition(metrics, counted)
+
+
+def score_calibration(table: pa.Table, dev: pa.Table, manifest: pa.Table, emotions: Sequence[str]) -> Metrics:
+    """Compute how right the probabilities of the emotion head are, before and after temperature scaling.
+
+    The temperature is fitted on all dev clips; there is none without any. `manifest` has the votes of annotators. The
+    distance to their shares is the mean over the clips with a vote for a class of the run (`n_votes`).
+    """
+    votes = _votes(manifest, emotions)
+    temperature = fit_temperature(_scores(dev, emotions), _codes(dev["emotion"], emotions)) if dev.num_rows else None
+    metrics: Metrics = {}
+    for corpus, rows in _by_corpus(_where(table, "system", "head")):
+        scores, truth = _scores(rows, emotions), _codes(rows["emotion"], emotions)
+        found = {"nll": cross_entropy(scores, truth)}
+        voted = np.array([votes.get(row_id, np.zeros(0)).sum() > 0 for row_id in rows["id"].to_pylist()])
+        shares = np.array([votes[row_id] for row_id in rows["id"].filter(pa.array(voted)).to_pylist()])
+        if len(shares):
+            found |= {"vote_distance": soft_label_distance(scores[voted], shares), "n_votes": len(shares)}
+        if temperature is not None:
+            calibrated = scores / temperature
+            found |= {
+                "temperature": temperature,
+                "nll_calibrated": cross_entropy(calibrated, truth),
+                "ece_calibrated": expected_calibration_error(calibrated, truth),
+            }
+            if len(shares):
+                found["vote_distance_calibrated"] = soft_label_distance(calibrated[voted], shares)
+        metrics[EMOTION + corpus] = {"head": _rounded(**found)}
+    return metrics
+
+
+def _votes(manifest: pa.Table, emotions: Sequence[str]) -> dict[str, Floats]:
+    """Return the shares of the votes for each class by id, for the clips with votes."""
+    of_clips = manifest.filter(pc.is_valid(manifest["emotion_votes"]))
+    pairs = zip(of_clips["id"].to_pylist(), of_clips["emotion_votes"].to_pylist(), strict=True)
+    return {row_id: np.array([dict(votes).get(name, 0.0) for name in emotions]) for row_id, votes in pairs}
+
+
+def score_prompts(table: pa.Table, emotions: Sequence[str], confidence: float) -> Metrics:
+    """Score the likeliest label under several prompts, as the system `logprob_prompts` of each corpus.
+
+    `mean` and `range` are those of the unweighted accuracy over the prompts. `chosen` is that of the prompt that is
+    best on the dev clips of all corpora (absent without dev clips), and `oracle` that of the best one on test.
+    `consistency` is the share of clips with the same prediction under all prompts.
+    """
+    dev, test = (_where(table, "split", split) for split in ("dev", "test"))
+    chosen = int(np.argmax(_accuracies_by_prompt(dev, emotions)[0])) if dev.num_rows else None
+    metrics: Metrics = {}
+    for corpus, rows in _by_corpus(test):
+        accuracies, predicted, counts, by = _accuracies_by_prompt(rows, emotions)
+        found = {"mean": accuracies.mean(), "range": np.ptp(accuracies), "oracle": accuracies.max()}
+        found["consistency"] = (predicted == predicted[0]).all(axis=0).mean()
+        if chosen is not None:
+            accuracy = intervals.estimate(counts[chosen], confusions.unweighted_accuracy, counts[chosen].sum((1, 2)))
+            found |= bounded("chosen", accuracy, confidence, lowest=0, highest=1)
+        sizes = {"prompts": len(accuracies), "n": predicted.shape[1], "speakers": by.num_speakers}
+        metrics[EMOTION + corpus] = {"logprob_prompts": _rounded(**found, **sizes)}
+    return metrics
+
+
+def _accuracies_by_prompt(rows: pa.Table, emotions: Sequence[str]) -> tuple[Floats, Ints, list[Floats], Clusters]:
+    """Return the unweighted accuracies (P), the predicted classes (P, n), and the confusions by speaker of each prompt.
+
+    The clusters of speakers are the same for all prompts, which are in the order of their names.
+    """
+    names = sorted(rows["prompt"].unique().to_pylist())
+    by_prompt = [_where(rows, "prompt", name).sort_by("id") for name in names]
+    predicted = np.stack([_scores(of_prompt, emotions).argmax(axis=1) for of_prompt in by_prompt])
+    truth = _codes(by_prompt[0]["emotion"], emotions)
+    by = intervals.by_speaker_or_row(by_prompt[0]["speaker"].to_pylist())
+    counts = [confusions.count_confusions(truth, each, len(emotions), by) for each in predicted]
+    accuracies = np.array([float(confusions.unweighted_accuracy(each.sum(axis=0))) for each in counts])
+    return accuracies, predicted, counts, by
 
 
 def score_divergence(table: pa.Table, confidence: float) -> Metrics:
@@ -141,23 +214,31 @@ def _score_system(counts: Floats, by: Clusters, confidence: float) -> dict[str, 
 
 def _calibration(rows: pa.Table, emotions: Sequence[str]) -> dict[str, float]:
     """Return the expected calibration error (`ece`) of a system with scores; a written answer has none."""
-    counts = pc.fill_null(pc.list_value_length(rows["scores"]), 0).to_numpy()
-    if not counts.any():
+    if not pc.fill_null(pc.list_value_length(rows["scores"]), 0).to_numpy().any():
         return {}
+    return _rounded(ece=expected_calibration_error(_scores(rows, emotions), _codes(rows["emotion"], emotions)))
+
+
+def _scores(rows: pa.Table, emotions: Sequence[str]) -> Floats:
+    """Return the scores of rows, (rows, K); raises UserError if a row has not one score of each emotion."""
+    counts = pc.fill_null(pc.list_value_length(rows["scores"]), 0).to_numpy()
     if (wrong := np.flatnonzero(counts != len(emotions))).size:
         row = {name: rows[name][int(wrong[0])].as_py() for name in ("id", "system")}
         found = f"found {counts[wrong[0]]} scores, expected {len(emotions)}, one of each emotion"
         raise UserError(f"{row['id']} ({row['system']}): {found}")
-    scores = pc.list_flatten(rows["scores"]).to_numpy().reshape(-1, len(emotions))
-    return _rounded(ece=expected_calibration_error(scores, label_codes(rows, emotions)[0]))
+    scores: Floats = pc.list_flatten(rows["scores"]).to_numpy().reshape(-1, len(emotions))
+    return scores
 
 
 def label_codes(rows: pa.Table, emotions: Sequence[str]) -> tuple[Ints, Ints]:
     """Return the numbers of the true and the predicted emotions in `emotions`; -1 is another one, or none."""
-    known = pa.array(emotions, pa.string())
-    codes = (pc.fill_null(pc.index_in(rows[name], value_set=known), -1) for name in ("emotion", "predicted"))
-    truth, predicted = (column.to_numpy().astype(np.int64) for column in codes)
-    return truth, predicted
+    return _codes(rows["emotion"], emotions), _codes(rows["predicted"], emotions)
+
+
+def _codes(names: pa.ChunkedArray, emotions: Sequence[str]) -> Ints:
+    codes = pc.fill_null(pc.index_in(names, value_set=pa.array(emotions, pa.string())), -1)
+    numbers: Ints = codes.to_numpy().astype(np.int64)
+    return numbers
 
 
 def kl_and_tokens(rows: pa.Table) -> Floats:

@@ -154,16 +154,16 @@ def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[s
     raw = {system: clips for system, clips in raw.items() if len(clips.truth)}
     voice = raw["voice"]
     chance = {"ua": round(1 / len(np.unique(voice.truth)), DIGITS)}
-    guess = _accuracy("ua_unnamed", unnamed(replace(voice, scores=np.zeros_like(voice.scores))), confidence)
+    guess = score_accuracy("ua_unnamed", unnamed(replace(voice, scores=np.zeros_like(voice.scores))), confidence)
     chance |= {name: value for name, value in guess.items() if name == "ua_unnamed"}
     scores = {"chance": chance, "answers": _count_answers(rows)}
     compared = {system: less_mean(clips) for system, clips in raw.items()}
     for system, (clips, no_mean) in compared.items():
         rest = unnamed(clips)
         scores[system] = {
-            **_accuracy("ua", clips, confidence),
-            **_accuracy("ua_raw", raw[system], confidence),
-            **_accuracy("ua_unnamed", rest, confidence),
+            **score_accuracy("ua", clips, confidence),
+            **score_accuracy("ua_raw", raw[system], confidence),
+            **score_accuracy("ua_unnamed", rest, confidence),
             "n": len(clips.truth), "n_unnamed": len(rest.truth), "no_mean": int(no_mean.sum()),
             "speakers": len(set(clips.speakers)),
         }  # fmt: skip
@@ -204,7 +204,7 @@ def _confusions(clips: Clips) -> Floats:
     return confusions
 
 
-def _accuracy(name: str, clips: Clips, confidence: float) -> dict[str, float]:
+def score_accuracy(name: str, clips: Clips, confidence: float) -> dict[str, float]:
     """Return the unweighted accuracy and its interval as metrics; without clips, there are none."""
     if not len(clips.truth):
         return {}

@@ -47,6 +47,8 @@ SYSTEMS = (
     System("shuffled_prompted", SHUFFLED, PROMPTED),
 )
 """The systems of the stage respond."""
+DEV_HEAD = SYSTEMS[0]
+"""The system of the table of dev clips, which has the schema of recognition, too."""
 PROBE = System("probe", VOICE, LINEAR)
 """The system of the stage probe, in a table of its own."""
 
@@ -74,6 +76,21 @@ RECOGNITION_SCHEMA = pa.schema(
         ("answer", pa.string()),  # null if the system writes no answer
         ("predicted", pa.string()),  # null if the answer names no label
         ("scores", pa.list_(pa.float64())),  # log-probabilities in the order of the classes; or null
+    ]
+)
+
+PROMPTS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("emotion", pa.string()),
+        ("split", pa.string()),  # test or dev
+        ("prompt", pa.string()),  # WORDING-ORDER, both numbers from 0; 0-0 is the prompt of the other systems
+        (
+            "scores",
+            pa.list_(pa.float64()),
+        ),  # log-probabilities of the labels, in the order of the classes
     ]
 )
 
@@ -109,6 +126,57 @@ EXAMPLES_SCHEMA = pa.schema(
     ]
 )
 
+WRITTEN_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("emotion", pa.string()),  # true emotion of the row's own clip
+        ("text", pa.string()),  # transcript of the row's own clip
+        ("system", pa.string()),
+        ("answer", pa.string()),
+    ]
+)
+"""Written answers of any systems to clips, for the stage judge."""
+
+_ASKED = (
+    ("repeat", pa.int32()),  # from 1; each repeat has another seed
+    ("seed", pa.int64()),  # null if the judge's decoding is greedy
+    ("judge", pa.string()),  # model and revision of the judge, or a hash of its weights
+    ("prompt", pa.string()),  # hash of all that the judge read
+    ("reply", pa.string()),  # as the judge wrote it
+)
+MARKS_SCHEMA = pa.schema(
+    [
+        *WRITTEN_SCHEMA,
+        *_ASKED,
+        ("quality", pa.int32()),  # 0 to 10; null if the reply holds no marks
+        ("empathy", pa.int32()),  # the same
+    ]
+)
+"""The judge's marks of answers. In the marks of the exam, the corpus is "exam", and each item has its own speaker."""
+
+PAIRS_SCHEMA = pa.schema(
+    [
+        *WRITTEN_SCHEMA,
+        ("other", pa.string()),  # the system whose answer to the same clip is compared
+        ("other_answer", pa.string()),
+        ("is_first", pa.bool_()),  # whether `answer` was shown as A, and `other_answer` as B
+        *_ASKED,
+        ("choice", pa.string()),  # one of CHOICES; null if the reply holds no choice
+    ]
+)
+"""The judge's choices between two answers; each two are shown in both orders."""
+CHOICES = ("A", "B", "tie")
+RANDOM_LABEL, TRUE_LABEL = "random_label", "true_label"
+"""Systems of the stage judge: the LLM reads the transcript, and is told a random emotion of the run or the true one."""
+EXAM = "exam"
+"""The corpus of the rows of the judge's exam."""
+WARM, COLD, EQUAL = "warm", "cold", "equal"
+"""Systems of the exam: the better answer of a pair, the worse one, and an answer that is compared with itself."""
+EXAM_MARKS, EXAM_PAIRS, MARKS, PAIRS = "exam_marks.parquet", "exam_pairs.parquet", "marks.parquet", "pairs.parquet"
+"""The tables in the folder of the stage judge."""
+
 
 def read_divergence(path: Path) -> pa.Table:
     """Read the stage-1 KL; check that every id has its conditions once, a finite KL and at least one token."""
@@ -124,20 +192,27 @@ def read_divergence(path: Path) -> pa.Table:
     return table
 
 
-def read_recognition(path: Path, emotions: Collection[str], systems: Sequence[System] = SYSTEMS) -> pa.Table:
+def read_recognition(
+    path: Path, emotions: Collection[str], systems: Sequence[System] = SYSTEMS, *, allow_empty: bool = False
+) -> pa.Table:
     """Read the recognised emotions; check that every id has its systems once, labels in `emotions`, finite scores."""
-    table = parquet.read(path, RECOGNITION_SCHEMA)
+    table = parquet.read(path, RECOGNITION_SCHEMA, allow_empty=allow_empty)
     _check_paired(path, table, "system", [system.name for system in systems])
-    for column, allowed in (("emotion", [*emotions]), ("predicted", [*emotions, None])):
-        is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
-        for row in _first(table, pc.invert(is_allowed)):
-            found = f"{column}: found {row[column]}, expected one of {', '.join(emotions)}"
-            raise UserError(f"{path}: {row['id']}: {found}")
-    scores = table["scores"].combine_chunks()
-    is_finite = pc.fill_null(pc.is_finite(pc.list_flatten(scores)), False)
-    of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
-    for row in table.take(of_row[:1]).to_pylist():
-        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
+    _check_labels(path, table, "emotion", emotions)
+    _check_labels(path, table, "predicted", [*emotions, None])
+    _check_finite(path, table)
+    return table
+
+
+def read_prompts(path: Path, emotions: Collection[str]) -> pa.Table:
+    """Read the scores under several prompts; check that every id has every prompt once, and one score of each class."""
+    table = parquet.read(path, PROMPTS_SCHEMA)
+    _check_paired(path, table, "prompt", sorted(table["prompt"].unique().to_pylist()))
+    _check_labels(path, table, "emotion", emotions)
+    _check_labels(path, table, "split", ["test", "dev"])
+    for row in _first(table, pc.not_equal(pc.fill_null(pc.list_value_length(table["scores"]), -1), len(emotions))):
+        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected {len(emotions)} values")
+    _check_finite(path, table)
     return table
 
 
@@ -159,6 +234,37 @@ def read_own_answers(path: Path, emotions: Collection[str]) -> pa.Table:
     return table
 
 
+def read_written(path: Path) -> pa.Table:
+    """Read written answers; check that no value is missing, and that each system has at most one answer to a clip."""
+    table = parquet.read(path, WRITTEN_SCHEMA, allow_empty=True)
+    for name in table.column_names:
+        for row in _first(table, pc.is_null(table[name])):
+            raise UserError(f"{path}: {row['id']}: {name}: found no value, expected a text")
+    _check_once(path, table, ["system", "id"])
+    return table
+
+
+def read_marks(path: Path) -> pa.Table:
+    """Read the judge's marks; check that they are 0 to 10, or both missing. The table may be empty."""
+    table = parquet.read(path, MARKS_SCHEMA, allow_empty=True)
+    both = pc.equal(pc.is_null(table["quality"]), pc.is_null(table["empathy"]))
+    for name in ("quality", "empathy"):
+        in_range = pc.and_(pc.greater_equal(table[name], 0), pc.less_equal(table[name], 10))
+        for row in _first(table, pc.invert(pc.and_(both, pc.fill_null(in_range, True)))):
+            raise UserError(f"{path}: {row['id']}: {name}: found {row[name]}, expected 0 to 10, or no mark at all")
+    _check_once(path, table, ["system", "id", "repeat"])
+    return table
+
+
+def read_pairs(path: Path) -> pa.Table:
+    """Read the judge's choices; check that each is one of CHOICES or missing. The table may be empty."""
+    table = parquet.read(path, PAIRS_SCHEMA, allow_empty=True)
+    for row in _first(table, pc.invert(pc.is_in(table["choice"], value_set=pa.array([*CHOICES, None], pa.string())))):
+        raise UserError(f"{path}: {row['id']}: choice: found {row['choice']}, expected one of {', '.join(CHOICES)}")
+    _check_once(path, table, ["system", "id", "repeat", "is_first"])
+    return table
+
+
 def read_examples(path: Path) -> pa.Table:
     """Read the example answers with their audio."""
     return parquet.read(path, EXAMPLES_SCHEMA)
@@ -168,6 +274,29 @@ def _first(table: pa.Table, is_wrong: pa.ChunkedArray) -> list[dict[str, Any]]:
     """Return the first wrong row, if there is one."""
     rows: list[dict[str, Any]] = table.take(pc.indices_nonzero(is_wrong)[:1]).to_pylist()
     return rows
+
+
+def _check_once(path: Path, table: pa.Table, keys: list[str]) -> None:
+    """Raise UserError if two rows have the same keys; the ids are among them."""
+    counts = table.group_by(keys).aggregate([([], "count_all")])
+    for row in _first(counts, pc.greater(counts["count_all"], 1)):
+        found = ", ".join(f"{name} {row[name]}" for name in keys if name != "id")
+        raise UserError(f"{path}: {row['id']}: found {found} {row['count_all']} times, expected it once")
+
+
+def _check_labels(path: Path, table: pa.Table, column: str, allowed: Collection[str | None]) -> None:
+    is_allowed = pc.is_in(table[column], value_set=pa.array(allowed, pa.string()))
+    for row in _first(table, pc.invert(is_allowed)):
+        expected = ", ".join(name for name in allowed if name is not None)
+        raise UserError(f"{path}: {row['id']}: {column}: found {row[column]}, expected one of {expected}")
+
+
+def _check_finite(path: Path, table: pa.Table) -> None:
+    scores = table["scores"].combine_chunks()
+    is_finite = pc.fill_null(pc.is_finite(pc.list_flatten(scores)), False)
+    of_row = pc.list_parent_indices(scores).filter(pc.invert(is_finite))
+    for row in table.take(of_row[:1]).to_pylist():
+        raise UserError(f"{path}: {row['id']}: scores: found {row['scores']}, expected finite numbers")
 
 
 def _check_paired(path: Path, table: pa.Table, column: str, expected: Sequence[str]) -> None:

@@ -20,10 +20,10 @@ def run_fold(protocol: Protocol, table: pa.Table, fold: str, folder: Path) -> tu
     values = fold_params(protocol, fold, corpus, protocol.name)
     fractions = {"dev_fraction": 0.1, "test_fraction": 0.0}
     options = SplitParams(
-        seed=1, semantic=[corpus], emotion=[corpus], folds={}, lists={}, **fractions,
+        seed=1, semantic=[corpus], emotion=[corpus], folds={}, lists={}, test_sentences=[], **fractions,
         test_speakers=values.get("split", {}).get("test_speakers", {}),
     )  # fmt: skip
-    divided = divide(assign(table, corpus, options, {}), "emotion", values["emotions"], []).kept
+    divided = divide(assign(table, corpus, options, {}), "emotion", values["emotions"], options).kept
     test, train = (divided.filter(where) for where in (pc.field("split") == "test", pc.field("split") != "test"))
     trained = {speaker.partition("/")[2] for speaker in train["speaker"].unique().to_pylist()}
     run = RunFacts(

@@ -273,7 +273,7 @@ def test_the_emotion_prompt_reruns_the_emotion_branch_alone(repository: Reposito
     file.write_text(file.read_text().replace(before, "Reply to the following sentence that reflects"))
     assert repository.run("dvc", "repro") == [
         "generate@emotion", "generate-told", "filter@emotion", "pack@emotion",
-        "fit-emotion", "probe", "respond-emotion", "score", "report",
+        "fit-emotion", "probe", "respond-emotion", "judge", "score", "report",
     ]  # fmt: skip
 
 

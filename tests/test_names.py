@@ -18,7 +18,6 @@ OLD_WORDS = {
     "generation": "attempt",
     "part": "split, archive, segment, shard, subset",
     "parts": "splits, archives, segments, shards, subsets",
-    "judge": "first_broken_rule, mark_allowed, score_agreement",
     "circle": "speaker_groups",
     "circles": "speaker_groups",
     "hands": "speaker_groups",
@@ -107,7 +106,7 @@ def test_no_identifier_says_an_old_word(root: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "def judge_all(rows): ...", "class FirstShelf: ...", "def f(*, parts): ...", "RECIPE_FILE = 1",
+        "def examine_all(rows): ...", "class FirstShelf: ...", "def f(*, parts): ...", "RECIPE_FILE = 1",
         "job.generation = 1", "import numpy as hands", "from pipeline import work", "for circle in circles: ...",
         "[dealt for dealt in range(3)]", "with open(x) as matrix: ...", "class Kind: ...", "Kind = str",
         "class Positions:\n    def limit(self): ...", "held_out = 1", "async def hear(clip): ...", "FRAME_FILE = ''",

@@ -20,6 +20,7 @@ STAGES = [
     "pipeline.pack",
     "train.fit",
     "evaluate.respond",
+    "evaluate.judge",
     "evaluate.score",
     "evaluate.report",
 ]

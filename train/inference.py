@@ -1,18 +1,21 @@
-"""Ask a trained model for written answers and for log-probabilities of labels, with or without speech.
+"""Ask a trained model for written answers and for log-probabilities of given answers, with or without speech.
 
-The prompts of a batch differ only in their content. So the LLM runs on the start of the prompt once for the batch, and
-on the rest of each prompt once for all that is asked: the tokens of all labels, and the written answer, continue from
-the prompt's keys and values. The results are those of whole sequences, except for rounding. An LLM that keeps another
-state than keys and values runs on whole sequences.
+The LLM runs on the start that the prompts of a batch share once for the batch, and on the rest of each prompt once for
+all that is asked: the tokens of all given answers, and the written answer, continue from the prompt's keys and values.
+The results are those of whole sequences, except for rounding. An LLM that keeps another state than keys and values runs
+on whole sequences.
+
+The log-probability of an answer is the sum over its tokens, in nats.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, GenerationConfig
@@ -25,6 +28,7 @@ from train.model.checkpointed_layers import StartCache
 from train.model.inputs import pad_features, sequences
 from train.model.plora import plora_off
 from train.precision import autocast
+from train.side_by_side import Answer, SideBySide, shared_start, side_by_side
 
 
 class Clip:
@@ -39,12 +43,17 @@ class Clip:
 Given = Sequence[Clip] | Speech | None
 """What replaces the contents of prompts: clips, their embeddings, or nothing."""
 
+WIDTH = 256
+"""Tokens of answers that follow a prompt side by side, unless one answer is longer: each of them attends to a mask over
+all, and the keys and values of all are in memory at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
     """The prompts of a batch: token ids, with None at the places of speech embeddings."""
 
     before: Sequence[int]
+    """The start that all prompts share."""
     contents: Sequence[Sequence[int | None]]
     after: Sequence[int]
 
@@ -60,6 +69,8 @@ class _Prefill:
     states: Float[Tensor, "b d"]
     """The final hidden states, which predict the first token of the answer."""
     with_speech: bool
+    room: int
+    """Number of columns that may follow: limited if a layer has a sliding window."""
 
     def select(self, rows: Tensor) -> None:
         """Keep only some rows."""
@@ -96,29 +107,42 @@ class Answering:
 
     def label_scores(self, prompts: Sequence[PromptIds], given: Given, labels: Sequence[str]) -> list[list[float]]:
         """Return the log-probability that the answer starts with each label, one list per prompt."""
-        return self._ask(prompts, given, labels, writes=False)[0]
+        return self.answer_scores(prompts, given, self._starts(prompts, labels))
 
     def score_and_write(
         self, prompts: Sequence[PromptIds], given: Given, labels: Sequence[str]
     ) -> tuple[list[list[float]], list[str]]:
         """Return what `label_scores` and `write` return; the LLM runs on the prompts only once."""
-        return self._ask(prompts, given, labels, writes=True)
+        return self._ask(prompts, given, self._starts(prompts, labels), writes=True)
+
+    def answer_scores(
+        self, prompts: Sequence[PromptIds], given: Given, answers: Sequence[Sequence[Answer]]
+    ) -> list[list[float]]:
+        """Return the log-probability of each prompt's answers, one list per prompt; equal ones are scored once."""
+        return self._ask(prompts, given, answers, writes=False)[0]
+
+    def _starts(self, prompts: Sequence[PromptIds], labels: Sequence[str]) -> list[list[Answer]]:
+        return [[self.prompter.answer_ids(label) for label in labels]] * len(prompts)
 
     def _ask(
-        self, prompts: Sequence[PromptIds], given: Given, labels: Sequence[str], *, writes: bool
+        self, prompts: Sequence[PromptIds], given: Given, answers: Sequence[Sequence[Answer]], *, writes: bool
     ) -> tuple[list[list[float]], list[str]]:
-        ids = [self.prompter.answer_ids(label) for label in labels]
+        distinct = [list(dict.fromkeys(of_prompt)) for of_prompt in answers]
+        longest = max(map(len, chain.from_iterable(distinct)), default=0)
         asked, speech = self._contents(prompts, given)
-        prefill = self._prefill(asked, speech, num_new=max(self.max_new_tokens, sum(map(len, ids))))
+        prefill = self._prefill(asked, speech, num_new=max(longest, self.max_new_tokens if writes else 0))
         if prefill is None:
-            scores = self._score_whole(asked, speech, ids) if ids else []
+            scores = self._score_whole(asked, speech, distinct) if longest else []
             written = self._write_whole(asked, speech) if writes else []
         else:
             acts = prefill.with_speech and self.model.speech_mask.everywhere
             with nullcontext() if acts else plora_off(self.model.llm):
-                scores = self._score(prefill, ids) if ids else []
+                scores = self._score(prefill, distinct) if longest else []
                 written = self._write(prefill) if writes else []
-        return scores, [self.prompter.answer(answer) for answer in written]
+        remaining = iter(scores)
+        by_answer = [{answer: next(remaining) for answer in of_prompt} for of_prompt in distinct]
+        found = [[of[answer] for answer in of_prompt] for of, of_prompt in zip(by_answer, answers, strict=True)]
+        return found, [self.prompter.answer(answer) for answer in written]
 
     def _contents(self, prompts: Sequence[PromptIds], given: Given) -> tuple[_Contents, Speech | None]:
         """Return the prompts with transcripts, or with placeholders together with the speech."""
@@ -126,7 +150,12 @@ class Answering:
         speech = self.encode_speech(given) if given is not None and not isinstance(given, Speech) else given
         if speech is not None:
             contents = [[None] * length for length in speech.valid.sum(1).tolist()]
-        return _Contents(prompts[0].before, contents, prompts[0].after), speech
+        shared = shared_start([prompt.before for prompt in prompts])
+        contents = [
+            [*prompt.before[len(shared) :], *content] for prompt, content in zip(prompts, contents, strict=True)
+        ]
+        (after,) = {prompt.after for prompt in prompts}  # the chat template's
+        return _Contents(shared, contents, after), speech
 
     def _prefill(self, prompts: _Contents, speech: Speech | None, num_new: int) -> _Prefill | None:
         """Run the LLM on prompts; return None if nothing could continue from its keys and values.
@@ -135,17 +164,18 @@ class Answering:
         counts columns, so its window must hold them all, and `num_new` more.
         """
         model, num_rows = self.model, len(prompts.contents)
-        if not (model.shares_start or model.speech_mask.everywhere):
+        if not prompts.before or not (model.shares_start or model.speech_mask.everywhere):
             return None
         start = sequences(prompts.before, [[]], [], [[]]).to(self.device)
         rest = sequences([], prompts.contents, prompts.after, [[]] * num_rows).padded_left().to(self.device)
         cache = self._run(model.embed(start, None), start.attended, model.lora_mask(start, speech), None)[1]
         attended = torch.cat([start.attended.expand(num_rows, -1), rest.attended], dim=1)
-        if not _holds(cache, attended.shape[1] + num_new):
+        room = _num_columns(cache) - attended.shape[1]
+        if room < num_new:
             return None
         cache.batch_repeat_interleave(num_rows)
         states, cache = self._run(model.embed(rest, speech), attended, model.lora_mask(rest, speech), cache)
-        return _Prefill(cache, attended, states[:, -1], speech is not None)
+        return _Prefill(cache, attended, states[:, -1], speech is not None, room)
 
     def _run(
         self,
@@ -166,32 +196,36 @@ class Answering:
             )
         return output.last_hidden_state, output.past_key_values
 
-    def _score(self, prefill: _Prefill, labels: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return the log-probabilities of labels; their tokens follow the prompt side by side, in one sequence."""
-        log_p, num_rows = self._log_p(), len(prefill.states)
-        scores = log_p(prefill.states)[:, [ids[0] for ids in labels]]
-        fed, following = ([token for ids in labels for token in ids[which]] for which in (slice(-1), slice(1, None)))
-        if not fed:
-            return scores.tolist()
-        places = [(label, place) for label, ids in enumerate(labels) for place in range(len(ids) - 1)]
-        owner, offsets = torch.tensor(places, device=self.device).T
-        own = (owner[:, None] == owner) & (offsets[:, None] >= offsets)
-        visible = torch.cat([prefill.attended[:, None].expand(-1, len(fed), -1), own.expand(num_rows, -1, -1)], dim=2)
+    def _score(self, prefill: _Prefill, answers: Sequence[Sequence[Answer]]) -> list[float]:
+        """Return the log-probabilities of the answers to all prompts, one after another.
+
+        The tokens of a prompt's answers follow the prompt side by side, in one sequence.
+        """
+        rows = [row for row, of_row in enumerate(answers) for _ in of_row]
+        first = torch.tensor([answer[0] for of_row in answers for answer in of_row], device=self.device)
+        found = [(prefill.states[rows], torch.arange(len(rows), device=self.device), first)]
+        for group in side_by_side(answers, min(WIDTH, prefill.room), self.device):
+            is_token = group.numbers >= 0
+            states = self._states_after(prefill, group)
+            found.append((states[is_token], group.numbers[is_token], group.following[is_token]))
+        states, numbers, tokens = map(torch.cat, zip(*found, strict=True))
+        return _sums(self._log_p(states, tokens), numbers)
+
+    def _states_after(self, prefill: _Prefill, group: SideBySide) -> Float[Tensor, "b n d"]:
+        """Return the final hidden states of answers that follow the prompts."""
+        visible = torch.cat([prefill.attended[:, None].expand(-1, group.token_ids.shape[1], -1), group.visible], dim=2)
         dtype = self.model.token_embeddings.weight.dtype
         mask = torch.zeros(visible.shape, dtype=dtype, device=self.device).masked_fill(~visible, torch.finfo(dtype).min)
-        everywhere = torch.ones(num_rows, len(fed), dtype=torch.bool, device=self.device)
+        everywhere = torch.ones_like(group.token_ids, dtype=torch.bool)
         with autocast(self.model.llm), self.model.speech_mask.applied(everywhere):
-            states = self.model.llm.base_model(
-                input_ids=torch.tensor(fed, device=self.device).expand(num_rows, -1),
+            states: Tensor = self.model.llm.base_model(
+                input_ids=group.token_ids,
                 attention_mask=mask[:, None],
-                position_ids=prefill.attended.sum(1, keepdim=True) + offsets,
+                position_ids=prefill.attended.sum(1, keepdim=True) + group.offsets,
                 past_key_values=StartCache(layers=prefill.cache.layers),
                 use_cache=True,
             ).last_hidden_state
-        pieces = states.flatten(0, 1).split(ROWS_AT_ONCE)
-        targets = torch.tensor(following * num_rows, device=self.device).split(ROWS_AT_ONCE)
-        found = [log_p(piece).gather(1, ids[:, None]) for piece, ids in zip(pieces, targets, strict=True)]
-        return scores.index_add(1, owner, torch.cat(found).view(num_rows, -1)).tolist()
+        return states
 
     def _write(self, prefill: _Prefill) -> list[list[int]]:
         """Return the tokens of the answers; a row whose answer has ended is no longer computed."""
@@ -217,17 +251,22 @@ class Answering:
         return answers
 
     def _score_whole(
-        self, prompts: _Contents, speech: Speech | None, labels: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Return the log-probabilities of labels; the LLM runs on the prompts again for each label."""
-        log_p, scores = self._log_p(), []
-        for ids in labels:
-            asked = sequences(prompts.before, prompts.contents, prompts.after, [ids] * len(prompts.contents))
+        self, prompts: _Contents, speech: Speech | None, answers: Sequence[Sequence[Answer]]
+    ) -> list[float]:
+        """Return what `_score` returns; the LLM runs on the prompt again for each answer."""
+        lines = [(row, answer) for row, of_row in enumerate(answers) for answer in of_row]
+        scores: list[float] = []
+        for start in range(0, len(lines), len(answers)):
+            rows, responses = zip(*lines[start : start + len(answers)], strict=True)
+            some = sequences(prompts.before, [prompts.contents[row] for row in rows], prompts.after, responses)
+            places = list(rows)
+            clips = None if speech is None else Speech(embeddings=speech.embeddings[places], valid=speech.valid[places])
             with autocast(self.model.llm):
-                states = self.model.response_states(asked.to(self.device), speech)
-            targets = torch.tensor(ids, device=self.device).repeat(len(prompts.contents))
-            scores.append(log_p(states).gather(1, targets[:, None]).view(-1, len(ids)).sum(1))
-        return torch.stack(scores, dim=1).tolist()
+                states = self.model.response_states(some.to(self.device), clips)
+            numbers = [number for number, answer in enumerate(responses) for _ in answer]
+            tokens = torch.tensor(list(chain.from_iterable(responses)), device=self.device)
+            scores += _sums(self._log_p(states, tokens), torch.tensor(numbers, device=self.device))
+        return scores
 
     def _write_whole(self, prompts: _Contents, speech: Speech | None) -> list[list[int]]:
         """Return the tokens of the answers, as the LLM's own generation writes them."""
@@ -249,19 +288,30 @@ class Answering:
         ends = set(self.prompter.end_ids)
         return [list(takewhile(lambda token: token not in ends, ids)) for ids in written.tolist()]
 
-    def _log_p(self) -> Callable[[Tensor], Tensor]:
-        """Return the function that turns final hidden states into log-probabilities.
+    def _log_p(self, states: Float[Tensor, "n d"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return the log-probability of the token that follows each final hidden state, from float32 logits.
 
         In bfloat16, logits near 20 are rounded to multiples of 1/8, so two labels whose scores differ by less than 1/8
         could get the same score.
         """
         head = self.model.output_head.float()
-        return lambda states: torch.log_softmax(head.logits(states.float()), dim=-1)
+        pieces = zip(states.split(ROWS_AT_ONCE), tokens.split(ROWS_AT_ONCE), strict=True)
+        found = [functional.cross_entropy(head.logits(piece.float()), ids, reduction="none") for piece, ids in pieces]
+        return -torch.cat(found).double()
 
 
-def _holds(cache: Cache, num_columns: int) -> bool:
-    """Return whether a cache has only keys and values, and keeps those of all columns."""
-    return all(
-        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and num_columns < layer.sliding_window)
-        for layer in cache.layers
-    )
+def _sums(log_p: Float[Tensor, " n"], numbers: Int[Tensor, " n"]) -> list[float]:
+    """Sum the log-probabilities of the tokens of each answer; every answer has at least one."""
+    sums: list[float] = torch.bincount(numbers.cpu(), weights=log_p.cpu()).tolist()
+    return sums
+
+
+def _num_columns(cache: Cache) -> int:
+    """Return how many columns a cache keeps; 0 if it holds another state than keys and values."""
+    windows = [sys.maxsize]
+    for layer in cache.layers:
+        if type(layer) is DynamicSlidingWindowLayer:
+            windows.append(layer.sliding_window - 1)
+        elif type(layer) is not DynamicLayer:
+            windows.append(0)
+    return min(windows)

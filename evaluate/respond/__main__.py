@@ -64,9 +64,9 @@ def main(
         from evaluate.respond import own_answers
         from evaluate.respond.recognition import Respondent
 
-        recognition, examples = Respondent(model, rows, prompts, settings, finished).answer()
-        tables = {"recognition": recognition, "examples": examples}
-        done = f"emotion: {recognition.num_rows:,} answers to {len(rows):,} clips"
+        respondent = Respondent(model, rows, packed.load(data, "dev", allow_empty=True), prompts, settings, finished)
+        tables = respondent.answer()
+        done = f"emotion: {tables['recognition'].num_rows:,} answers to {len(rows):,} clips"
         if own is not None:
             trained = [packed.load(folder, "train") for folder in (own.stage1_data, data)]
             folders = own.stage1, model

@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluate.predictions import OWN_ANSWERS_SCHEMA
-from evaluate.respond.answer_scores import Tokens
 from evaluate.respond.emotion_named import label
 from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.own_queries import Asker, Query
@@ -38,6 +37,7 @@ from pipeline.tables import packed, parquet
 from pipeline.tables.continuations import NOT_GENERATED, TOLD_SCHEMA, response_ids
 from pipeline.weights.source import fetch
 from train.model_config import load_config
+from train.side_by_side import Answer
 
 Row = dict[str, Any]
 """What is known of a packed row: _ABOUT."""
@@ -52,7 +52,7 @@ _ABOUT = ("id", "corpus", "speaker", "emotion", "text", "num_speech_tokens")
 class Told:
     """The continuations of a transcript, in the order of the classes."""
 
-    answers: list[Tokens]
+    answers: list[Answer]
     named: list[bool]
     """Whether a continuation contains a word for an emotion."""
 

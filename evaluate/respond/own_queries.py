@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from evaluate.respond.answer_scores import Asked, Tokens, answer_log_probs
 from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
 from evaluate.respond.processes import ask_all
@@ -20,8 +19,10 @@ from train import saved_model
 from train.data.dataset import decode
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
+from train.model import Speech
 from train.model_config import load_config
 from train.precision import answering_dtype, autocast, best_device
+from train.side_by_side import Answer
 
 
 class Query(NamedTuple):
@@ -61,7 +62,7 @@ class Asker:
         self,
         folder: Path,
         rows: packed.Rows,
-        answers: Mapping[str, Sequence[Tokens]],
+        answers: Mapping[str, Sequence[Answer]],
         prompt: Prompt,
         settings: RespondParams,
         finished: FinishedBatches,
@@ -116,21 +117,31 @@ class Asker:
         speech = self.answering.encode_speech([self._clip(of_sound[0]) for of_sound in batch])
         with autocast(self.model.llm):
             heads = self.model.head(speech.pooled()).argmax(dim=1).tolist()
-        asked = [
-            Asked(self._prompt(query), self.answers[query.text], place)
-            for place, of_sound in enumerate(batch)
-            for query in of_sound
-        ]
-        scores = iter(answer_log_probs(self.model, asked, speech, self.batch_size))
-        return [(head, [next(scores) for _ in of_sound]) for head, of_sound in zip(heads, batch, strict=True)]
+        asked = [(place, query) for place, of_sound in enumerate(batch) for query in of_sound]
+        asked.sort(key=lambda each: each[1].told or "")  # prompts of the same wording share a longer start
+        scores: dict[Query, list[float]] = {}
+        for start in range(0, len(asked), self.batch_size):
+            places, queries = zip(*asked[start : start + self.batch_size], strict=True)
+            clips = Speech(embeddings=speech.embeddings[list(places)], valid=speech.valid[list(places)])
+            scores |= zip(
+                queries, self._scores([self._prompt(query) for query in queries], clips, queries), strict=True
+            )
+        return [(head, [scores[query] for query in of_sound]) for head, of_sound in zip(heads, batch, strict=True)]
 
+    @torch.no_grad()
     def _by_text(self, batch: list[Query]) -> list[list[float]]:
         """Return the scores of queries whose transcript stands in place of the speech."""
-        asked = []
-        for query in batch:
-            shell, content = self._prompt(query), self.prompter.content_ids(query.text)
-            asked.append(Asked(PromptIds(shell.before, content, shell.after), self.answers[query.text]))
-        return answer_log_probs(self.model, asked, None, self.batch_size)
+        shells = [self._prompt(query) for query in batch]
+        prompts = [
+            PromptIds(shell.before, self.prompter.content_ids(query.text), shell.after)
+            for shell, query in zip(shells, batch, strict=True)
+        ]
+        return self._scores(prompts, None, batch)
+
+    def _scores(
+        self, prompts: Sequence[PromptIds], speech: Speech | None, queries: Sequence[Query]
+    ) -> list[list[float]]:
+        return self.answering.answer_scores(prompts, speech, [self.answers[query.text] for query in queries])
 
     def _prompt(self, query: Query) -> PromptIds:
         if query.told is None:

@@ -4,11 +4,13 @@ The emotion is read in three ways: from the emotion head, as the likeliest label
 tried with the row's own clip and with another speaker's clip of another emotion. The two ways that ask the LLM are also
 tried with only the transcript. This shows how much of the emotion the words reveal.
 
-The prompt is the same for all clips. So each clip is encoded and asked about once: what the model answers to a wrong
+The likeliest label is also read under several prompts (recognition_prompts.py), on test and dev rows.
+
+A prompt is the same for all clips. So each clip is encoded and asked about once: what the model answers to a wrong
 clip is what it answers to this clip in its own row.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from evaluate.respond.emotion_named import label
 from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
 from evaluate.respond.processes import Answer, Item, ask_all
+from evaluate.respond.recognition_prompts import FIRST, prompts_table, speech_prompts
 from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
@@ -31,6 +34,7 @@ from train import saved_model
 from train.data.dataset import decode
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
+from train.model import Speech
 from train.model_config import load_config
 from train.precision import answering_dtype, best_device
 
@@ -49,19 +53,21 @@ def check_finite(where: str, scores: Sequence[Sequence[float]], ids: Sequence[st
 
 
 class Respondent:
-    """A stage-2 model and the test rows that it answers."""
+    """A stage-2 model and the rows that it answers."""
 
     def __init__(
         self,
         folder: Path,
         rows: packed.Rows,
+        dev: packed.Rows,
         prompts: PromptsParams,
         settings: RespondParams,
         finished: FinishedBatches,
     ) -> None:
+        """Load the model; of the rows `dev`, only emotions are asked for."""
         config = load_config(folder)
-        self.rows: list[Row] = pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()
-        self.packed = rows
+        self.rows, self.dev_rows = (_about(each) for each in (rows, dev))
+        self.packed, self.packed_dev = rows, dev
         self.emotions = config.emotions
         self.prompts = prompts
         self.settings = settings
@@ -72,13 +78,18 @@ class Respondent:
         device = best_device()
         model = saved_model.load(folder, answering_dtype(settings.precision, device)).to(device)
         self.answering = Answering(model, prompter, settings.max_new_tokens)
+        self.speech_prompts = speech_prompts(prompter, prompts.recognition, self.emotions, settings)
 
     @torch.no_grad()
-    def answer(self) -> tuple[pa.Table, pa.Table]:
-        """Return the recognition table, with every system on every row, and the examples table."""
+    def answer(self) -> dict[str, pa.Table]:
+        """Return the tables of the stage by name.
+
+        recognition has every system on every test row, examples some test rows, dev_head the emotion head on the dev
+        rows, on which score fits its temperature, and prompts the labels under several prompts, on dev and test rows.
+        """
         own, wrong = own_clips(self.rows), wrong_clips(self.rows, ("speaker", "emotion"), self.settings.seed)
         tell_missing("emotion", self.rows, wrong, "another speaker with another emotion in the test split")
-        of_clips = self._ask_about_clips()
+        of_clips, of_dev = self._ask_about_clips(), self._ask_about_dev()
         of_texts = self._ask_about_transcripts()
         given = [of_texts[row["text"]] for row in self.rows]
         recognition = pa.concat_tables(
@@ -89,22 +100,52 @@ class Respondent:
                 self._written("transcript_prompted", self.rows, [answer["prompted"] for answer in given]),
             ]
         )
-        return recognition, self._examples(of_clips)
+        return {
+            "recognition": recognition,
+            "examples": self._examples(of_clips),
+            "dev_head": self._scored("head", self.dev_rows, [answer["head"] for answer in of_dev]),
+            "prompts": pa.concat_tables(
+                prompts_table(split, rows, [answer["prompts"] for answer in answers])
+                for split, rows, answers in (("test", self.rows, of_clips), ("dev", self.dev_rows, of_dev))
+            ),
+        }
 
     def _ask_about_clips(self) -> list[Answers]:
-        asked = self.prompter.speech(self.prompts.recognition, options=self.emotions)
+        asked = self.speech_prompts[FIRST]
 
         def ask(batch: list[int]) -> list[Answers]:
-            speech = self.answering.encode_speech([self._clip(number) for number in batch])
-            heads = self.answering.emotion_scores(speech)
+            speech = self.answering.encode_speech([self._clip(self.packed, number) for number in batch])
             scores, written = self.answering.score_and_write([asked] * len(batch), speech, self.emotions)
-            for name, found in (("head", heads), ("logprob", scores)):
-                check_finite(f"respond: {name}", found, [self.rows[number]["id"] for number in batch])
-            columns = zip(heads, scores, written, strict=True)
-            return [dict(zip(("head", "logprob", "prompted"), each, strict=True)) for each in columns]
+            check_finite("respond: logprob", scores, [self.rows[number]["id"] for number in batch])
+            answers = self._ask_about_speech(self.rows, batch, speech, {FIRST: scores})
+            return [more | {"prompted": answer} for more, answer in zip(answers, written, strict=True)]
 
         lengths = self.packed.column("num_speech_tokens").to_pylist()
-        return self._ask("clips", list(range(len(self.rows))), ask, lengths)
+        return self._ask("clips", range(len(self.rows)), ask, lengths)
+
+    def _ask_about_dev(self) -> list[Answers]:
+        def ask(batch: list[int]) -> list[Answers]:
+            speech = self.answering.encode_speech([self._clip(self.packed_dev, number) for number in batch])
+            return self._ask_about_speech(self.dev_rows, batch, speech, {})
+
+        lengths = self.packed_dev.column("num_speech_tokens").to_pylist()
+        return self._ask("dev clips", range(len(self.dev_rows)), ask, lengths)
+
+    def _ask_about_speech(
+        self, rows: Sequence[Row], batch: Sequence[int], speech: Speech, known: Mapping[str, list[list[float]]]
+    ) -> list[Answers]:
+        """Return what the emotion head hears, and the scores of the labels under all prompts; some are `known`."""
+        ids = [rows[number]["id"] for number in batch]
+        heads, by_prompt = self.answering.emotion_scores(speech), dict(known)
+        check_finite("respond: head", heads, ids)
+        for name, prompt in self.speech_prompts.items():
+            if name not in known:
+                by_prompt[name] = self.answering.label_scores([prompt] * len(batch), speech, self.emotions)
+                check_finite(f"respond: prompt {name}", by_prompt[name], ids)
+        return [
+            {"head": head, "prompts": {name: scores[place] for name, scores in by_prompt.items()}}
+            for place, head in enumerate(heads)
+        ]
 
     def _ask_about_transcripts(self) -> dict[str, Answers]:
         """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
@@ -124,7 +165,7 @@ class Respondent:
         numbers, speech = self._spread(self.settings.examples), self.prompter.speech(self.prompts.emotion)
 
         def ask(batch: list[int]) -> list[Answers]:
-            clips = [self._clip(number) for number in batch]
+            clips = [self._clip(self.packed, number) for number in batch]
             texts = [self._speech_for(self.rows[number]["text"]) for number in batch]
             written = (self.answering.write([speech] * len(batch), clips), self.answering.write(texts, None))
             return [{"voice": to_clip, "transcript": to_text} for to_clip, to_text in zip(*written, strict=True)]
@@ -148,7 +189,7 @@ class Respondent:
         )
 
     def _ask(
-        self, task: str, items: list[Item], ask: Callable[[list[Item]], Sequence[Answer]], lengths: Sequence[int]
+        self, task: str, items: Sequence[Item], ask: Callable[[list[Item]], Sequence[Answer]], lengths: Sequence[int]
     ) -> list[Answer]:
         return ask_all(
             f"respond emotion: {task}",
@@ -163,7 +204,7 @@ class Respondent:
     def _by_voice(self, prefix: str, pairs: Pairs, of_clips: Sequence[Answers]) -> Iterator[pa.Table]:
         rows, given = [self.rows[row] for row, _ in pairs], [of_clips[clip] for _, clip in pairs]
         yield self._scored(f"{prefix}head", rows, [answer["head"] for answer in given])
-        yield self._scored(f"{prefix}logprob", rows, [answer["logprob"] for answer in given])
+        yield self._scored(f"{prefix}logprob", rows, [answer["prompts"][FIRST] for answer in given])
         yield self._written(f"{prefix}prompted", rows, [answer["prompted"] for answer in given])
 
     def _scored(self, system: str, rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> pa.Table:
@@ -173,8 +214,8 @@ class Respondent:
     def _written(self, system: str, rows: Sequence[Row], answers: Sequence[str]) -> pa.Table:
         return _table(system, rows, answers, [label(a, self.emotions) for a in answers], [None] * len(answers))
 
-    def _clip(self, number: int) -> Clip:
-        samples = decode(self.packed, self.packed[number], number)
+    def _clip(self, rows: packed.Rows, number: int) -> Clip:
+        samples = decode(rows, rows[number], number)
         return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
 
     def _speech_for(self, text: str) -> PromptIds:
@@ -190,6 +231,10 @@ class Respondent:
             by_emotion[self.rows[number]["emotion"]].append(number)
         turns = [number for turn in _turns(list(by_emotion.values())) for number in turn]
         return turns[:count]
+
+
+def _about(rows: packed.Rows) -> list[Row]:
+    return pa.table({name: rows.column(name) for name in _ABOUT}).to_pylist()  # type: ignore[no-any-return]
 
 
 def _table(

@@ -9,21 +9,61 @@ import pyarrow as pa
 import typer
 
 from evaluate import claims, training_curves
-from evaluate.metrics import CONFUSION_SYSTEMS, ScoreParams, confusion_rows, score_divergence, score_recognition
+from evaluate.counterfactuals import score_counterfactuals
+from evaluate.groups import FACTS_SCHEMA, MIN_CLIPS, score_groups
+from evaluate.judgements import describe, score_judgements
+from evaluate.metrics import (
+    CONFUSION_SYSTEMS,
+    Metrics,
+    ScoreParams,
+    confusion_rows,
+    score_calibration,
+    score_divergence,
+    score_prompts,
+    score_recognition,
+)
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
-from evaluate.predictions import PROBE, read_divergence, read_own_answers, read_recognition
+from evaluate.predictions import DEV_HEAD, PROBE, read_divergence, read_own_answers, read_prompts, read_recognition
 from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
 from evaluate.training_curves import ALIGNMENTS
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
+from pipeline.tables import parquet
 from pipeline.tables.emotions import read_classes
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "".join(",".join(map(str, row)) + "\n" for row in [header, *rows])
+
+
+def _calibration(recognised: pa.Table, dev_head: Path, manifests: Path, emotions: Sequence[str]) -> Metrics:
+    dev = read_recognition(dev_head, emotions, [DEV_HEAD], allow_empty=True)
+    if not dev.num_rows:
+        say(f"score: {dev_head}: found no dev clips, expected some to fit a temperature; it is left out")
+    return score_calibration(recognised, dev, parquet.read(manifests / "emotion.parquet", FACTS_SCHEMA), emotions)
+
+
+def _by_group(
+    recognised: pa.Table, own: pa.Table | None, manifests: Path, emotions: Sequence[str], confidence: float
+) -> Metrics:
+    file = manifests / "emotion.parquet"
+    if not file.is_file():
+        say(f"score: {file}: found no such file, expected the manifest; there are no scores by gender and duration")
+        return {}
+    groups = score_groups(recognised, own, parquet.read(file, FACTS_SCHEMA), emotions, confidence)
+    if groups.too_small:
+        say(f"score: groups of fewer than {MIN_CLIPS} clips have no scores: {', '.join(groups.too_small)}")
+    return groups.metrics
+
+
+def _add(numbers: Metrics, more: Metrics) -> None:
+    """Add metrics of systems to tests that may have other metrics of the same systems."""
+    for test, systems in more.items():
+        for system, scores in systems.items():
+            numbers.setdefault(test, {}).setdefault(system, {}).update(scores)
 
 
 def main(
@@ -34,7 +74,10 @@ def main(
     plots: Annotated[Path, typer.Option(help="Folder for the CSV files of `dvc plots`.")],
     models: Annotated[Path | None, typer.Option(help="Folder of the trained models, to plot their losses.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Emotions recognised by the probe of the encoder.")] = None,
+    dev_head: Annotated[Path | None, typer.Option(help="Emotions heard in dev clips, to fit a temperature.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Labels scored under several prompts.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Folder of the judge's marks and choices.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
@@ -48,17 +91,22 @@ def main(
     recognition_scores = score_recognition(recognised, emotions, confidence)
     diverged = read_divergence(divergence)
     numbers = score_divergence(diverged, confidence) | recognition_scores.metrics
+    if dev_head is not None:
+        _add(numbers, _calibration(recognised, dev_head, manifests, emotions))
+    if prompts is not None:
+        _add(numbers, score_prompts(read_prompts(prompts, emotions), emotions, confidence))
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
-    compared = claims.compare_recognition(recognised, emotions, confidence)
-    compared |= claims.compare_divergence(diverged, confidence)
-    if own_answers is not None:
-        own_rows = read_own_answers(own_answers, emotions)
-        own = score_own_answers(own_rows, emotions, confidence)
-        numbers |= own.metrics
-        compared |= claims.compare_own_answers(own_rows, emotions, confidence)
-        for corpus, counts in own.confusions.items():
+    scored = None if own_answers is None else read_own_answers(own_answers, emotions)
+    own: Metrics = {}
+    if scored is not None:
+        found = score_own_answers(scored, emotions, confidence)
+        own = found.metrics
+        numbers |= own | score_counterfactuals(scored, emotions, confidence)
+        for corpus, counts in found.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
+    judged = {} if judge is None else score_judgements(judge, confidence)
+    numbers |= judged
     if models is not None:
         for kind in ALIGNMENTS:
             curves = training_curves.read(models, kind).train
@@ -67,16 +115,17 @@ def main(
         rows = confusion_rows(recognised, system)
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
     write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
-    numbers |= compared
-    write_text(json.dumps(numbers, indent=2) + "\n", metrics)
+    by_group = _by_group(recognised, scored, manifests, emotions, confidence)
+    compared = claims.compare_systems(recognised, diverged, scored, emotions, confidence)
+    write_text(json.dumps(numbers | by_group | compared, indent=2) + "\n", metrics)
     heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
     gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
     say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")
-    if own_answers is not None:
-        chosen = (
-            f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.metrics.items()
-        )
+    if scored is not None:
+        chosen = (f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.items())
         say(f"score: own answers, unweighted accuracy: {', '.join(chosen) or 'no test clip has them'}")
+    if judged:
+        say(f"score: {describe(judged)}")
 
 
 if __name__ == "__main__":

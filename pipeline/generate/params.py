@@ -96,9 +96,9 @@ class GenerateParams(Section):
     @model_validator(mode="after")
     def _check_section(self) -> Self:
         if (self.engine == "server") != (self.server is not None):
-            raise ValueError("generate.server to be a section if the engine is server, and null otherwise")
+            raise ValueError("server to be a section if the engine is server, and null otherwise")
         if (self.engine == "ray") != (self.ray is not None):
-            raise ValueError("generate.ray to be a section if the engine is ray, and null otherwise")
+            raise ValueError("ray to be a section if the engine is ray, and null otherwise")
         if self.engine != "vllm" and self.tensor_parallel not in ("auto", 1):
             raise ValueError(f"tensor_parallel = auto for the engine {self.engine}; only vllm divides an LLM")
         if self.engine == "echo" and self.store_logprobs:

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.corpora.params import CorpusParams
+from pipeline.corpora.transcript import normalise
 from pipeline.params import Alignment, ParamsFile, Section
 from pipeline.split import emobox_lists, speakers
 from pipeline.stage import UserError, run_stage, say
@@ -49,6 +50,8 @@ class SplitParams(Section):
 
     The lists replace the official splits. A clip that is in no list is left out.
     """
+    test_sentences: list[str]
+    """Transcripts that only test may have: the rows of train and dev with these words are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,10 @@ def assign(table: pa.Table, corpus: str, options: SplitParams, folds: Mapping[st
     return speakers.assign_speakers(table, corpus, chosen, seed=options.seed, **fractions)
 
 
-def divide(table: pa.Table, kind: Alignment, classes: Iterable[str], listed: Iterable[str]) -> Divided:
-    """Leave out the rows that an alignment of this kind cannot use; `listed` are the corpora with lists."""
+def divide(table: pa.Table, kind: Alignment, classes: Iterable[str], options: SplitParams) -> Divided:
+    """Leave out the rows that an alignment of this kind cannot use."""
     no_split, no_text, emotion = pc.is_null(table["split"]), pc.is_null(table["text"]), table["emotion"]
-    is_listed = pc.is_in(table["corpus"], pa.array(list(listed), pa.string()))
+    is_listed = pc.is_in(table["corpus"], pa.array(list(options.lists), pa.string()))
     rules: list[tuple[Any, Any]] = [(pc.and_(no_split, is_listed), "in no list"), (no_split, "no official part")]
     if kind == "emotion":
         is_class = pc.is_in(emotion, pa.array(list(classes), pa.string()))
@@ -93,10 +96,29 @@ def divide(table: pa.Table, kind: Alignment, classes: Iterable[str], listed: Ite
         # a test clip needs no transcript; in training, the LLM continues the transcript
         no_text = pc.and_(no_text, pc.not_equal(table["split"], "test"))
     rules.append((no_text, "no transcript"))
+    if options.test_sentences:
+        not_test = pc.not_equal(table["split"], "test")
+        rules.append((pc.and_(has_sentence(table, options.test_sentences), not_test), "words of test_sentences"))
     conditions = pc.make_struct(*(rule[0] for rule in rules), field_names=[str(i) for i in range(len(rules))])
     reasons = pc.case_when(conditions, *(rule[1] for rule in rules))
     excluded = table.append_column(EXCLUDED_SCHEMA.field("reason"), reasons).filter(pc.is_valid(reasons))
     return Divided(table.filter(pc.is_null(reasons)), excluded)
+
+
+def has_sentence(table: pa.Table, sentences: Iterable[str]) -> pa.Array:
+    """Return which rows have the words of one of `sentences`, without regard to case and punctuation."""
+    texts = table["text"].combine_chunks().dictionary_encode()
+    wanted = {normalise(sentence) for sentence in sentences}
+    is_wanted = pa.array([normalise(text) in wanted for text in texts.dictionary.to_pylist()], pa.bool_())
+    return pc.fill_null(is_wanted.take(texts.indices), False)
+
+
+def check_sentences(sentences: Iterable[str], tested: pa.Table) -> None:
+    """Raise UserError if no row of `tested` has the words of a sentence."""
+    found = {normalise(text) for text in pc.unique(tested["text"]).to_pylist() if text}
+    for sentence in sentences:
+        if normalise(sentence) not in found:
+            raise UserError(f"split.test_sentences: no test clip has the words {sentence!r}")
 
 
 def check_classes(table: pa.Table, classes: Iterable[str]) -> None:
@@ -157,8 +179,10 @@ def main(
     check_corpora(options, ingested)
     emotional = join(manifests, options.emotion, options)
     check_classes(emotional, classes)
-    speech = divide(join(manifests, options.semantic, options), "semantic", classes, options.lists)
-    acted = divide(emotional, "emotion", classes, options.lists)
+    speech = divide(join(manifests, options.semantic, options), "semantic", classes, options)
+    acted = divide(emotional, "emotion", classes, options)
+    kept = pa.concat_tables([speech.kept, acted.kept])
+    check_sentences(options.test_sentences, kept.filter(pc.field("split") == "test"))
     left_out = pa.concat_tables([speech.excluded, acted.excluded])
     parquet.write(speech.kept, semantic)
     parquet.write(acted.kept, emotion)

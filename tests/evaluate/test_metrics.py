@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
+from scipy import special, stats
+from scipy.spatial.distance import jensenshannon
 from sklearn import metrics as sklearn_metrics
 
-from evaluate.calibration import expected_calibration_error
-from evaluate.metrics import score_divergence, score_recognition
-from evaluate.predictions import DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
+from evaluate.calibration import expected_calibration_error, fit_temperature
+from evaluate.metrics import score_calibration, score_divergence, score_prompts, score_recognition
+from evaluate.predictions import DIVERGENCE_SCHEMA, PROMPTS_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
 from pipeline.stage import UserError
-from pipeline.tables import parquet
-from tests.builders import CLASSES, divergence_table, recognition_table
+from pipeline.tables import manifest, parquet
+from tests.builders import CLASSES, divergence_table, recognition_table, utterance
 
 CONFIDENCE = 0.95
 
@@ -154,6 +155,87 @@ def test_systems_with_scores_have_a_calibration_error() -> None:
     expected = expected_calibration_error(np.tile([0.0, -1, -2, -3], (80, 1)), truth)
     assert metrics["head"]["ece"] == pytest.approx(expected, abs=1e-6)
     assert [name for name, scores in metrics.items() if "ece" in scores] == ["head"]
+
+
+def recognised_by_head(corpus: str, num_clips: int, seed: int) -> tuple[pa.Table, Any, Any]:
+    """Make up clips that the emotion head hears too surely: table, scores (n, 4) and labels (n)."""
+    rng = np.random.default_rng(seed)
+    scores = 4 * rng.standard_normal((num_clips, 4))
+    truth = np.array([rng.choice(4, p=p) for p in special.softmax(scores / 3, axis=1)])
+    rows = [
+        {"id": f"{corpus}/{i}", "corpus": corpus, "speaker": f"{corpus}/{i % 4}", "emotion": CLASSES[truth[i]]}
+        | {"system": "head", "answer": None, "predicted": CLASSES[scores[i].argmax()], "scores": scores[i].tolist()}
+        for i in range(num_clips)
+    ]
+    return parquet.from_rows(rows, RECOGNITION_SCHEMA), scores, truth
+
+
+def with_votes(*rows: tuple[str, dict[str, float] | None]) -> pa.Table:
+    votes = [utterance(key, emotion_votes=None if of is None else list(of.items())) for key, of in rows]
+    return parquet.from_rows(votes, manifest.SCHEMA)
+
+
+def test_the_head_is_calibrated_on_dev_clips_and_scored_on_test_clips() -> None:
+    (test, scores, truth), (dev, dev_scores, dev_truth) = (
+        recognised_by_head("acted", 2_000, 1),
+        recognised_by_head("other", 1_000, 2),
+    )
+    found = score_calibration(test, dev, with_votes(), CLASSES)["emotion_acted"]["head"]
+    temperature = fit_temperature(dev_scores, dev_truth)
+    assert 2.5 < temperature < 3.5
+    loss = [sklearn_metrics.log_loss(truth, special.softmax(scores / t, axis=1)) for t in (1, temperature)]
+    expected = {"nll": loss[0], "nll_calibrated": loss[1], "temperature": temperature}
+    expected["ece_calibrated"] = expected_calibration_error(scores / temperature, truth)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert loss[1] < loss[0]
+    assert score_calibration(test, dev.slice(0, 0), with_votes(), CLASSES)["emotion_acted"]["head"].keys() == {"nll"}
+
+
+def test_the_distance_to_votes_is_that_of_the_clips_with_a_vote_for_a_class() -> None:
+    test, scores, _ = recognised_by_head("acted", 5, 1)
+    half = {"sad": 0.5, "happy": 0.25, "disgust": 0.25}
+    votes = with_votes(("acted/3", half), ("acted/0", None), ("acted/4", {"disgust": 1.0}), ("x/1", half))
+    found = score_calibration(test, test, votes, CLASSES)["emotion_acted"]["head"]
+    shares = [half.get(name, 0) for name in CLASSES]
+    for name, temperature in (("vote_distance", 1.0), ("vote_distance_calibrated", found["temperature"])):
+        expected = jensenshannon(special.softmax(scores[3] / temperature), shares, base=2)
+        assert found[name] == pytest.approx(expected, abs=1e-5)
+    assert found["n_votes"] == 1
+
+
+PREDICTED = {  # prompt -> predicted class of six clips, whose labels are 0, 0, 0, 1, 1, 1
+    "test": {"0-0": [0, 0, 1, 1, 0, 0], "0-1": [0, 0, 0, 1, 1, 0], "1-0": [0, 1, 1, 1, 0, 1]},
+    "dev": {"0-0": [0, 0, 0, 1, 0, 0], "0-1": [1, 1, 1, 0, 0, 0], "1-0": [0, 0, 0, 1, 1, 0]},
+}
+
+
+def under_prompts() -> list[dict[str, Any]]:
+    return [
+        {"id": f"{split}/{i}", "corpus": "acted", "speaker": f"{split}/{i % 2}", "emotion": CLASSES[i // 3]}
+        | {"split": split, "prompt": prompt, "scores": [-1.0 * (k != predicted) for k in range(4)]}
+        for split, by_prompt in PREDICTED.items()
+        for prompt, of_clips in by_prompt.items()
+        for i, predicted in enumerate(of_clips)
+    ]
+
+
+def test_the_prompt_is_chosen_on_dev_and_scored_on_test() -> None:
+    rows = under_prompts()
+    found = score_prompts(parquet.from_rows(rows[::-1], PROMPTS_SCHEMA), CLASSES, CONFIDENCE)["emotion_acted"]
+    (scores,) = found.values()
+    assert list(found) == ["logprob_prompts"]
+    bounds = {name: scores.pop(name) for name in ("chosen_low", "chosen_high")}
+    assert bounds["chosen_low"] <= scores["chosen"] <= bounds["chosen_high"]
+    assert scores == pytest.approx(
+        {
+            "mean": np.mean([3 / 6, 5 / 6, 3 / 6]), "range": 2 / 6, "oracle": 5 / 6, "consistency": 2 / 6,
+            "chosen": 3 / 6, "prompts": 3, "n": 6, "speakers": 2,
+        },
+        abs=1e-6,
+    )  # fmt: skip
+    test = parquet.from_rows([row for row in rows if row["split"] == "test"], PROMPTS_SCHEMA)
+    without_dev = score_prompts(test, CLASSES, CONFIDENCE)["emotion_acted"]["logprob_prompts"]
+    assert without_dev == {name: value for name, value in scores.items() if name != "chosen"}
 
 
 def test_scores_of_another_number_of_emotions_are_refused() -> None:

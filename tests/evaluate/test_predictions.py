@@ -11,11 +11,13 @@ from evaluate.predictions import (
     DIVERGENCE_SCHEMA,
     OWN_ANSWERS_SCHEMA,
     OWN_SYSTEMS,
+    PROMPTS_SCHEMA,
     RECOGNITION_SCHEMA,
     SYSTEMS,
     read_divergence,
     read_examples,
     read_own_answers,
+    read_prompts,
     read_recognition,
 )
 from pipeline.stage import UserError
@@ -138,3 +140,27 @@ def test_a_score_that_is_no_number_is_named(scores: list[float | None], tmp_path
     rows[8]["scores"] = scores
     with pytest.raises(UserError, match=r"acted/b: scores: found \[.+\], expected finite numbers"):
         read_recognition(written(rows, RECOGNITION_SCHEMA, tmp_path), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "train"}, "a/0: split: found train, expected one of test, dev"),
+        ({"emotion": "bored"}, "a/0: emotion: found bored, expected one of"),
+        ({"scores": [0.0]}, r"a/0: scores: found \[0.0\], expected 2 values"),
+        ({"scores": [0.0, float("nan")]}, "a/0: scores: found .+, expected finite numbers"),
+        ({"id": "a/1"}, "a/1: prompt 0-0 found twice, expected once"),
+        ({"id": "a/2"}, "a/0: found no prompt 0-0, expected every prompt for every id"),
+    ],
+)
+def test_wrong_scores_under_prompts_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = [
+        {"id": f"a/{i}", "corpus": "a", "speaker": "a/s", "emotion": CLASSES[0], "split": "dev", "prompt": prompt}
+        | {"scores": [0.0] * 2}
+        for i in range(2)
+        for prompt in ("0-0", "0-1")
+    ]
+    assert read_prompts(written(rows, PROMPTS_SCHEMA, tmp_path), CLASSES).num_rows == 4
+    rows[0] |= change
+    with pytest.raises(UserError, match=message):
+        read_prompts(written(rows, PROMPTS_SCHEMA, tmp_path), CLASSES)

@@ -16,7 +16,7 @@ from pipeline.weights.source import ModelsParams
 from tests import builders
 from tests.backbones import BACKBONES, SMALL, Backbone
 from tests.conftest import character_tokenizer
-from train import saved_model
+from train import inference, saved_model
 from train.inference import Answering, Clip
 from train.model.plora import lora_config
 
@@ -78,6 +78,12 @@ FAMILIES = {
 WHOLE = ("Gemma 3, short window", "LFM2")
 """LLMs whose answers cannot continue from the keys and values of the prompt."""
 LABELS = ["sad", "happy", "h", "sadly"]
+ANSWERS: list[list[tuple[int, ...]]] = [
+    [(40, 41, 42, 43, 0), (50,), (40, 44), (40, 41, 42, 43, 0)],
+    [(60, 61, 62, 63, 64, 65, 66, 67)],
+    [(70, 71), (72, 73, 74)],
+]
+"""Answers to three prompts; the prompts have different numbers of them."""
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
@@ -100,6 +106,7 @@ def test_what_continues_from_the_prompt_is_what_whole_sequences_give(
     prompt = Prompt(system="S", text="Say: ", speech="Listen: ")
     clips = [Clip(torch.randn(80, frames), frames) for frames in (90, 300, 160)]
     speech, texts = answering.prompter.speech(prompt), [answering.prompter.text(prompt, text) for text in TEXTS]
+    told = [speech, answering.prompter.around(prompt, (), emotion=None), speech]
     monkeypatch.setattr(Prompter, "answer", lambda _self, ids: ids)
     prefills: list[object] = []
     prefill = Answering._prefill
@@ -113,10 +120,21 @@ def test_what_continues_from_the_prompt_is_what_whole_sequences_give(
         found = answering.score_and_write([speech] * 3, clips, LABELS)
         alone = [answering.score_and_write([speech], [clip], LABELS) for clip in clips]
         of_texts = answering.score_and_write(texts, None, LABELS)
+        of_answers = answering.answer_scores(told, clips, ANSWERS)
+        answers_alone = [
+            answering.answer_scores([shell], [clip], [of])[0]
+            for shell, clip, of in zip(told, clips, ANSWERS, strict=True)
+        ]
+        monkeypatch.setattr(inference, "WIDTH", 6)
+        in_parts = answering.answer_scores(told, clips, ANSWERS)
         monkeypatch.setattr(Answering, "_prefill", lambda *_args, **_kwargs: None)
         expected = answering.score_and_write([speech] * 3, clips, LABELS)
         expected_of_texts = answering.score_and_write(texts, None, LABELS)
-    assert [each is None for each in prefills] == [name in WHOLE] * 5
+        expected_of_answers = answering.answer_scores(told, clips, ANSWERS)
+    assert [each is None for each in prefills] == [name in WHOLE] * 10
+    for few in (of_answers, answers_alone, in_parts):
+        assert few == [pytest.approx(of_prompt, abs=1e-4) for of_prompt in expected_of_answers]
+    assert len({round(score, 2) for of_prompt in expected_of_answers for score in of_prompt}) == 6
     for scores, others in ((found, expected), (of_texts, expected_of_texts)):
         torch.testing.assert_close(torch.tensor(scores[0]), torch.tensor(others[0]), rtol=0, atol=1e-4)
         assert scores[1] == others[1]

@@ -89,10 +89,10 @@ def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> No
     assert not any(p.requires_grad for n, p in llm.named_parameters() if n in requires_grad)
 
 
-def _same_dtype(matrix: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+def _same_dtype(lora_a: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     """Return the inputs of A in its dtype, unless autocast chooses it; a forward pre-hook."""
     (states,) = inputs
-    return (states if torch.is_autocast_enabled(states.device.type) else states.to(matrix.weight.dtype),)  # type: ignore[arg-type]
+    return (states if torch.is_autocast_enabled(states.device.type) else states.to(lora_a.weight.dtype),)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Request:
     """Seed of the sampling; None if decoding is greedy."""
     text_ids: tuple[int, ...] = ()
     """Those of the prompt's ids that are the transcript."""
+    json_schema: str | None = None
+    """JSON schema that vLLM makes the answer follow; the engine transformers cannot do so, and leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ MAX_LOSSES = 3  # the run stops after this many losses per worker (8 or more in 
 MAX_PAUSE_S = 8.0
 NO_ROOM_S = 60.0  # the run ends if for this long no machine has had room for a worker
 
-Prompt = tuple[Sequence[int], Sequence[int], int | None]
-"""Token ids of a prompt, ids of the answer to score (empty for none), and the seed."""
+Prompt = tuple[Sequence[int], Sequence[int], int | None, str | None]
+"""Token ids of a prompt, ids of the answer to score (empty for none), the seed, and the JSON schema of the answer."""
 
 _CONNECT_S = 10.0
 _POLL_S = 0.5
@@ -91,11 +91,11 @@ class RayEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
         """See Engine.generate."""
-        return self._run((request.prompt_ids, (), request.seed) for request in requests)
+        return self._run((request.prompt_ids, (), request.seed, request.json_schema) for request in requests)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
         """See Engine.score."""
-        return self._run((prompt, answer, None) for prompt, answer in pairs)
+        return self._run((prompt, answer, None, None) for prompt, answer in pairs)
 
     def _run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Any]]:
         """Yield each prompt's position with its answer or score."""

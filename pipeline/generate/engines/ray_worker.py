@@ -27,6 +27,8 @@ class Numbered:
     """The answer to score; empty if the worker has to write one."""
     seed: int | None
     """Seed of the sampling; None if decoding is greedy."""
+    json_schema: str | None
+    """JSON schema that the answer must follow, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Worker:
         if dropped:
             self._drop(set(dropped))
         for prompt in prompts:
-            self._running[self._llm.add(prompt.ids, prompt.answer, prompt.seed)] = prompt.number
+            self._running[self._llm.add(prompt.ids, prompt.answer, prompt.seed, prompt.json_schema)] = prompt.number
         answers, end = list[tuple[int, Answer | float]](), time.monotonic() + ROUND_S
         while self._running and time.monotonic() < end:
             answers += [(self._running.pop(number), answer) for number, answer in self._llm.step()]

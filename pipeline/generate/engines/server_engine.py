@@ -95,11 +95,12 @@ class ServerEngine:
         return sum(given.token_logprobs[len(prompt) : len(prompt) + len(answer)])
 
     def _answer(self, request: Request) -> Answer:
+        schema = {"structured_outputs": {"json": request.json_schema}} if request.json_schema else {}
         choice = self._complete(
             prompt=list(request.prompt_ids),
             logprobs=self._params.store_logprobs,
             **sampling(self._params, request.seed),
-            extra_body=vllm_fields(self._end_ids),
+            extra_body=vllm_fields(self._end_ids) | schema,
         )
         return self._reader.completion(choice)
 

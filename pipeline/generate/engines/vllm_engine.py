@@ -30,6 +30,7 @@ class VllmEngine:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # vLLM's own use of torch
             from vllm import LLM, SamplingParams
+            from vllm.sampling_params import StructuredOutputsParams
 
         self.name = f"vllm {version}"
         self.hardware = describe_hardware()
@@ -39,7 +40,7 @@ class VllmEngine:
         self._num_top = params.store_logprobs
 
         @cache
-        def sampling(seed: int | None) -> SamplingParams:
+        def sampling(seed: int | None, json_schema: str | None) -> SamplingParams:
             return SamplingParams(
                 temperature=params.temperature,
                 top_p=params.top_p,
@@ -48,6 +49,7 @@ class VllmEngine:
                 stop_token_ids=list(end_ids),
                 logprobs=params.store_logprobs,  # 0 gives the log-probability of the answer itself
                 detokenize=False,
+                structured_outputs=StructuredOutputsParams(json=json_schema) if json_schema else None,
             )
 
         self._sampling = sampling
@@ -69,13 +71,15 @@ class VllmEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
         """See Engine.generate."""
-        return self._run((request.prompt_ids, (), request.seed) for request in requests)
+        return self._run((request.prompt_ids, (), request.seed, request.json_schema) for request in requests)
 
     def score(self, pairs: Iterable[PromptAndAnswer]) -> Iterator[tuple[int, float]]:
         """See Engine.score."""
-        return self._run((prompt, answer, None) for prompt, answer in pairs)
+        return self._run((prompt, answer, None, None) for prompt, answer in pairs)
 
-    def _run(self, prompts: Iterable[tuple[Sequence[int], Sequence[int], int | None]]) -> Iterator[tuple[int, Any]]:
+    def _run(
+        self, prompts: Iterable[tuple[Sequence[int], Sequence[int], int | None, str | None]]
+    ) -> Iterator[tuple[int, Any]]:
         """Give vLLM prompts as it finishes others; yield each prompt's position with its answer or score."""
         waiting, running = enumerate(prompts), dict[str, int]()
         try:
@@ -89,7 +93,9 @@ class VllmEngine:
         finally:
             self.drop(running)
 
-    def add(self, prompt: Sequence[int], answer: Sequence[int], seed: int | None) -> str:
+    def add(
+        self, prompt: Sequence[int], answer: Sequence[int], seed: int | None, json_schema: str | None = None
+    ) -> str:
         """Add a prompt, with the answer to score if there is one.
 
         Returns the number under which `step` will return the result.
@@ -99,7 +105,7 @@ class VllmEngine:
         number = str(next(self._numbers))
         if answer:
             self._to_score[number] = len(answer)
-        sampling = self._scoring if answer else self._sampling(seed)
+        sampling = self._scoring if answer else self._sampling(seed, json_schema)
         self._llm.llm_engine.add_request(number, TokensPrompt(prompt_token_ids=[*prompt, *answer]), sampling)
         return number
 

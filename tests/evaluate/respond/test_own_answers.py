@@ -16,7 +16,6 @@ import yaml
 from evaluate import predictions
 from evaluate.respond import __main__ as respond
 from evaluate.respond import own_answers
-from evaluate.respond.answer_scores import Asked, Tokens, answer_log_probs, shared_start
 from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.own_queries import Asker, Query, silent_frames
 from evaluate.respond.params import RespondParams
@@ -31,10 +30,12 @@ from train import saved_model
 from train.inference import Answering, Clip
 from train.model import SpeechLLM
 from train.model.plora import lora_config
+from train.side_by_side import Answer
 
 EMOTIONS = ["sad", "happy"]
 PROMPT = {"system": "s", "text": "say it {emotion}: ", "speech": "hear: "}
 SETTINGS = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
+SETTINGS |= {"recognition_wordings": [], "option_orders": 1}
 
 
 def save_model(folder: Path, models: ModelsParams, *, everywhere: bool = False, stage1: bool = False) -> Path:
@@ -115,25 +116,20 @@ def test_scores_in_batches_are_those_of_a_plain_forward_pass(
     prompter, prompt = Prompter.load(fetch(tiny_models.llm)), Prompt.model_validate(PROMPT)
     clips = [Clip(torch.randn(80, frames), frames) for frames in (90, 300, 150)]
     shells = [prompter.speech(prompt), prompter.around(prompt, (), emotion="sad"), prompter.speech(prompt)]
-    answers: list[list[Tokens]] = [[(40, 41, 0), (50,), (40, 41, 0)], [(60, 61), (62, 63, 64, 65, 66)], [(70, 71)]]
+    answers: list[list[Answer]] = [[(40, 41, 0), (50,), (40, 41, 0)], [(60, 61), (62, 63, 64, 65, 66)], [(70, 71)]]
+    answering = Answering(model, prompter, 1)
     with torch.no_grad():
-        speech = Answering(model, prompter, 1).encode_speech(clips)
-        asked = [Asked(shell, of, place) for place, (shell, of) in enumerate(zip(shells, answers, strict=True))]
-        expected = [[alone(model, one.prompt, a, clips[n]) for a in one.answers] for n, one in enumerate(asked)]
-        for batch_size in (1, 2, 50):
-            found = answer_log_probs(model, asked, speech, batch_size)
-            assert found == [pytest.approx(of, abs=1e-4) for of in expected]
-            assert found[0][0] == found[0][2]
+        expected = [
+            [alone(model, shell, answer, clip) for answer in of]
+            for shell, of, clip in zip(shells, answers, clips, strict=True)
+        ]
+        found = answering.answer_scores(shells, clips, answers)
+        assert found == [pytest.approx(of, abs=1e-4) for of in expected]
+        assert found[0][0] == found[0][2]
         texts = [prompter.text(prompt, text, emotion="sad") for text in ("dogs", "kids are talking")]
-        found = answer_log_probs(model, [Asked(text, answers[1]) for text in texts], None, 3)
+        found = answering.answer_scores(texts, None, [answers[1]] * 2)
         assert found == [pytest.approx([alone(model, text, a) for a in answers[1]], abs=1e-4) for text in texts]
     assert len({round(score, 2) for of in expected for score in of}) == 5
-
-
-def test_the_shared_start_is_what_all_pieces_share() -> None:
-    assert shared_start([(1, 2, 3), (1, 2, 4), (1, 2)]) == (1, 2)
-    assert shared_start([(1, 2, 3), (2, 2, 3), (1, 2, 3)]) == ()
-    assert shared_start([(1, 2)] * 2) == (1, 2)
 
 
 def test_silence_has_as_many_speech_embeddings_as_the_clip() -> None:
@@ -266,7 +262,8 @@ def test_without_told_continuations_no_own_answers_are_scored(
     packed_folder: Path, tmp_path: Path, stage2: Path, params_file: Path
 ) -> None:
     respond.main("emotion", packed_folder, stage2, tmp_path / "out", params_file=params_file)
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"recognition.parquet", "examples.parquet"}
+    written = {file.stem for file in (tmp_path / "out").iterdir()}
+    assert written == {"recognition", "examples", "dev_head", "prompts"}
 
 
 @pytest.mark.parametrize("changes", [{"stage1": None}, {"told": None}, {"stage1_data": None}, {"kind": "semantic"}])

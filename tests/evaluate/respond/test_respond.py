@@ -25,6 +25,7 @@ from evaluate.respond import __main__ as respond
 from evaluate.respond.clip_embeddings import ClipEmbeddings
 from evaluate.respond.finished import CODE, FinishedBatches
 from evaluate.respond.processes import ask_all
+from evaluate.respond.recognition_prompts import option_orders
 from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.params import Alignment
@@ -62,6 +63,7 @@ def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
 @pytest.fixture
 def params_file(tmp_path: Path) -> Path:
     settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
+    settings |= {"recognition_wordings": ["Which of {options}? "], "option_orders": 2}
     prompts = dict.fromkeys(("semantic", "emotion", "recognition"), PROMPT)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings, "prompts": prompts}))
     return tmp_path / "params.yaml"
@@ -116,9 +118,49 @@ def test_every_test_row_is_answered_by_every_system(
     assert len(table) == 8 * len(predictions.SYSTEMS)
     head = table[table.system == "head"].scores
     assert all(torch.tensor(scores).exp().sum() == pytest.approx(1.0) for scores in head)
+    dev = predictions.read_recognition(tmp_path / "out" / "dev_head.parquet", EMOTIONS, [predictions.DEV_HEAD])
+    assert dev["id"].to_pylist() == packed.load(packed_folder, "dev").column("id").to_pylist()
     examples = predictions.read_examples(tmp_path / "out" / "examples.parquet").to_pandas()
     assert len(examples) == 4
     assert sorted(examples.emotion) == ["happy", "happy", "sad", "sad"]
+
+
+def test_labels_are_scored_under_every_prompt_on_test_and_dev_rows(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, tiny_models: ModelsParams
+) -> None:
+    run("emotion", packed_folder, model_path, tmp_path / "out", params_file)
+    table = predictions.read_prompts(tmp_path / "out" / "prompts.parquet", EMOTIONS).to_pandas()
+    assert len(table) == (8 + 4) * 4
+    prompter, config = Prompter.load(fetch(tiny_models.llm)), load_config(model_path)
+    answering = Answering(saved_model.load(model_path), prompter, max_new_tokens=1)
+    listed = {"0-0": PROMPT["speech"], "0-1": PROMPT["speech"]}
+    listed |= {"1-0": "Which of sad or happy? ", "1-1": "Which of happy or sad? "}
+    log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
+    for split in ("test", "dev"):
+        examples = Examples(packed.load(packed_folder, split), log_mel, EMOTIONS)
+        for number, row in enumerate(packed.load(packed_folder, split)):
+            clip = Clip(examples[number].features, examples[number].num_frames)
+            of_row = table[(table.id == row["id"]) & (table.split == split)].set_index("prompt").scores
+            for name, text in listed.items():
+                prompt = prompter.speech(Prompt(system=PROMPT["system"], text="", speech=text))
+                with torch.no_grad():
+                    expected = answering.label_scores([prompt], [clip], EMOTIONS)[0]
+                assert of_row[name] == pytest.approx(expected, abs=1e-4)
+    one, other = (np.stack(table[table.prompt == name].scores) for name in ("1-0", "1-1"))
+    assert np.abs(one - other).max() > 5e-4  # so an order that is not used is noticed above
+    logprob = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
+    logprob = logprob[logprob.system == "logprob"].set_index("id").scores
+    published = table[(table.prompt == "0-0") & (table.split == "test")].set_index("id").scores
+    assert all(logprob[key].tolist() == published[key].tolist() for key in logprob.index)
+
+
+def test_orders_of_options_differ_and_are_drawn_by_the_seed() -> None:
+    orders = option_orders(["a", "b", "c", "d"], 5, seed=1)
+    assert orders[0] == ("a", "b", "c", "d")
+    assert len(set(orders)) == 5
+    assert {frozenset(order) for order in orders} == {frozenset("abcd")}
+    assert option_orders(["a", "b", "c", "d"], 5, seed=1) == orders != option_orders(["a", "b", "c", "d"], 5, seed=2)
+    assert option_orders(["a", "b"], 3, seed=1) == [("a", "b"), ("b", "a")]
 
 
 def test_answers_and_scores_do_not_depend_on_the_rest_of_the_batch(model_path: Path, tiny_models: ModelsParams) -> None:
@@ -164,12 +206,15 @@ def test_the_head_scores_a_clip_as_it_does_in_training(
     respond.main(kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     table = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
     config, model = load_config(model_path), saved_model.load(model_path)
-    rows = packed.load(packed_folder, "test")
-    examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
-    batch = Collator(packed.load_shell(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])
-    with torch.no_grad():
-        expected = model(batch).emotion.log_softmax(-1).tolist()
-    assert table[table.system == "head"].scores.tolist() == [pytest.approx(scores, abs=1e-4) for scores in expected]
+    dev = predictions.read_recognition(tmp_path / "out" / "dev_head.parquet", EMOTIONS, [predictions.DEV_HEAD])
+    found = {"test": table[table.system == "head"].scores.tolist(), "dev": dev["scores"].to_pylist()}
+    for split, scores in found.items():
+        rows = packed.load(packed_folder, split)
+        examples = Examples(rows, LogMel(fetch(config.models.encoder), pad_to_30s), EMOTIONS)
+        batch = Collator(packed.load_shell(packed_folder), with_teacher=False)([examples[i] for i in range(len(rows))])
+        with torch.no_grad():
+            expected = model(batch).emotion.log_softmax(-1).tolist()
+        assert scores == [pytest.approx(of_row, abs=1e-4) for of_row in expected]
 
 
 def clips(*rows: tuple[str, str], corpus: str = "c", lengths: Sequence[int] = ()) -> list[dict[str, Any]]:
@@ -261,6 +306,7 @@ def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
     rows = [row | {"speaker": "corpus/1"} for row in packed.load(packed_folder, "test") if row["emotion"] in emotions]
     with packed.Writer(folder, packed.load_shell(packed_folder), shard_bytes=1 << 20) as writer:
         writer.write("test", rows)
+        writer.open("dev")
     for kind in ("emotion", "semantic"):
         respond.main(kind=kind, data=folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     told = capsys.readouterr().out
@@ -271,6 +317,10 @@ def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
     scores = score_recognition(recognised, EMOTIONS, 0.95).metrics["emotion_corpus"]
     assert "shuffled_head" not in scores
     assert (scores["head"]["n"], scores["chance"]["ua"]) == (len(rows), 1 / len(emotions))
+    dev = predictions.read_recognition(
+        tmp_path / "out" / "dev_head.parquet", EMOTIONS, [predictions.DEV_HEAD], allow_empty=True
+    )
+    assert dev.num_rows == 0
     divergences = predictions.read_divergence(tmp_path / "out" / "divergence.parquet")
     assert set(score_divergence(divergences, 0.95)["continuation_kl_corpus"]) == {"transcript", "before", "after"}
 
@@ -351,8 +401,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
     return written
 
 
+TASKS = {"clips": 3, "dev clips": 2, "transcripts": 3, "examples": 2}
 BATCHES = {  # of three rows
-    "emotion": [*(f"clips-{i}" for i in range(3)), *(f"transcripts-{i}" for i in range(3)), "examples-0", "examples-1"],
+    "emotion": [
+        *(f"{task}-{i}" for task, count in TASKS.items() for i in range(count)),
+    ],
     "semantic": [f"clips-{i}" for i in range(3)],
 }
 
@@ -476,7 +529,7 @@ def test_each_clip_is_encoded_once_by_each_stage(
     assert len(encoded) == len(set(encoded)) == 7
     encoded.clear()
     run("emotion", packed_folder, model_path, tmp_path / "emotion", params_file)
-    assert len(encoded) == 8 + 4  # the examples again
+    assert len(encoded) == 8 + 4 + 4  # the examples again, and the dev clips
     assert len(set(encoded)) == 8
 
 

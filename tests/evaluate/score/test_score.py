@@ -10,7 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS
+from evaluate.predictions import (
+    MARKS_SCHEMA,
+    OWN_ANSWERS_SCHEMA,
+    OWN_SYSTEMS,
+    PAIRS_SCHEMA,
+    PROMPTS_SCHEMA,
+    RECOGNITION_SCHEMA,
+)
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -36,6 +43,9 @@ headline: [ua, wa]
 counts: {sad: 10, angry: 11}
 source: ours
 """
+
+
+GROUPS = ("gender=female", "gender=male", "duration=long", "duration=medium", "duration=short")
 
 
 def prepare(folder: Path) -> dict[str, Path]:
@@ -72,11 +82,15 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     assert len(confusion) == 81
     assert any(line.endswith(",unparsable") for line in confusion)
     assert (tmp_path / "plots" / "loss_emotion.csv").read_text() == "step,lr,loss,ce,emotion\n5,0.1,1.5,1.0,0.5\n"
-    assert capsys.readouterr().out.startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("expected the manifest; there are no scores by gender and duration")
+    assert told[1].startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
 
 
 def write_manifests(folder: Path, trained: str) -> None:
     rows = [utterance("acted/x", corpus="acted", speaker=trained, split="train")]
+    rows += [utterance(f"acted/{i}", corpus="acted", speaker=f"acted/{i % 4}", split="test") for i in range(80)]
+    rows = [row | {"gender": ("female", "male")[i % 2], "duration_s": float(i)} for i, row in enumerate(rows)]
     for kind in ("semantic", "emotion"):
         write_table(folder / "manifests" / f"{kind}.parquet", rows)
 
@@ -94,7 +108,7 @@ def test_protocols_have_scores_under_their_names_beside_those_of_the_corpora(
     score.main(**paths)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert {name: metrics[name] for name in before} == before
-    assert metrics.keys() - before.keys() == {"own-2"}
+    assert metrics.keys() - before.keys() == {"own-2", *(f"{group}/emotion_acted" for group in GROUPS)}
     assert metrics["own-2"]["head"]["n"] == metrics["own-2"]["protocol"]["rows"] == 20
     assert metrics["own-2"]["protocol"]["rows_left_out"] == 60
     assert "score: own-2: head ua 0." in capsys.readouterr().out
@@ -124,18 +138,54 @@ def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 32))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     own = ["own_answers_acted", "new_words_own_answers_acted"]
-    assert list(metrics)[2:4] == own
-    assert list(metrics)[6:] == [f"claims_{name}" for name in own]
+    assert list(metrics)[2:5] == [*own, "counterfactual_acted"]
+    assert list(metrics)[7:] == [f"claims_{name}" for name in own]
+    assert metrics["counterfactual_acted"]["voice"]["toward"] == 1.0
     assert metrics["own_answers_acted"]["voice"]["ua"] == 1.0
     confusions = json.loads((tmp_path / "confusions.json").read_text())["acted"]
     assert confusions["own_answers"] == [[8 * (i == j) for j in range(4)] for i in range(4)]
-    assert capsys.readouterr().out.splitlines()[1] == (
+    assert capsys.readouterr().out.splitlines()[2] == (
         "score: own answers, unweighted accuracy: own_answers_acted 1.000 (chance 0.250), "
         "new_words_own_answers_acted 1.000 (chance 0.250)"
     )
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 0))
     assert not [name for name in json.loads((tmp_path / "metrics.json").read_text()) if "own" in name]
     assert capsys.readouterr().out.endswith("score: own answers, unweighted accuracy: no test clip has them\n")
+
+
+def test_a_temperature_is_fitted_on_dev_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = prepare(tmp_path) | {"manifests": tmp_path / "manifests"}
+    write_manifests(tmp_path, trained="acted/9")
+    rows = [row | {"scores": [0.0, -2, -1, -3]} for row in pq.read_table(paths["recognition"]).to_pylist()]
+    write_table(paths["recognition"], rows, RECOGNITION_SCHEMA)
+    dev = [row for row in rows if row["system"] == "head"]
+    score.main(**paths)
+    before = json.loads((tmp_path / "metrics.json").read_text())
+    score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", dev, RECOGNITION_SCHEMA))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    found = metrics["emotion_acted"].pop("head")
+    assert before["emotion_acted"].pop("head").items() < found.items()
+    assert metrics == before
+    assert metrics.keys() >= {f"{group}/emotion_acted" for group in GROUPS}
+    assert found["nll_calibrated"] < found["nll"]
+    capsys.readouterr()
+    score.main(**paths, dev_head=write_table(tmp_path / "dev.parquet", [], RECOGNITION_SCHEMA))
+    assert "dev.parquet: found no dev clips, expected some to fit a temperature" in capsys.readouterr().out
+    assert "temperature" not in json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]["head"]
+
+
+def test_several_prompts_are_a_system_beside_the_others(tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    rows: list[dict[str, object]] = [
+        {"id": f"acted/{i}", "corpus": "acted", "speaker": f"acted/{i % 4}", "emotion": CLASSES[i % 4]}
+        | {"split": "test", "prompt": prompt, "scores": [0.0, 0, 0, 1]}
+        for i in range(8)
+        for prompt in ("0-0", "0-1")
+    ]
+    score.main(**paths, prompts=write_table(tmp_path / "prompts.parquet", rows, PROMPTS_SCHEMA))
+    scores = json.loads((tmp_path / "metrics.json").read_text())["emotion_acted"]
+    assert scores["logprob_prompts"]["mean"] == 0.25
+    assert scores["head"]["n"] == 80
 
 
 def test_the_probe_is_a_system_beside_the_others(tmp_path: Path) -> None:
@@ -148,6 +198,23 @@ def test_the_probe_is_a_system_beside_the_others(tmp_path: Path) -> None:
     assert scores["probe"] == scores["head"]
     with pytest.raises(UserError, match="found head, expected one of probe"):
         score.main(**paths, probe=paths["recognition"])
+
+
+def test_a_judge_that_failed_its_exam_adds_that_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = prepare(tmp_path)
+    about = {"id": "exam/01", "corpus": "exam", "speaker": "exam/01", "repeat": 1}
+    pair = {**dict.fromkeys(PAIRS_SCHEMA.names), **about, "system": "warm", "is_first": True, "choice": "A"}
+    write_table(tmp_path / "exam_pairs.parquet", [pair, {**pair, "is_first": False}], PAIRS_SCHEMA)
+    for name, schema in (("exam_marks", MARKS_SCHEMA), ("marks", MARKS_SCHEMA), ("pairs", PAIRS_SCHEMA)):
+        write_table(tmp_path / f"{name}.parquet", [], schema)
+    score.main(**paths, judge=tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [name for name in metrics if name.startswith("judge_")] == ["judge_exam"]
+    assert metrics["judge_exam"]["exam"]["passed"] == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "score: the judge got 0 (choices) and 0 (marks) of 1 pairs of its exam right, expected 36, so there is no "
+        "figure of empathy"
+    )
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:

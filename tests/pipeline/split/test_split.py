@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "test_speakers": {},
     "folds": {},
     "lists": {},
+    "test_sentences": [],
 }
 
 
@@ -199,7 +200,7 @@ def test_what_a_manifest_cannot_use_is_excluded_with_a_reason() -> None:
             corpus("c", {"4": None}, ("sad",)),
         ]
     )
-    divided = split.divide(table, "emotion", ["sad"], ["b"])
+    divided = split.divide(table, "emotion", ["sad"], options(lists={"b": "lists"}))
     assert divided.kept["id"].to_pylist() == ["a/1-0", "b/3-0"]
     assert divided.kept.schema.equals(manifest.SCHEMA)
     reasons = dict(zip(divided.excluded["id"].to_pylist(), divided.excluded["reason"].to_pylist(), strict=True))
@@ -216,9 +217,22 @@ def test_what_a_manifest_cannot_use_is_excluded_with_a_reason() -> None:
 def test_a_clip_without_a_transcript_serves_as_an_emotion_test_alone(kind: Alignment, kept: list[str]) -> None:
     table = corpus("a", {"1": "train", "2": "dev", "3": "test"}, ("sad",))
     table = table.set_column(table.column_names.index("text"), "text", pa.nulls(3, pa.string()))
-    divided = split.divide(table, kind, ["sad"], [])
+    divided = split.divide(table, kind, ["sad"], options())
     assert divided.kept["id"].to_pylist() == kept
     assert set(divided.excluded["reason"].to_pylist()) == {"no transcript"}
+
+
+@pytest.mark.parametrize("kind", ["semantic", "emotion"])
+def test_only_test_keeps_the_words_of_test_sentences(kind: Alignment) -> None:
+    table = corpus("a", {"1": "train", "2": "dev", "3": "test", "4": None}, ("sad", "sad", "sad"))
+    texts = ["Kids are talking.", "dogs sit", None] * 4
+    table = table.set_column(table.column_names.index("text"), "text", pa.array(texts))
+    divided = split.divide(table, kind, ["sad"], options(test_sentences=["KIDS are talking"]))
+    kept = {"a/1-1", "a/2-1", "a/3-0", "a/3-1"} | ({"a/3-2"} if kind == "emotion" else set())
+    assert set(divided.kept["id"].to_pylist()) == kept
+    reasons = dict(zip(divided.excluded["id"].to_pylist(), divided.excluded["reason"].to_pylist(), strict=True))
+    assert {key for key, reason in reasons.items() if "test_sentences" in reason} == {"a/1-0", "a/2-0"}
+    assert reasons["a/4-0"] == "no official part"
 
 
 def test_a_class_that_no_clip_has_is_told() -> None:
@@ -298,6 +312,7 @@ def test_published_folds_come_from_the_summary_that_ingest_writes(folder: Path) 
         ({"lists": {"acting": "lists"}}, r"lists: expected one list \*_train_\*\.jsonl or \.jsonl\.gz, found none"),
         ({"semantic": ["reading", "reading"]}, "expected each corpus once, found reading, reading"),
         ({"semantic": ["other"]}, r"other\.parquet: no such file; the stage that writes it has not run"),
+        ({"test_sentences": ["other words"]}, "split.test_sentences: no test clip has the words 'other words'"),
         ({"dev_fraction": 1.5}, "split.dev_fraction: expected less than 1, found 1.5"),
     ],
 )

@@ -45,7 +45,7 @@ def start_on(models: ModelsParams, params: GenerateParams) -> RayEngine:
 def test_a_section_ray_belongs_to_the_engine_ray() -> None:
     assert settings().ray is not None
     for engine_name, section in (("ray", None), ("vllm", WHERE)):
-        with pytest.raises(ValidationError, match=r"generate\.ray to be a section if the engine is ray, and null"):
+        with pytest.raises(ValidationError, match="ray to be a section if the engine is ray, and null"):
             generate_params(engine=engine_name, ray=section)
     with pytest.raises(ValidationError, match="num_gpus"):
         settings(num_gpus=2)

@@ -2,6 +2,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,14 @@ def test_each_prompt_goes_there_with_its_own_seed_and_a_greedy_one_with_none(
     server = serve()
     dict(connect(llm, server).generate([*requests([[1]]), *requests([[2]], 7), *requests([[3]], 8)]))
     assert {body["prompt"][0]: body.get("seed", "none") for body in server.asked} == {1: "none", 2: 7, 3: 8}
+
+
+def test_a_form_of_the_answer_goes_there_as_a_json_schema(llm: Path, serve: Callable[..., Server]) -> None:
+    server = serve(echo)
+    (request,) = requests([[1]])
+    dict(connect(llm, server).generate([request, replace(request, json_schema='{"type": "integer"}')]))
+    sent = [body.get("structured_outputs", "none") for body in server.asked]
+    assert sorted(sent, key=str) == ["none", {"json": '{"type": "integer"}'}]
 
 
 def test_a_server_that_answers_in_text_alone_is_understood(llm: Path, serve: Callable[..., Server]) -> None:

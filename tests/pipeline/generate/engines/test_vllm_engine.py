@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -56,6 +57,35 @@ def test_vllm_itself_finds_answers_as_likely_as_transformers(tmp_path: Path, llm
     scores = [json.loads(score_by(name, tmp_path / "score.py", llm_for_vllm)) for name in ("transformers", "vllm")]
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
+
+@pytest.mark.slow
+def test_vllm_itself_makes_an_answer_follow_its_form(tmp_path: Path, llm_for_vllm: Path) -> None:
+    (tmp_path / "answer.py").write_text(FORMS)
+    free, formed = json.loads(score_by("vllm", tmp_path / "answer.py", llm_for_vllm))
+    assert re.fullmatch(r'\{\s*"mark"\s*:\s*([0-9]|10)\s*\}', formed)
+    assert not free.startswith("{")
+
+
+FORMS = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from pipeline.generate.engines import choose
+from pipeline.generate.engines.interface import Request
+from pipeline.generate.params import GenerateParams
+from pipeline.prompts import Prompter
+from pipeline.weights.source import Weights
+settings = GenerateParams.model_validate({**json.loads(sys.argv[3]), "engine": sys.argv[1], "max_new_tokens": 40})
+choose.prepare(settings)
+model = Path(sys.argv[2])
+prompter = Prompter.load(model)
+llm = choose.start(settings, Weights(source=str(model), revision=None, sha256=None), model, prompter)
+mark = {"type": "integer", "minimum": 0, "maximum": 10}
+schema = {"type": "object", "properties": {"mark": mark}, "required": ["mark"], "additionalProperties": False}
+free = Request(bytes(16), "", None, prompter.words("S", "Mark it.").ids, None)
+answers = dict(llm.generate([free, replace(free, json_schema=json.dumps(schema))]))
+print(json.dumps([prompter.decode(answers[i].token_ids) for i in range(2)]))
+"""
 
 SCORING = """
 import json, sys
