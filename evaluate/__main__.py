@@ -13,6 +13,7 @@ STAGES = {
     "report": "write one page to open in a browser",
 }
 COMMANDS = {
+    "card": "Write a model card: what is known of a model, for the Hugging Face hub.",
     "compare": "Compare two runs, or two systems of a run, on the same clips.",
     "pool": "Pool the runs of a protocol's folds, and score them as one.",
     "protocols": "List the protocols, show one, or write the parameters of a fold.",

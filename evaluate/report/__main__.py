@@ -1,8 +1,7 @@
 """Write the report: one self-contained page that shows the results and their uncertainty."""
 
 import base64
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,30 +17,29 @@ from pydantic import TypeAdapter, ValidationError
 from evaluate import training_curves
 from evaluate.metrics import CONFUSION_SYSTEMS, CONTINUATION_KL, EMOTION, Confusions, Metrics, ScoreParams
 from evaluate.output import write_text
-from evaluate.predictions import GIVEN, PROBE, PROMPTED, SYSTEMS, read_examples
+from evaluate.own_answers import NEW_WORDS, OWN_ANSWERS, SEEN_WORDS
+from evaluate.protocols.definition import load_protocols
 from evaluate.report import plots
-from evaluate.report.own_answers import GIVEN as OWN_GIVEN
-from evaluate.report.own_answers import WORDS, own_answers_protocols
-from evaluate.report.verdict import (
-    Verdict,
-    bounds,
-    describe_intervals,
-    describe_speakers,
-    emotion_verdict,
-    hearing_verdict,
-    signed,
-)
+from evaluate.report.audio_matters import WORDS, Row, overviews, rows_of
+from evaluate.report.corpora import read_continuations, read_leaks, read_rejected, summarise_splits
+from evaluate.report.examples import gather_examples
+from evaluate.report.published import protocol_tables
+from evaluate.report.reliability import Bins, read_reliability
 from evaluate.training_curves import ALIGNMENTS
+from evaluate.verdict import wording
+from evaluate.verdict.statement import state_claims
+from evaluate.verdict.systems import OWN_ROWS, RECOGNITION_ROWS
+from evaluate.verdict.unmeasured import find_unmeasured
+from evaluate.verdict.wording import Scores, describe_intervals, describe_speakers
 from pipeline.params import Alignment, ParamsFile, Section, load
 from pipeline.stage import UserError, run_stage, say
-from pipeline.tables import manifest, parquet
-from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA, LENGTH
+from pipeline.tables import manifest
 from pipeline.tables.emotions import read_classes
 
 Manifests = Mapping[Alignment, pa.Table]
 """alignment -> manifest"""
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+FOLDER = Path(__file__).parent
 
 
 class ReportParams(Section):
@@ -51,76 +49,107 @@ class ReportParams(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class SplitSize:
-    """The size of one split of one corpus in the manifest of a training stage."""
-
-    kind: str
-    corpus: str
-    split: str
-    clips: int
-    hours: float
-    speakers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Continuations:
-    """The numbers of kept and dropped continuations of a training stage.
-
-    `echo_share` and `truncated_share` are computed over the kept continuations.
-    """
-
-    kind: str
-    kept: int
-    dropped: list[tuple[str, int]]
-    echo_share: float
-    truncated_share: float
-    engines: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """The scores of one task on one corpus, with their verdict and their figures."""
+class Test:
+    """The scores of one task on one corpus, with their rows, notes and figures."""
 
     corpus: str
-    verdict: Verdict
-    intervals: str
-    speakers: str
-    absent: list[str]
-    """The emotions of no test clip."""
-    scores: dict[str, dict[str, float]]
+    scores: Scores
+    rows: list[Row]
+    notes: str
+    """On intervals, speakers and absent emotions."""
+    groups: dict[str, Scores]
+    """Name of a group of clips, such as gender=female: its scores."""
     figures: dict[str, Markup]
 
 
-def summarise_splits(kind: str, rows: pa.Table) -> list[SplitSize]:
-    """Count clips, hours and speakers of each corpus and split."""
-    grouped = rows.group_by(["corpus", "split"]).aggregate(
-        [("id", "count"), ("duration_s", "sum"), ("speaker", "count_distinct")]
-    )
-    splits = [
-        SplitSize(
-            kind=kind,
-            corpus=row["corpus"],
-            split=row["split"],
-            clips=row["id_count"],
-            hours=row["duration_s_sum"] / 3600,
-            speakers=row["speaker_count_distinct"],
+@dataclass(frozen=True, slots=True)
+class OwnTest:
+    """Own answers on one corpus: the scores by words, and what the voice chose."""
+
+    corpus: str
+    by_words: dict[str, Scores]
+    rows: list[Row]
+    groups: dict[str, Scores]
+    counterfactual: list[Row]
+    """The same words in another emotion; chance is the last row."""
+    figure: Markup | None
+
+
+def recognition_tests(
+    metrics: Metrics,
+    confusions: Confusions,
+    reliability: Mapping[str, Bins],
+    rows: Manifests,
+    emotions: Sequence[str],
+) -> list[Test]:
+    """Describe and draw the emotion recognition on each corpus."""
+    tests = []
+    for corpus, scores in _of_kind(metrics, EMOTION).items():
+        counts = confusions[corpus]
+        figures = {
+            name: plots.draw_confusion(np.array(counts[name]), emotions, f"{RECOGNITION_ROWS[name][1]}, {corpus}")
+            for name in CONFUSION_SYSTEMS
+        }
+        if corpus in reliability:
+            figures["reliability"] = plots.draw_reliability(reliability[corpus], f"Emotion head, {corpus}")
+        notes = _notes(rows, "emotion", corpus, scores["head"])
+        if texts_are_neutral(_test_rows(rows["emotion"], corpus)):
+            notes += " Every sentence is spoken in every emotion, so the words alone do not tell it."
+        absent = [emotion for emotion, of in zip(emotions, counts["head"], strict=True) if not sum(of)]
+        if absent:
+            notes += f" No test clip has the emotion {' or '.join(absent)}."
+        tests.append(
+            Test(
+                corpus=corpus,
+                scores=scores,
+                rows=rows_of(scores, RECOGNITION_ROWS),
+                notes=notes,
+                groups=_groups(metrics, EMOTION + corpus),
+                figures={name: Markup(svg) for name, svg in figures.items()},
+            )
         )
-        for row in grouped.to_pylist()
+    return tests
+
+
+def hearing_tests(metrics: Metrics, rows: Manifests) -> list[Test]:
+    """Describe and draw the stage-1 KL on each corpus."""
+    return [
+        Test(
+            corpus=corpus,
+            scores=scores,
+            rows=[],
+            notes=_notes(rows, "semantic", corpus, scores["after"]),
+            groups={},
+            figures={"divergences": Markup(plots.draw_divergences(scores, corpus))},
+        )
+        for corpus, scores in _of_kind(metrics, CONTINUATION_KL).items()
     ]
-    return sorted(splits, key=lambda size: (size.corpus, manifest.SPLITS.index(size.split)))
 
 
-def summarise_continuations(kind: str, kept: pa.Table, dropped: pa.Table) -> Continuations:
-    """Count the kept continuations, and the dropped ones by reason; compute the shares of the kept ones."""
-    reasons = Counter(dropped["reason"].to_pylist()).most_common()
-    return Continuations(
-        kind=kind,
-        kept=kept.num_rows,
-        dropped=sorted(reasons, key=lambda pair: (-pair[1], pair[0])),
-        echo_share=pc.mean(kept["echo"]).as_py(),
-        truncated_share=pc.mean(pc.equal(kept["finish_reason"], LENGTH).cast(pa.float64())).as_py(),
-        engines=sorted(set(kept["engine"].to_pylist())),
-    )
+def own_tests(metrics: Metrics, confusions: Confusions, emotions: Sequence[str]) -> list[OwnTest]:
+    """Describe and draw own answers on each corpus."""
+    tests = []
+    for corpus, scores in _of_kind(metrics, OWN_ANSWERS).items():
+        counts = confusions.get(corpus, {}).get("own_answers")
+        tests.append(
+            OwnTest(
+                corpus=corpus,
+                by_words={
+                    prefix: metrics[prefix + corpus]
+                    for prefix in (NEW_WORDS, SEEN_WORDS, OWN_ANSWERS)
+                    if prefix + corpus in metrics
+                },
+                rows=rows_of(scores, OWN_ROWS),
+                groups=_groups(metrics, OWN_ANSWERS + corpus),
+                counterfactual=rows_of(
+                    metrics.get(f"counterfactual_{corpus}", {}), {**OWN_ROWS, "chance": ("nothing: chance", "")}
+                ),
+                figure=Markup(plots.draw_confusion(np.array(counts), emotions, f"own answers, {corpus}"))
+                if counts
+                else None,
+            )
+        )
+    return tests
 
 
 def texts_are_neutral(rows: pa.Table) -> bool:
@@ -132,70 +161,48 @@ def texts_are_neutral(rows: pa.Table) -> bool:
     return len(every) > 1 and all(emotions == every for emotions in spoken.values())
 
 
-def emotion_protocols(
-    metrics: Metrics, confusions: Confusions, rows: Manifests, emotions: Sequence[str], percent: str
-) -> list[Protocol]:
-    """Describe and draw the emotion recognition on each corpus."""
-    protocols = []
-    for corpus, scores in _of_kind(metrics, EMOTION).items():
-        test_rows = rows["emotion"].filter((pc.field("corpus") == corpus) & (pc.field("split") == "test"))
-        neutral = texts_are_neutral(test_rows)
-        figures = {"accuracies": plots.draw_accuracies(scores)} | {
-            system: plots.draw_confusion(np.array(confusions[corpus][system]), emotions) for system in CONFUSION_SYSTEMS
-        }
-        protocols.append(
-            Protocol(
-                corpus=corpus,
-                verdict=emotion_verdict(scores, percent, texts_are_neutral=neutral),
-                intervals=describe_intervals(int(scores["head"]["speakers"])),
-                speakers=describe_speakers(_speakers(test_rows), _training_speakers(rows)),
-                absent=[e for e, counts in zip(emotions, confusions[corpus]["head"], strict=True) if not sum(counts)],
-                scores=scores,
-                figures={name: Markup(svg) for name, svg in figures.items()},
-            )
-        )
-    return protocols
-
-
-def hearing_protocols(metrics: Metrics, rows: Manifests, percent: str) -> list[Protocol]:
-    """Describe and draw the stage-1 KL on each corpus."""
-    protocols = []
-    for corpus, scores in _of_kind(metrics, CONTINUATION_KL).items():
-        test_rows = rows["semantic"].filter((pc.field("corpus") == corpus) & (pc.field("split") == "test"))
-        protocols.append(
-            Protocol(
-                corpus=corpus,
-                verdict=hearing_verdict(scores, percent),
-                intervals=describe_intervals(int(scores["after"]["speakers"])),
-                speakers=describe_speakers(_speakers(test_rows), _training_speakers(rows)),
-                absent=[],
-                scores=scores,
-                figures={"divergences": Markup(plots.draw_divergences(scores))},
-            )
-        )
-    return protocols
-
-
-def _training_speakers(rows: Manifests) -> set[str]:
-    return set().union(*(_speakers(table.filter(pc.field("split") == "train")) for table in rows.values()))
-
-
-def _speakers(rows: pa.Table) -> set[str]:
-    return set(rows["speaker"].unique().to_pylist())
-
-
 def render(**content: object) -> str:
     """Fill the template; all content except our own figures is escaped."""
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "percent": _percent,
-        "signed": signed,
+        "percent": wording.share,
+        "signed": wording.signed,
         "interval": _interval,
         "base64": lambda data: base64.b64encode(data).decode(),
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)
+    return environment.get_template("report.html.jinja").render(**content)
+
+
+def _interval(score: Mapping[str, float], name: str) -> str:
+    """Write the interval of a share in percent."""
+    if f"{name}_low" not in score:
+        return "no interval"
+    return " to ".join(wording.share(bound) for bound in wording.bounds(score, name))
+
+
+def _notes(rows: Manifests, kind: Alignment, corpus: str, score: Mapping[str, float]) -> str:
+    test = set(_test_rows(rows[kind], corpus)["speaker"].unique().to_pylist())
+    trained = (table.filter(pc.field("split") == "train")["speaker"].unique().to_pylist() for table in rows.values())
+    return f"{describe_intervals(int(score['speakers']))} {describe_speakers(test, set().union(*trained))}"
+
+
+def _test_rows(rows: pa.Table, corpus: str) -> pa.Table:
+    return rows.filter((pc.field("corpus") == corpus) & (pc.field("split") == "test"))
+
+
+def _of_kind(metrics: Metrics, prefix: str) -> dict[str, Scores]:
+    """Return the scores of the tests with this prefix, by corpus."""
+    return {name.removeprefix(prefix): scores for name, scores in metrics.items() if name.startswith(prefix)}
+
+
+def _groups(metrics: Metrics, test: str) -> dict[str, Scores]:
+    return {name.removesuffix(f"/{test}"): scores for name, scores in metrics.items() if name.endswith(f"/{test}")}
 
 
 def _read_metrics(path: Path) -> Metrics:
@@ -228,28 +235,19 @@ def _read_confusions(path: Path, emotions: Sequence[str]) -> Confusions:
     return confusions
 
 
-def _read_continuations(folder: Path, kind: str) -> Continuations:
-    kept = parquet.read(folder / f"{kind}.kept.parquet", KEPT_SCHEMA)
-    dropped = parquet.read(folder / f"{kind}.dropped.parquet", DROPPED_SCHEMA, allow_empty=True)
-    return summarise_continuations(kind, kept, dropped)
-
-
-def _of_kind(metrics: Metrics, prefix: str) -> dict[str, dict[str, dict[str, float]]]:
-    return {name.removeprefix(prefix): scores for name, scores in metrics.items() if name.startswith(prefix)}
-
-
-def _interval(score: Mapping[str, float], name: str, percent: str = "") -> str:
-    """Write the interval of a metric, with `percent` as its coverage."""
-    if f"{name}_low" not in score:
-        return "no interval"
-    writers: dict[str, Callable[[float], str]] = {"ua": _percent, "kl": "{:.3f}".format, "gap": signed}
-    write = writers[name]
-    low, high = map(write, bounds(score, name))
-    return f"{percent} interval {low} to {high}" if percent else f"{low} to {high}"
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f}"
+def _page_of_params(params_file: Path) -> dict[str, object]:
+    """Return what the page shows of the parameter file."""
+    models = load(params_file, "models", dict[str, dict[str, Any]])
+    generate = load(params_file, "generate", dict[str, Any])
+    return {
+        "title": load(params_file, "report", ReportParams).title,
+        "synthetic": load(params_file, "synthesise", dict[str, Any]).keys(),
+        "models": models,
+        "generator": None if generate["generator"] == models["llm"] else generate["generator"],
+        "echoed": generate["engine"] == "echo",
+        "prompts": load(params_file, "prompts", dict[str, Any]),
+        "parameters": params_file.read_text(encoding="utf-8"),
+    }
 
 
 def main(
@@ -262,36 +260,38 @@ def main(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Write the report: one self-contained page to open in a browser."""
-    params = load(params_file, "report", ReportParams)
+    shown = _page_of_params(params_file)
     emotions = read_classes(params_file)
-    confidence = load(params_file, "score", ScoreParams).confidence
-    percent = f"{100 * confidence:g}\N{NO-BREAK SPACE}%"
-    models = load(params_file, "models", dict[str, dict[str, Any]])
-    generate_params = load(params_file, "generate", dict[str, Any])
+    settings = load(params_file, "score", ScoreParams)
+    percent = f"{100 * settings.confidence:g}{wording.SPACE}%"
     numbers = _read_metrics(metrics)
-    rows: Manifests = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in ALIGNMENTS}
     counts = _read_confusions(confusions, emotions)
+    rows: Manifests = {kind: manifest.read(manifests / f"{kind}.parquet") for kind in ALIGNMENTS}
+    leaks, rejected = read_leaks(manifests), read_rejected(manifests)
+    missing = [name for name, table in {"leaks": leaks, "rejected": rejected or None}.items() if table is None]
+    reliability = read_reliability(predictions / "emotion" / "recognition.parquet", emotions)
     page = render(
-        title=params.title,
+        **shown,
         percent=percent,
-        synthetic=load(params_file, "synthesise", dict[str, Any]).keys(),
         emotions=emotions,
-        systems={given: [system for system in (*SYSTEMS, PROBE) if system.given == given] for given in GIVEN},
-        prompted=PROMPTED,
-        emotion=emotion_protocols(numbers, counts, rows, emotions, percent),
-        hearing=hearing_protocols(numbers, rows, percent),
-        own=own_answers_protocols(numbers, percent, 1 - confidence),
-        own_given=OWN_GIVEN,
+        claims=state_claims(numbers, percent, 1 - settings.confidence),
+        overviews=overviews(numbers),
+        recognition=recognition_tests(numbers, counts, reliability, rows, emotions),
+        own=own_tests(numbers, counts, emotions),
         words=WORDS,
-        examples=read_examples(predictions / "emotion" / "examples.parquet").to_pylist(),
+        hearing=hearing_tests(numbers, rows),
+        metrics=numbers,
+        protocols=protocol_tables(load_protocols(settings.protocols), numbers),
+        examples=gather_examples(predictions, emotions),
         splits=[size for kind in ALIGNMENTS for size in summarise_splits(kind, rows[kind])],
-        continuations=[_read_continuations(manifests / "continuations", kind) for kind in ALIGNMENTS],
-        curves={kind: Markup(plots.draw_losses(training_curves.read(models_folder, kind))) for kind in ALIGNMENTS},
-        models=models,
-        generator=None if generate_params["generator"] == models["llm"] else generate_params["generator"],
-        echoed=generate_params["engine"] == "echo",
-        prompts=load(params_file, "prompts", dict[str, dict[str, str]]),
-        parameters=params_file.read_text(encoding="utf-8"),
+        continuations=[read_continuations(manifests / "continuations", kind) for kind in ALIGNMENTS],
+        rejected=rejected,
+        leaks=leaks,
+        curves={
+            kind: Markup(plots.draw_losses(training_curves.read(models_folder, kind), f"fit-{kind}"))
+            for kind in ALIGNMENTS
+        },
+        unmeasured=find_unmeasured(numbers, tables=missing),
     )
     write_text(page, output)
     say(f"report: {output}")

@@ -1,7 +1,8 @@
-"""Figures of the report, as SVG text in the text colour of the page.
+"""Figures of the report, as SVG text in the colours of the page.
 
-Text and axes are drawn in `currentColor`, so one figure suits light and dark pages. The colours follow Okabe and Ito,
-so colour-blind readers can distinguish them. No figure relies only on colour.
+Text and axes are drawn in `currentColor`, and the other colours are variables of the page's style sheet. So one figure
+suits light and dark pages. The colours follow Okabe and Ito, so colour-blind readers can distinguish them. No figure
+relies only on colour. Every figure has a text alternative with its numbers.
 """
 
 import io
@@ -9,83 +10,82 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
+import numpy as np
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluate.intervals import Floats
-from evaluate.predictions import GIVEN, HEAD, LINEAR, LOGPROB, PROBE, PROMPTED, SHUFFLED, SYSTEMS, TRANSCRIPT, VOICE
+from evaluate.metrics import UNPARSABLE
+from evaluate.report.reliability import Bins
 from evaluate.training_curves import TERMS, Losses
 
 _INK = "#010203"  # replaced by currentColor, which matplotlib does not know
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f83c4", "#d55e00", "#009e73", "#8a8f98"
+_VARIABLES = {_BLUE: "--blue", _ORANGE: "--orange", _GREEN: "--green", _GREY: "--grey"}
 _WIDTH_IN = 4.4  # 422 CSS pixels: nearly at full size on a phone
 
-_GIVEN_NAMES = {VOICE: "clip", TRANSCRIPT: "only transcript", SHUFFLED: "another speaker's clip"}
-_READ_COLORS = {HEAD: _BLUE, LOGPROB: _ORANGE, PROMPTED: _GREEN, LINEAR: _GREY}
 _LOSS_NAMES = {"kl": "continuation KL", "ce": "continuation CE", "emotion": "emotion CE"}
 
 
-def draw_accuracies(systems: Mapping[str, Mapping[str, float]]) -> str:
-    """Draw the unweighted accuracy of every system with its interval, and chance as a dashed line."""
+def draw_confusion(counts: Floats, emotions: Sequence[str], of: str) -> str:
+    """Draw the numbers of clips by true and predicted emotion, (K, K) or (K, K + 1) with unparsable answers last.
 
-    def paint(ax: Axes) -> None:
-        rows: list[tuple[float, str, str]] = []  # y position, label, font weight
-        y = 0.0
-        for given in GIVEN:
-            of_given = [system for system in (*SYSTEMS, PROBE) if system.given == given and system.name in systems]
-            if not of_given:
-                continue
-            rows.append((y, _GIVEN_NAMES[given], "bold"))
-            for system in of_given:
-                y += 1
-                rows.append((y, system.read_by, "normal"))
-                score = {name: 100 * value for name, value in systems[system.name].items()}
-                if "ua_low" in score:
-                    ax.plot([score["ua_low"], score["ua_high"]], [y, y], color=_READ_COLORS[system.read_by], lw=2.5)
-                ax.plot(score["ua"], y, "o", color=_READ_COLORS[system.read_by], ms=7)
-            y += 1.4
-        chance = 100 * systems["chance"]["ua"]
-        ax.axvline(chance, color=_INK, lw=1, ls=(0, (4, 3)))
-        ax.annotate(f"chance {chance:.0f} %", (chance, 0), xytext=(4, 0), textcoords="offset points", va="center")
-        ax.set(xlim=(-3, 103), ylim=(y - 0.7, -0.5), xlabel="unweighted accuracy (%)")
-        ax.set_yticks([at for at, _, _ in rows], [label for _, label, _ in rows])
-        for tick, (_, _, weight) in zip(ax.get_yticklabels(), rows, strict=True):
-            tick.set_fontweight(weight)
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
-
-    return _draw(paint, height_in=3.6)
-
-
-def draw_confusion(counts: Floats, emotions: Sequence[str]) -> str:
-    """Draw the numbers of clips by true and predicted emotion, (K, K + 1); the last column is unparsable answers."""
+    `of` names the system and the corpus, as in all figures; the text alternative begins with it.
+    """
+    columns = [*emotions, UNPARSABLE][: counts.shape[1]]
 
     def paint(ax: Axes) -> None:
         for row, total in enumerate(counts.sum(axis=1)):
             for column, count in enumerate(counts[row]):
                 # At most 0.75, so that the text stays readable on light and dark pages.
                 alpha = 0.75 * count / max(total, 1)
-                color = _GREY if column == len(emotions) else _BLUE
+                color = _GREY if columns[column] == UNPARSABLE else _BLUE
                 ax.fill_between([column, column + 1], row, row + 1, color=color, alpha=alpha, lw=0)
-                ax.text(column + 0.5, row + 0.5, f"{count:.0f}", ha="center", va="center")
+                ax.text(column + 0.5, row + 0.5, _number(count), ha="center", va="center")
         ax.set(
-            xlim=(0, len(emotions) + 1),
-            ylim=(len(emotions), 0),
-            xlabel="predicted emotion",
-            ylabel="true emotion (clips)",
+            xlim=(0, len(columns)), ylim=(len(emotions), 0), xlabel="predicted emotion", ylabel="true emotion (clips)"
         )
-        ax.set_xticks([i + 0.5 for i in range(len(emotions) + 1)], [*emotions, "unparsable"], rotation=45, ha="right")
+        ax.set_xticks([i + 0.5 for i in range(len(columns))], columns, rotation=45, ha="right")
         ax.set_yticks([i + 0.5 for i in range(len(emotions))], emotions)
         ax.tick_params(length=0)
-        ax.axvline(len(emotions), color=_INK, lw=0.8)
+        if UNPARSABLE in columns:
+            ax.axvline(len(emotions), color=_INK, lw=0.8)
         for spine in ax.spines.values():
             spine.set_visible(False)
 
+    said = [
+        f"{emotion}: "
+        + ", ".join(f"{_number(count)} {name}" for name, count in zip(columns, row, strict=True) if count)
+        for emotion, row in zip(emotions, counts, strict=True)
+        if row.any()
+    ]
     size = 0.43 * len(emotions)
-    return _draw(paint, height_in=1.2 + size, width_in=1.75 + size)
+    alternative = f"{of}: confusion matrix in clips, true emotion: predicted emotions. {'; '.join(said)}."
+    return _draw(paint, alternative, height_in=1.2 + size, width_in=1.75 + size)
 
 
-def draw_divergences(systems: Mapping[str, Mapping[str, float]]) -> str:
+def draw_reliability(bins: Bins, of: str) -> str:
+    """Draw the accuracy of the emotion head by its confidence; the area of a dot is its number of clips."""
+
+    def paint(ax: Axes) -> None:
+        ax.plot([0, 100], [0, 100], color=_INK, lw=1, ls=(0, (4, 3)), label="confidence = accuracy")
+        ax.plot(100 * bins.confidence, 100 * bins.accuracy, color=_BLUE, lw=1.2, alpha=0.7)
+        sizes = 3 + 11 * np.sqrt(bins.clips / bins.clips.max())
+        for x, y, size in zip(bins.confidence, bins.accuracy, sizes, strict=True):
+            ax.plot(100 * x, 100 * y, "o", color=_BLUE, ms=size)
+        ax.plot([], [], "o", color=_BLUE, ms=6, label="clips of a bin")
+        ax.set(xlim=(0, 106), ylim=(-6, 106), xlabel="confidence (%)", ylabel="accuracy (%)")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, markerscale=0.6)
+
+    said = [
+        f"at {100 * confidence:.0f} % confidence {100 * accuracy:.0f} % accuracy ({clips} clips)"
+        for confidence, accuracy, clips in zip(bins.confidence, bins.accuracy, bins.clips, strict=True)
+    ]
+    return _draw(paint, f"{of}: accuracy by confidence: {'; '.join(said)}.", height_in=2.9)
+
+
+def draw_divergences(systems: Mapping[str, Mapping[str, float]], of: str) -> str:
     """Draw the stage-1 KL before training, after it and with wrong clips, with intervals; the transcript is at zero."""
     conditions = (
         ("before", "before training", _GREY),
@@ -111,10 +111,11 @@ def draw_divergences(systems: Mapping[str, Mapping[str, float]]) -> str:
         widest = max(systems[name].get("kl_high", systems[name]["kl"]) for name, _, _ in bars)
         ax.set(xlim=(0, 1.22 * widest), ylim=(len(bars) + 0.5, -0.5), xlabel="KL divergence (nats per token)")
 
-    return _draw(paint, height_in=2.5)
+    said = ", ".join(f"{label} {systems[name]['kl']:.3f}" for name, label, _ in bars).replace("\n", " ")
+    return _draw(paint, f"{of}: KL divergence in nats per token: {said}, the transcript itself 0.", height_in=2.5)
 
 
-def draw_losses(losses: Losses) -> str:
+def draw_losses(losses: Losses, of: str) -> str:
     """Draw the terms of a training stage's loss by step; markers are the dev split."""
     train, dev = losses.train, losses.dev
     terms = [name for name in TERMS if name in train]
@@ -127,14 +128,22 @@ def draw_losses(losses: Losses) -> str:
         ax.set(xlabel="optimiser step", ylabel="loss (nats)", ylim=(0, None))
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(terms), fontsize=9)
 
-    return _draw(paint, height_in=2.9)
+    said = ", ".join(f"{_LOSS_NAMES[name]} from {train[name][0]:.2f} to {train[name][-1]:.2f}" for name in terms)
+    on_dev = ", ".join(f"{_LOSS_NAMES[name]} {dev[name][-1]:.2f}" for name in terms if dev["step"])
+    alternative = f"{of}: losses in nats, from step {train['step'][0]:.0f} to {train['step'][-1]:.0f}: {said}."
+    return _draw(paint, alternative + (f" At the end, on dev speakers: {on_dev}." if on_dev else ""), height_in=2.9)
 
 
-def _draw(paint: Callable[[Axes], None], height_in: float, width_in: float = _WIDTH_IN) -> str:
+def _number(count: float) -> str:
+    return f"{count:.1f}".removesuffix(".0")
+
+
+def _draw(paint: Callable[[Axes], None], alternative: str, height_in: float, width_in: float = _WIDTH_IN) -> str:
+    """Return the figure as an SVG element with a text alternative."""
     with matplotlib.rc_context(
         {
             "svg.fonttype": "none",
-            "svg.hashsalt": "report",  # without it, ids differ from run to run
+            "svg.hashsalt": alternative,  # ids that are the same in each run, and others in each figure
             "font.family": "DejaVu Sans",
             "font.size": 9.5,
             "xtick.labelsize": 9.0,
@@ -156,5 +165,8 @@ def _draw(paint: Callable[[Axes], None], height_in: float, width_in: float = _WI
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_date)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace("'DejaVu Sans'", "system-ui, sans-serif")
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alternative)}" ', 1)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
-    return re.sub(r' id="\w+_\d+"', "", svg)  # matplotlib uses the same ids in every figure
+    return re.sub(r' id="[\w.]+_\d+"', "", svg)  # matplotlib uses the same ids in every figure

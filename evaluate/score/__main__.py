@@ -8,7 +8,7 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
-from evaluate import training_curves
+from evaluate import claims, training_curves
 from evaluate.counterfactuals import score_counterfactuals
 from evaluate.groups import FACTS_SCHEMA, MIN_CLIPS, score_groups
 from evaluate.judgements import describe, score_judgements
@@ -101,18 +101,21 @@ def main(
     if probe is not None:
         recognised = pa.concat_tables([recognised, read_recognition(probe, emotions, [PROBE])])
     recognition_scores = score_recognition(recognised, emotions, confidence)
-    numbers = score_divergence(read_divergence(divergence), confidence) | recognition_scores.metrics
+    diverged = read_divergence(divergence)
+    numbers = score_divergence(diverged, confidence) | recognition_scores.metrics
     if dev_head is not None:
         _add(numbers, _calibration(recognised, dev_head, manifests, emotions))
     if prompts is not None:
         _add(numbers, score_prompts(read_prompts(prompts, emotions), emotions, confidence))
     if protocols:
         numbers |= score_protocols(protocols, recognised, read_facts(params_file, manifests), confidence)
-    if own_answers is not None:
-        scored = read_own_answers(own_answers, emotions)
-        own = score_own_answers(scored, emotions, confidence)
-        numbers |= own.metrics | score_counterfactuals(scored, emotions, confidence)
-        for corpus, counts in own.confusions.items():
+    scored = None if own_answers is None else read_own_answers(own_answers, emotions)
+    own: Metrics = {}
+    if scored is not None:
+        found = score_own_answers(scored, emotions, confidence)
+        own = found.metrics
+        numbers |= own | score_counterfactuals(scored, emotions, confidence)
+        for corpus, counts in found.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
     if transcripts is not None:
         numbers |= score_transcripts(read_transcripts(transcripts), confidence)
@@ -128,15 +131,14 @@ def main(
         rows = confusion_rows(recognised, system)
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
     write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
-    by_group = _by_group(recognised, None if own_answers is None else scored, manifests, emotions, confidence)
-    write_text(json.dumps(numbers | by_group, indent=2) + "\n", metrics)
+    by_group = _by_group(recognised, scored, manifests, emotions, confidence)
+    compared = claims.compare_systems(recognised, diverged, scored, emotions, confidence)
+    write_text(json.dumps(numbers | by_group | compared, indent=2) + "\n", metrics)
     heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
     gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
     say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")
-    if own_answers is not None:
-        chosen = (
-            f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.metrics.items()
-        )
+    if scored is not None:
+        chosen = (f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.items())
         say(f"score: own answers, unweighted accuracy: {', '.join(chosen) or 'no test clip has them'}")
     if judged:
         say(f"score: {describe(judged)}")

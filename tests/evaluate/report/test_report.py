@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from evaluate.predictions import EXAMPLES_SCHEMA, SYSTEMS
+from evaluate.predictions import EXAMPLES_SCHEMA, OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, RECOGNITION_SCHEMA, SYSTEMS
 from evaluate.report import __main__ as report
+from pipeline.leaks.__main__ import SCHEMA as LEAKS_SCHEMA
+from pipeline.split.__main__ import EXCLUDED_SCHEMA
 from pipeline.stage import UserError
 from pipeline.tables import manifest, parquet
 from pipeline.tables.continuations import DROPPED_SCHEMA, KEPT_SCHEMA
@@ -46,6 +48,11 @@ def flac() -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.sin(np.arange(1600) / 10), 16_000, format="FLAC")
     return buffer.getvalue()
+
+
+def text_of(page: str) -> str:
+    """The words of a page, without its style sheet."""
+    return " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
 
 
 def prepare(folder: Path) -> dict[str, Path]:
@@ -107,7 +114,7 @@ def test_the_stage_names_the_page_it_wrote_and_writes_it_the_same_again(
 
 def test_the_page_needs_no_network_and_escapes_what_models_say(page: str) -> None:
     addresses = re.findall(r'(?:src|href|action)="([^"#][^"]{0,19})', page)
-    assert len(addresses) == 4
+    assert len(addresses) == 4  # the four clips
     assert all(address.startswith("data:audio/flac;base") for address in addresses)
     assert not re.search(r"<script|@import|<link|url\((?!#)", page)
     assert "&lt;script&gt;alert(1)" in page
@@ -120,8 +127,19 @@ class Balance(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.regions: list[str | None] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.targets += [value[1:] for name, value in attrs if name == "href" and value]
+        if dict(attrs).get("role") == "region":
+            self.regions.append(dict(attrs).get("aria-label"))
+            assert dict(attrs).get("tabindex") == "0"
+        if tag == "svg":
+            assert dict(attrs).get("role") == "img"
+            assert len(dict(attrs).get("aria-label") or "") > 20
         if tag not in ("meta", "br"):
             self.open.append(tag)
 
@@ -133,6 +151,10 @@ def test_every_element_of_the_page_is_closed(page: str) -> None:
     parser = Balance()
     parser.feed(page)
     assert parser.open == []
+    assert len(parser.ids) == len(set(parser.ids))
+    assert {"main", "unmeasured", "recognition"} <= set(parser.targets) <= set(parser.ids)
+    assert len(parser.regions) == len(set(parser.regions)) > 4
+    assert all(parser.regions)
 
 
 def test_figures_from_a_synthetic_corpus_are_marked_and_others_not(page: str, tmp_path: Path) -> None:
@@ -166,7 +188,7 @@ def test_continuations_of_the_engine_echo_are_marked(page: str, tmp_path: Path) 
 
 
 def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> None:
-    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    text = text_of(page)
     for shown in (
         "test 4 1.00 2",
         "Stage 1, words 4 25.0 25.0 2 refusal, 1 too short",
@@ -174,8 +196,8 @@ def test_the_page_shows_data_continuations_prompts_and_parameters(page: str) -> 
         "tiny-llm, revision main",
         "Be helpful.",
         "score: {confidence: 0.95, protocols: []}",
-        "emotion head 90.0 (80.0 to 100.0) 90.0 90.0 \N{EN DASH} 4",
-        "written answer 50.0 (40.0 to 60.0) 50.0 50.0 25.0 4",
+        "the clip emotion head 90.0 (80.0 to 100.0) 90.0 90.0 \N{EN DASH} 4",
+        "the clip written answer 50.0 (40.0 to 60.0) 50.0 50.0 25.0 4",
         "2 of 2 test speakers also speak in the training rows",
     ):
         assert shown in text
@@ -229,3 +251,77 @@ def test_a_missing_input_is_named(missing: str, tmp_path: Path) -> None:
     (tmp_path / missing).unlink()
     with pytest.raises(UserError, match=f"{missing}: no such file"):
         report.main(**paths)
+
+
+def add_answers(folder: Path) -> None:
+    """Write what each system says of the clips of `prepare`, what was rejected, and what leaks."""
+    predictions = folder / "predictions" / "emotion"
+    who = [
+        {"id": f"acted/{i}", "corpus": "acted", "speaker": f"acted/{i % 2}", "emotion": CLASSES[i % 2]}
+        for i in range(4)
+    ]
+    plain = {"text": "kids are talking", "seen_words": True, "num_tokens": [3, 3], "candidates": [0, 1]}
+    own = [
+        {**row, **plain, "system": system, "logprobs": [-5.0, -9.0], "named": [False, False]}
+        for row in who
+        for system in OWN_SYSTEMS
+    ]
+    write_table(predictions / "own_answers.parquet", own, OWN_ANSWERS_SCHEMA)
+    answered = [
+        {**row, "system": system.name, "answer": f"{system.name} <b>", "predicted": "sad", "scores": [-0.1, -2.0]}
+        for row in who
+        for system in SYSTEMS
+    ]
+    write_table(predictions / "recognition.parquet", answered, RECOGNITION_SCHEMA)
+    leak = {
+        "kind": "sentence",
+        "corpus": "acted",
+        "value": "kids are talking",
+        "seen_id": "acted/5",
+        "test_id": "acted/0",
+    }
+    rows = {"train_rows": 4, "dev_rows": 0, "test_rows": 4, "allowed": "not in leaks.forbid"}
+    write_table(folder / "manifests" / "leaks.parquet", [{**leak, **rows}], LEAKS_SCHEMA)
+    gone = utterance("acted/9", corpus="acted") | {"reason": "emotion is no class"}
+    write_table(folder / "manifests" / "excluded.parquet", [gone, gone], EXCLUDED_SCHEMA)
+    summary = {"corpus": "acted", "rows": 8, "quarantined": {"silent": 3}, "coverage": {"clips": [11, 12], "x": [2, 2]}}
+    (folder / "manifests" / "ingested").mkdir()
+    (folder / "manifests" / "ingested" / "acted.json").write_text(json.dumps(summary))
+
+
+def test_the_page_shows_rejected_clips_leaks_and_what_every_system_says_of_an_example(tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    report.main(**paths)
+    before = text_of(paths["output"].read_text())
+    for missing in ("Rejected clips usable", "shared values", "What every system says"):
+        assert missing not in before
+    assert "Whether test shares data with training : python -m pipeline.leaks" in before
+    add_answers(tmp_path)
+    report.main(**paths)
+    text = text_of(paths["output"].read_text())
+    assert (
+        "acted synthetic speech 8 3: no sample is louder than -60 dB of full scale 2: emotion is no class clips: 11"
+        in text
+    )
+    assert "acted sentence 1 not in leaks.forbid kids are talking: acted/5 and acted/0" in text
+    assert "Whether test shares data" not in text
+    assert text.count("What every system says of this clip") == 4
+    assert "the clip emotion head sad \N{CHECK MARK} right head &lt;b&gt;" in text
+    assert "the clip after stage 2 neutral or sad" in text  # less the mean, both are equally likely
+    assert "Calibration of the emotion head" in text
+
+
+@pytest.mark.parametrize("content", ["{}", "[", '{"corpus": "x", "rows": "many", "quarantined": {}, "coverage": {}}'])
+def test_an_unusable_summary_of_a_corpus_is_refused(content: str, tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    (tmp_path / "manifests" / "ingested").mkdir()
+    (tmp_path / "manifests" / "ingested" / "acted.json").write_text(content)
+    with pytest.raises(UserError, match=r"acted.json: expected the summary of a corpus, as ingest writes it"):
+        report.main(**paths)
+
+
+def test_a_section_that_has_nothing_to_show_is_neither_on_the_page_nor_in_the_contents(page: str) -> None:
+    for absent in ("own", "empathy", "protocols"):
+        assert f'id="{absent}"' not in page
+        assert f'href="#{absent}"' not in page
+    assert '<li><a href="#unmeasured">What was not measured</a></li>' in page

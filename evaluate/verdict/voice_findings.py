@@ -1,0 +1,78 @@
+"""Findings on the voice: own answers, rivals of the method, recognition of emotion."""
+
+from collections.abc import Iterator
+
+from evaluate.claims import CHANCE
+from evaluate.metrics import EMOTION
+from evaluate.own_answers import OWN_ANSWERS
+from evaluate.verdict.findings import OTHERS, Finding, Reading
+from evaluate.verdict.wording import Score, Scores, bounds, p_value, percent_of, points, share, size_of, with_interval
+
+
+def own_findings(reading: Reading, prefix: str) -> Iterator[Finding]:
+    """Say whether the voice chooses the right answer, for all words or for seen or new ones."""
+    for corpus, scores in reading.tests(prefix):
+        voice, chance = scores["voice"], scores["chance"]["ua"]
+        compared = reading.comparisons(prefix + corpus, "voice", (CHANCE, "transcript", "silence"))
+        p = voice.get("p", 0.0)
+        state = reading.better_than_all(compared, more=p <= reading.alpha)
+        sentence = (
+            f"The continuation that the clip makes likeliest is that of its emotion with an unweighted accuracy of "
+            f"{with_interval(voice, 'ua', reading.percent)}, on {size_of(voice)}; chance is {percent_of(chance)}. "
+            f"Silence of the same length reaches {percent_of(scores['silence']['ua'])}. {reading.reasons(compared)}"
+        )
+        if p > reading.alpha:
+            sentence += f" Exchanging the emotions within each sentence often reaches as much ({p_value(p)})."
+        shuffled = scores.get("shuffled")
+        if shuffled and bounds(shuffled, "ua")[0] > chance:
+            sentence += " With another speaker's clip, the accuracy is above chance, which suggests a data leak."
+        yield Finding(corpus, state, sentence)
+
+
+def rival_findings(reading: Reading) -> Iterator[Finding]:
+    """Say whether the voice is better than each rival, on all words."""
+    for corpus, scores in reading.tests(OWN_ANSWERS):
+        rivals = ("silence", "stage1", "told_head", "heard_told_head")
+        for rival, compared in reading.comparisons(OWN_ANSWERS + corpus, "voice", rivals).items():
+            yield Finding(corpus, reading.state(compared), _against(reading, scores, rival, compared))
+
+
+def _against(reading: Reading, scores: Scores, rival: str, compared: Score) -> str:
+    reached = f"{percent_of(scores['voice']['ua'])} against {percent_of(scores[rival]['ua'])}"
+    difference = points(compared, "difference", reading.percent)
+    if undecided := reading.too_few(compared["speakers"]):
+        return f"Against {OTHERS[rival]}, on all words: {reached}, {difference}.{undecided}"
+    return f"Against {OTHERS[rival]}, on all words: {reached}, {difference}, {p_value(compared['p'])}."
+
+
+def recognition_findings(reading: Reading) -> Iterator[Finding]:
+    """Say whether the language model and the emotion head recognise the emotion."""
+    for corpus, scores in reading.tests(EMOTION):
+        chance = percent_of(scores["chance"]["ua"])
+        for system, reader, others in (
+            ("logprob", "The label that the language model finds likeliest",
+             (CHANCE, "transcript_logprob", "silence_logprob", "heard_logprob")),
+            ("head", "The emotion head, a classifier beside the language model,", (CHANCE,)),
+        ):  # fmt: skip
+            compared = reading.comparisons(EMOTION + corpus, system, others)
+            accuracy = with_interval(scores[system], "ua", reading.percent)
+            sentence = (
+                f"{reader} is right with an unweighted accuracy of {accuracy}, on {size_of(scores[system])}; "
+                f"chance is {chance}. "
+            )
+            if system == "logprob" and (prompts := scores.get("logprob_prompts")):
+                sentence += f"It depends on the prompt: the range over prompts is {share(prompts['range'])} points. "
+                if "chosen" in prompts:
+                    best = with_interval(prompts, "chosen", reading.percent)
+                    sentence += f"With the prompt that is best on dev, it is {best}. "
+            sentence += reading.reasons(compared)
+            if probe := reading.comparisons(EMOTION + corpus, system, ("probe",)).get("probe"):
+                sentence += f" Against the probe of the frozen encoder: {points(probe, 'difference', reading.percent)}"
+                sentence += f", {p_value(probe['p'])}."
+            wrong = scores.get(f"shuffled_{system}")
+            if wrong and bounds(wrong, "ua")[0] > scores["chance"]["ua"]:
+                sentence += (
+                    " With another speaker's clip of another emotion, it should reach at most chance; it reaches "
+                    f"{with_interval(wrong, 'ua', reading.percent)}. This suggests a data leak."
+                )
+            yield Finding(corpus, reading.better_than_all(compared), sentence)
