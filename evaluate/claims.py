@@ -26,8 +26,8 @@ CLAIMS = "claims_"
 CHANCE = "chance"
 
 RECOGNITION_PAIRS = (
-    ("head", CHANCE), ("head", "probe"), ("logprob", CHANCE), ("logprob", "transcript_logprob"),
-    ("logprob", "silence_logprob"), ("logprob", "heard_logprob"),
+    ("head", CHANCE), ("head", "transcript_logprob"), ("head", "probe"), ("logprob", CHANCE),
+    ("logprob", "transcript_logprob"), ("logprob", "silence_logprob"), ("logprob", "heard_logprob"),
 )  # fmt: skip
 OWN_PAIRS = tuple(
     ("voice", other) for other in (CHANCE, "transcript", "silence", "stage1", "told_head", "heard_told_head")

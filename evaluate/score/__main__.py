@@ -10,7 +10,7 @@ import typer
 
 from evaluate import claims, training_curves
 from evaluate.counterfactuals import score_counterfactuals
-from evaluate.groups import FACTS_SCHEMA, MIN_CLIPS, score_groups
+from evaluate.groups import FACTS_SCHEMA, MIN_CLIPS, read_trained_speakers, score_groups
 from evaluate.judgements import describe, score_judgements
 from evaluate.kept_words import score_semantics, score_transcripts
 from evaluate.metrics import (
@@ -63,7 +63,8 @@ def _by_group(
     if not file.is_file():
         say(f"score: {file}: found no such file, expected the manifest; there are no scores by gender and duration")
         return {}
-    groups = score_groups(recognised, own, parquet.read(file, FACTS_SCHEMA), emotions, confidence)
+    facts, trained = parquet.read(file, FACTS_SCHEMA), read_trained_speakers(manifests)
+    groups = score_groups(recognised, own, facts, trained, emotions, confidence)
     if groups.too_small:
         say(f"score: groups of fewer than {MIN_CLIPS} clips have no scores: {', '.join(groups.too_small)}")
     return groups.metrics

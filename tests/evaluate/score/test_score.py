@@ -49,6 +49,7 @@ source: ours
 
 
 GROUPS = ("gender=female", "gender=male", "duration=long", "duration=medium", "duration=short")
+KNOWN = ("speaker=trained", "speaker=new")
 
 
 def prepare(folder: Path) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def test_protocols_have_scores_under_their_names_beside_those_of_the_corpora(
     score.main(**paths)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert {name: metrics[name] for name in before} == before
-    assert metrics.keys() - before.keys() == {"own-2", *(f"{group}/emotion_acted" for group in GROUPS)}
+    assert metrics.keys() - before.keys() == {"own-2", *(f"{group}/emotion_acted" for group in (*GROUPS, *KNOWN))}
     assert metrics["own-2"]["head"]["n"] == metrics["own-2"]["protocol"]["rows"] == 20
     assert metrics["own-2"]["protocol"]["rows_left_out"] == 60
     assert "score: own-2: head ua 0." in capsys.readouterr().out

@@ -98,6 +98,44 @@ def test_a_wrong_clip_above_chance_is_called_a_leak() -> None:
     assert "suggests a data leak" in finding_of(metrics, "new-words").sentence
 
 
+def test_an_accuracy_below_chance_is_no_leak_but_another_order_of_the_classes() -> None:
+    metrics = own_metrics(chance=compared(-0.2)) | recognition(compared(-0.2), chance=compared(-0.2))
+    for scores, name in ((f"{NEW_WORDS}acted", "shuffled"), ("emotion_acted", "shuffled_head")):
+        metrics[scores][name]["ua_low"] = 0.9
+    for claim, place in (("new-words", 0), ("recognition", 0), ("recognition", 1)):
+        sentence = claim_of(metrics, claim).findings[place].sentence
+        assert "below chance suggests that the classes have another order" in sentence
+        assert "leak" not in sentence
+
+
+def test_answers_that_name_no_class_are_told() -> None:
+    sentence = claim_of(recognition(compared(), chance=compared()), "recognition").findings[0].sentence
+    told = "Of its written answers, 25\N{NO-BREAK SPACE}% name none of the classes; their accuracy is 50"
+    assert told in sentence
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (0.3, "and on all clips of new speakers 40 % (95 % interval 30 % to 50 %)."),
+        (0.2, "So it is not shown that new voices are understood."),
+        (None, "There are too few clips of new speakers: how well new voices are understood is not known."),
+    ],
+)
+def test_speakers_of_the_training_among_the_test_speakers_are_told_with_their_accuracy(
+    new: float | None, said: str
+) -> None:
+    metrics = own_metrics()
+    assert "also heard" not in finding_of(metrics, "new-words").sentence
+    known = {"ua": 0.9, "ua_low": 0.8, "ua_high": 1.0, "n": 40, "speakers": 4}
+    metrics[f"speaker=trained/{OWN_ANSWERS}acted"] = {"voice": known}
+    if new is not None:
+        metrics[f"speaker=new/{OWN_ANSWERS}acted"] = {"voice": {**known, "ua": 0.4, "ua_low": new, "ua_high": 0.5}}
+    sentence = finding_of(metrics, "new-words").sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Training has also heard 4 test speakers; on all their clips, the accuracy is 90" in sentence
+    assert sentence.endswith(said)
+
+
 def test_new_and_seen_words_and_corpora_are_told_apart_and_the_first_claim_is_that_of_new_words() -> None:
     metrics = own_metrics(SEEN_WORDS, silence=compared(p=0.5)) | own_metrics(NEW_WORDS)
     metrics |= {name.replace("acted", "other"): scores for name, scores in own_metrics(chance=compared(-0.2)).items()}
@@ -125,7 +163,8 @@ def test_the_head_is_compared_with_the_probe_which_decides_nothing() -> None:
 
 def recognition(head: dict[str, float], **logprob: dict[str, float]) -> dict[str, Scores]:
     scores = emotion_scores(head=0.9, logprob=0.8)
-    pairs = {"head_minus_chance": head} | {f"logprob_minus_{other}": one for other, one in logprob.items()}
+    pairs = {"head_minus_chance": head, "head_minus_transcript_logprob": compared()}
+    pairs |= {f"logprob_minus_{other}": one for other, one in logprob.items()}
     return {"emotion_acted": scores, f"{CLAIMS}emotion_acted": pairs}
 
 
@@ -138,11 +177,13 @@ def recognition(head: dict[str, float], **logprob: dict[str, float]) -> dict[str
         ({"chance": compared(-0.2), "transcript_logprob": compared()}, [CONTRADICTED, SHOWN]),
     ],
 )
-def test_the_language_model_must_beat_the_transcript_and_the_head_only_chance(
+def test_the_language_model_and_the_head_must_beat_the_transcript(
     logprob: dict[str, dict[str, float]], states: list[str]
 ) -> None:
     metrics = recognition(compared(), **logprob)
     assert [one.state for one in claim_of(metrics, "recognition").findings] == states
+    metrics[f"{CLAIMS}emotion_acted"]["head_minus_transcript_logprob"] = compared(p=0.3)
+    assert [one.state for one in claim_of(metrics, "recognition").findings] == [states[0], NOT_SHOWN]
     metrics["gender=female/emotion_acted"] = metrics["emotion_acted"]
     assert len(claim_of(metrics, "recognition").findings) == 2
 
