@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[1]
+NO_TIMESTAMPS = 257  # a token of `whisper_folder`
 
 # make test tries the same 100 random inputs each time; make fuzz tries 2,000 new ones
 hypothesis.settings.register_profile(
@@ -127,6 +128,30 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> ModelsParams:
         return Weights(source=str(folder / name), revision=None, sha256=None)
 
     return ModelsParams(encoder=source("encoder"), llm=source("llm"))
+
+
+@pytest.fixture(scope="session")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Whisper with random weights, whose texts are of random bytes."""
+    import torch
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("whisper")
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=258, d_model=24, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=24, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=1, init_std=0.5,
+    )  # fmt: skip
+    whisper = WhisperForConditionalGeneration(config)
+    settings = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+    whisper.generation_config = GenerationConfig(
+        **settings, no_timestamps_token_id=NO_TIMESTAMPS, is_multilingual=False, max_length=448
+    )
+    whisper.save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

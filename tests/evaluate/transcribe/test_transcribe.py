@@ -9,7 +9,7 @@ import soundfile
 import torch
 import yaml
 from rapidfuzz.distance import Levenshtein
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperFeatureExtractor
 
 from evaluate.predictions import read_transcripts
 from evaluate.transcribe import __main__ as transcribe
@@ -22,32 +22,11 @@ from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams, fetch
 from pipeline.weights.whisper import load_whisper
 from tests.builders import change_params, weights, write_packed
-from tests.conftest import character_tokenizer
+from tests.conftest import NO_TIMESTAMPS, character_tokenizer
 from train.data.dataset import decode
 from train.data.log_mel import LogMel
 
-NO_TIMESTAMPS, NUM_TOKENS = 257, 12
-
-
-@pytest.fixture(scope="module")
-def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole Whisper with random weights, whose texts are of random bytes."""
-    folder = tmp_path_factory.mktemp("whisper")
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        vocab_size=258, d_model=24, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=1,
-        decoder_attention_heads=2, decoder_ffn_dim=24, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-        decoder_start_token_id=1, init_std=0.5,
-    )  # fmt: skip
-    whisper = WhisperForConditionalGeneration(config)
-    settings = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
-    whisper.generation_config = GenerationConfig(
-        **settings, no_timestamps_token_id=NO_TIMESTAMPS, is_multilingual=False, max_length=448
-    )
-    whisper.save_pretrained(folder)
-    WhisperFeatureExtractor().save_pretrained(folder)
-    character_tokenizer().save_pretrained(folder)
-    return folder
+NUM_TOKENS = 12
 
 
 @pytest.fixture
