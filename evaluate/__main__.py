@@ -5,7 +5,9 @@ from pipeline.stage import run_app
 
 STAGES = {
     "probe": "recognise emotion with a linear classifier on the frozen encoder",
+    "transcribe": "let Whisper write down the test clips, and count its word errors",
     "respond": "let the model and the baselines answer the test clips",
+    "semantics": "measure whether a model keeps the words, and the abilities of its LLM",
     "judge": "let an LLM that has passed an exam mark the empathy of written answers",
     "score": "compute scores and plots from the predictions; needs no GPU",
     "report": "write one page to open in a browser",

@@ -151,7 +151,8 @@ def score_divergence(table: pa.Table, confidence: float) -> Metrics:
 
     Every token has the same weight in a mean. `hearing` is the cost of a wrong clip: `shuffled` minus `after`, over the
     rows that have a wrong clip; if there are none, both are absent. `transcript` is zero by definition, because the KL
-    is measured against the LLM's own distribution given the transcript. A single row has no interval.
+    is measured against the LLM's own distribution given the transcript. `top1` is the share of tokens for which both
+    have the same likeliest token. A single row has no interval.
     """
     metrics: Metrics = {}
     for corpus, rows in _by_corpus(table):
@@ -169,7 +170,9 @@ def _score_kl(rows: pa.Table, confidence: float) -> dict[str, float]:
     by = intervals.by_speaker_or_row(rows["speaker"].to_pylist())
     sums = intervals.sum_by_cluster(kl_and_tokens(rows), by)
     kl = bounded("kl", intervals.estimate(sums, intervals.ratio, sums[:, 1]), confidence, lowest=0)
-    return _rounded(**kl, n=rows.num_rows, speakers=by.num_speakers)
+    sums = np.stack([np.bincount(by.codes, rows["num_agree"].to_numpy()), sums[:, 1]], axis=1)
+    top1 = bounded("top1", intervals.estimate(sums, intervals.ratio, sums[:, 1]), confidence, lowest=0, highest=1)
+    return _rounded(**kl, **top1, n=rows.num_rows, speakers=by.num_speakers)
 
 
 def _score_gap(wrong: pa.Table, right: pa.Table, confidence: float) -> dict[str, float]:

@@ -63,6 +63,7 @@ DIVERGENCE_SCHEMA = pa.schema(
         ("condition", pa.string()),  # one of CONDITIONS
         ("kl", pa.float64()),  # nats per continuation token at temperature 1: mean over the row's tokens
         ("num_tokens", pa.int32()),
+        ("num_agree", pa.int32()),  # tokens for which speech and transcript have the same likeliest token
     ]
 )
 
@@ -108,6 +109,46 @@ OWN_ANSWERS_SCHEMA = pa.schema(
         ("num_tokens", pa.list_(pa.int32())),  # number of these tokens
         ("candidates", pa.list_(pa.int32())),  # number of the candidate; equal continuations are one candidate
         ("named", pa.list_(pa.bool_())),  # whether the continuation contains a word for an emotion
+    ]
+)
+
+TRANSCRIPTS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("kind", pa.string()),  # the packed data: semantic or emotion
+        ("language", pa.string()),
+        ("text", pa.string()),  # the transcript of the corpus, or null
+        ("heard", pa.string()),  # what Whisper writes
+        ("errors", pa.int32()),  # word errors of `heard` after normalisation; null without a transcript
+        ("words", pa.int32()),  # words of `text` after normalisation; null without a transcript
+    ]
+)
+
+SEMANTICS_TASKS = {
+    "repeat": ("voice", "transcript", "shuffled", "whisper"),
+    "answers": ("voice", "shuffled"),
+    "answers_cosine": ("voice", "shuffled"),
+    "instructions": ("voice", "transcript"),
+    "text_alone": ("transcript",),
+}
+"""Tasks of the stage semantics, and their systems: what is given, or whose words are compared with the transcript."""
+
+SEMANTICS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("corpus", pa.string()),  # "instructions" in this task
+        ("speaker", pa.string()),  # in the task instructions, the instruction: its questions resemble each other
+        ("model", pa.string()),  # name of the model's folder
+        ("task", pa.string()),  # a key of SEMANTICS_TASKS
+        ("system", pa.string()),  # one of the task's systems
+        ("prompt", pa.string()),  # hash of the prompt around the clip or the transcript
+        ("answer", pa.string()),  # null in the task text_alone
+        # repeat: word errors. answers: F1 of words, or cosine, with the LLM's answer to the transcript. instructions:
+        # 1 if the answer complies, else 0. text_alone: largest difference from the LLM's own logits.
+        ("value", pa.float64()),
+        ("weight", pa.float64()),  # repeat: words of the transcript; otherwise 1
     ]
 )
 
@@ -179,7 +220,7 @@ EXAM_MARKS, EXAM_PAIRS, MARKS, PAIRS = "exam_marks.parquet", "exam_pairs.parquet
 
 
 def read_divergence(path: Path) -> pa.Table:
-    """Read the stage-1 KL; check that every id has its conditions once, a finite KL and at least one token."""
+    """Read the stage-1 KL; check that every id has its conditions once, a finite KL and possible counts of tokens."""
     table = parquet.read(path, DIVERGENCE_SCHEMA)
     _check_paired(path, table, "condition", CONDITIONS)
     wrong = ~np.isfinite(table["kl"].to_numpy()) | (table["num_tokens"].to_numpy() < 1)
@@ -189,6 +230,10 @@ def read_divergence(path: Path) -> pa.Table:
             f"{path}: {row['id']} ({row['condition']}): found kl {row['kl']} over {row['num_tokens']} tokens, "
             "expected a finite number over at least one"
         )
+    agree = table["num_agree"].to_numpy(zero_copy_only=False)
+    for row in _first(table, pa.array(~((agree >= 0) & (agree <= table["num_tokens"].to_numpy())))):
+        where = f"{path}: {row['id']} ({row['condition']})"
+        raise UserError(f"{where}: found num_agree {row['num_agree']}, expected 0 to {row['num_tokens']}, its tokens")
     return table
 
 
@@ -262,6 +307,35 @@ def read_pairs(path: Path) -> pa.Table:
     for row in _first(table, pc.invert(pc.is_in(table["choice"], value_set=pa.array([*CHOICES, None], pa.string())))):
         raise UserError(f"{path}: {row['id']}: choice: found {row['choice']}, expected one of {', '.join(CHOICES)}")
     _check_once(path, table, ["system", "id", "repeat", "is_first"])
+    return table
+
+
+def read_transcripts(path: Path) -> pa.Table:
+    """Read Whisper's transcripts; checks that the counts of words are possible."""
+    table = parquet.read(path, TRANSCRIPTS_SCHEMA)
+    counts = [pc.fill_null(table[name], 0) for name in ("errors", "words")]
+    is_wrong = pc.or_(*(pc.less(count, 0) for count in counts))
+    for row in _first(table, pc.or_(is_wrong, pc.xor(pc.is_null(table["errors"]), pc.is_null(table["words"])))):
+        found = f"found {row['errors']} errors in {row['words']} words"
+        raise UserError(f"{path}: {row['id']}: {found}, expected two counts or none")
+    return table
+
+
+def read_semantics(path: Path) -> pa.Table:
+    """Read what the stage semantics measured of a model; checks tasks, systems and values."""
+    table = parquet.read(path, SEMANTICS_SCHEMA, allow_empty=True)
+    for task, systems in SEMANTICS_TASKS.items():
+        of_task = table.filter(pc.field("task") == task)
+        for row in _first(of_task, pc.invert(pc.is_in(of_task["system"], value_set=pa.array(systems)))):
+            found = f"found {row['system']}, expected one of {', '.join(systems)}"
+            raise UserError(f"{path}: {row['id']}: {task}: system: {found}")
+    for row in _first(table, pc.invert(pc.is_in(table["task"], value_set=pa.array(list(SEMANTICS_TASKS))))):
+        found = f"found {row['task']}, expected one of {', '.join(SEMANTICS_TASKS)}"
+        raise UserError(f"{path}: {row['id']}: task: {found}")
+    finite = [pc.fill_null(pc.is_finite(table[name]), False) for name in ("value", "weight")]
+    for row in _first(table, pc.invert(pc.and_(*finite))):
+        found = f"found the value {row['value']} of the weight {row['weight']}"
+        raise UserError(f"{path}: {row['id']}: {row['task']}: {found}, expected finite numbers")
     return table
 
 

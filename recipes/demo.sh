@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 # The times are of a run on two cores, from one output to the next.
 cat <<'END'
-demo: runs all stages on synthetic speech, from corpora to a report. It takes about 18 minutes on two cores.
+demo: runs all stages on synthetic speech, from corpora to a report. It takes about 20 minutes on two cores.
 The first run downloads two small models, 0.2 GB. DVC skips each stage that is up to date and runs the others:
 
   stage             about   what it does
@@ -21,8 +21,10 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   fit-semantic      7 min   trains the adapter, so that the LLM continues speech as it continues the transcript
   fit-emotion       3.5 min trains P-LoRA, the encoder and the emotion head on emotional speech
   probe             20 s    recognises emotion with a linear classifier on the frozen encoder
+  transcribe        40 s    lets Whisper write down test clips, as the yardstick of what the model hears
   respond-semantic  40 s    compares continuations of test speech with those of its transcripts
   respond-emotion   4 min   lets the trained model and the baselines name emotions, and scores own answers
+  semantics         1 min   lets the models repeat and answer test clips, in a given form, beside the LLM alone
   score             10 s    computes the scores and their intervals
   report            10 s    writes the report
 

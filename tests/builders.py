@@ -235,6 +235,7 @@ def divergence_table(gap: float, speakers: int = 4) -> pa.Table:
         after = 1.5 + 0.2 * rng.standard_normal()
         kl = {"before": after + 0.4, "after": after, "shuffled": after + gap + 0.01 * rng.standard_normal()}
         who = {"id": f"libri/{i}", "corpus": "libri", "speaker": f"libri/{i % speakers}", "num_tokens": 5 + i}
+        who["num_agree"] = (6 + i) // 2
         rows += [{**who, "condition": name, "kl": kl[name]} for name in CONDITIONS]
     return parquet.from_rows(rows, DIVERGENCE_SCHEMA)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evaluate.asking.finished import FinishedBatches
 from evaluate.respond import divergence
-from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
 from pipeline import params
 from pipeline.generate import __main__ as generate

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -99,14 +99,26 @@ def response_kl(
 @torch.no_grad()
 def several_kls(
     students: Sequence[Float[Tensor, "n d"]], teacher: Float[Tensor, "n d"], head: OutputHead
-) -> Float[Tensor, "s n"]:
-    """Return `response_kl` at temperature 1 of several students, without gradients; the teacher's logits are shared."""
+) -> tuple[Float[Tensor, "s n"], Bool[Tensor, "s n"]]:
+    """Return `response_kl` at temperature 1 of several students, and where their likeliest token is the teacher's.
+
+    There are no gradients. The teacher's logits are computed once.
+    """
     rows_at_once = ROWS_AT_ONCE_ON_GPU if teacher.is_cuda else ROWS_AT_ONCE
-    found = []
+    kls, agrees = [], []
     for states, *of_students in zip(*(each.split(rows_at_once) for each in (teacher, *students)), strict=True):
         log_p, _ = _log_softmax(head, states, 1.0)
-        found.append(torch.stack([_kl(log_p.clone(), _log_softmax(head, each, 1.0)[0])[0] for each in of_students]))
-    return torch.cat(found, dim=1)
+        likeliest = log_p.argmax(-1)
+        for each in of_students:
+            log_q, _ = _log_softmax(head, each, 1.0)
+            agrees.append(log_q.argmax(-1) == likeliest)
+            kls.append(_kl(log_p.clone(), log_q)[0])
+    return _by_student(kls, len(students)), _by_student(agrees, len(students))
+
+
+def _by_student(pieces: list[Tensor], num_students: int) -> Tensor:
+    """Join pieces of rows, which hold those of each student in turn."""
+    return torch.stack([torch.cat(pieces[i::num_students]) for i in range(num_students)])
 
 
 def stored_kl(

@@ -147,7 +147,7 @@ def divergence_rows(generator: np.random.Generator, numbers: range) -> list[dict
     """Make up the divergence of each clip under every condition."""
     return [
         {key: row[key] for key in ("id", "corpus", "speaker")}
-        | {"condition": condition, "kl": generator.uniform(1, 2), "num_tokens": 48}
+        | {"condition": condition, "kl": generator.uniform(1, 2), "num_tokens": 48, "num_agree": 24}
         for row in test_rows(numbers)
         for condition in CONDITIONS
     ]

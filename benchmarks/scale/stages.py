@@ -108,7 +108,7 @@ def sampler(folder: Path) -> Work:
 def swap(folder: Path) -> Work:
     """Find another clip for each test row, as both alignments do; test is a hundredth of the rows, at least 100."""
     from benchmarks.scale.data import test_rows
-    from evaluate.respond.shuffled_clips import wrong_clips
+    from evaluate.asking.shuffled_clips import wrong_clips
     from pipeline.tables import parquet
 
     rows = test_rows(range(max(100, parquet.num_rows(folder / "continuations.parquet") // 100)))

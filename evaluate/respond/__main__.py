@@ -20,7 +20,7 @@ from pipeline.weights.source import digest_files
 from train import launch
 
 if TYPE_CHECKING:
-    from evaluate.respond.finished import FinishedBatches
+    from evaluate.asking.finished import FinishedBatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def main(
     own = None if told is stage1 is stage1_data is None else _own_inputs(kind, told, stage1, stage1_data)
     if (count := launch.num_processes(params_file)) > 1:
         raise typer.Exit(launch.run(count, "evaluate.respond", sys.argv[1:]))
-    from evaluate.respond.processes import join  # torch loads only after the parameters are checked
+    from evaluate.asking.processes import join  # torch loads only after the parameters are checked
     from train.precision import avoid_shape_plans
 
     avoid_shape_plans()
@@ -89,7 +89,7 @@ def _finished_batches(
     settings: RespondParams,
     prompts: PromptsParams | None,
 ) -> "FinishedBatches":
-    from evaluate.respond.finished import FinishedBatches, describe_run, digest_folder
+    from evaluate.asking.finished import FinishedBatches, describe_run, digest_folder
     from train.precision import answering_dtype, best_device
 
     asked = {

@@ -1,8 +1,9 @@
 """Stage 1 on held-out speech: the KL between the LLM on the transcript and the LLM on the speech.
 
-The KL of each row is computed for three conditions: the untrained model, the trained model, and the trained model given
-a wrong clip. The wrong clip is another speaker's clip with other words, from the same corpus if possible, and with the
-most similar length. The difference between the last two conditions is due to hearing the words.
+For each continuation token, the KL is computed, and whether the likeliest token after the speech is the one after the
+transcript. There are three conditions: the untrained model, the trained model, and the trained model given a wrong
+clip. The wrong clip is another speaker's clip with other words, from the same corpus if possible, and with the most
+similar length. The difference between the last two conditions is due to hearing the words.
 
 The LLM is the same before and after training. So one model is in memory, with a copy of the weights before training of
 what was trained: the adapter, and perhaps the encoder. A batch is computed under all conditions, with one pass over the
@@ -18,12 +19,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from evaluate.asking.finished import FinishedBatches
+from evaluate.asking.processes import ask_all, by_length
+from evaluate.asking.shuffled_clips import tell_missing, wrong_clips
 from evaluate.predictions import CONDITIONS, DIVERGENCE_SCHEMA
 from evaluate.respond.clip_embeddings import ClipEmbeddings
-from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
-from evaluate.respond.processes import ask_all, by_length
-from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.stage import UserError
 from pipeline.tables import parquet
@@ -56,10 +57,10 @@ def measure(
     groups = by_length(lengths, settings.batch_size)
     conditions = _Conditions(folder, rows, shell, settings, groups, dict(wrong))
 
-    def ask(batch: list[int]) -> list[dict[str, float]]:
+    def ask(batch: list[int]) -> list[dict[str, tuple[float, int]]]:
         found = conditions.divergences(batch)
-        for number, kls in zip(batch, found, strict=True):
-            for condition, kl in kls.items():
+        for number, of_row in zip(batch, found, strict=True):
+            for condition, (kl, _) in of_row.items():
                 if not np.isfinite(kl):
                     where = f"respond: {about[number]['id']}: {condition}"
                     raise UserError(f"{where}: found the KL {kl}, expected a finite number")
@@ -71,10 +72,11 @@ def measure(
     )
     table_rows = (
         {key: row[key] for key in ("id", "corpus", "speaker")}
-        | {"condition": condition, "kl": kls[condition], "num_tokens": row["num_response_tokens"]}
+        | dict(zip(("kl", "num_agree"), of_row[condition], strict=True))
+        | {"condition": condition, "num_tokens": row["num_response_tokens"]}
         for condition in CONDITIONS
-        for row, kls in zip(about, found, strict=True)
-        if condition in kls
+        for row, of_row in zip(about, found, strict=True)
+        if condition in of_row
     )
     return parquet.from_rows(table_rows, DIVERGENCE_SCHEMA)
 
@@ -103,8 +105,8 @@ class _Conditions:
         self.embeddings = ClipEmbeddings(self._encode, groups)
 
     @torch.no_grad()
-    def divergences(self, batch: list[int]) -> list[dict[str, float]]:
-        """Return the KL of rows, in nats per response token, by condition."""
+    def divergences(self, batch: list[int]) -> list[dict[str, tuple[float, int]]]:
+        """Return of rows, by condition, the KL in nats per response token, and for how many the likeliest is equal."""
         wrong = [self.wrong.get(number, number) for number in batch]
         own, others = self.embeddings(batch), self.embeddings(wrong)
         given = {"before": [clip[0] for clip in own], "after": [clip[1] for clip in own]}
@@ -124,10 +126,14 @@ class _Conditions:
                     students.append(self._states(asked, speech))
             else:
                 students.append(self._states(asked, speech))
-        kls = several_kls(students, teacher, self.model.output_head).split([len(ids) for ids in responses], dim=1)
-        found = [dict(zip(given, of_row.mean(1).tolist(), strict=True)) for of_row in kls]
+        lengths = [len(ids) for ids in responses]
+        kls, agrees = (each.split(lengths, dim=1) for each in several_kls(students, teacher, self.model.output_head))
+        found = [
+            dict(zip(given, zip(kl.mean(1).tolist(), agree.sum(1).tolist(), strict=True), strict=True))
+            for kl, agree in zip(kls, agrees, strict=True)
+        ]
         return [
-            {name: kl for name, kl in of_row.items() if name != "shuffled" or number in self.wrong}
+            {name: values for name, values in of_row.items() if name != "shuffled" or number in self.wrong}
             for number, of_row in zip(batch, found, strict=True)
         ]
 

@@ -24,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluate.asking.finished import FinishedBatches
+from evaluate.asking.shuffled_clips import wrong_clips
 from evaluate.predictions import OWN_ANSWERS_SCHEMA
 from evaluate.respond.emotion_named import label
-from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.own_queries import Asker, Query
 from evaluate.respond.params import RespondParams
 from evaluate.respond.recognition import check_finite
-from evaluate.respond.shuffled_clips import wrong_clips
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError, say
 from pipeline.tables import packed, parquet

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from evaluate.respond.finished import FinishedBatches
+from evaluate.asking.finished import FinishedBatches
+from evaluate.asking.processes import ask_all
 from evaluate.respond.params import RespondParams
-from evaluate.respond.processes import ask_all
 from pipeline.audio.speech_tokens import HOP_SAMPLES, MAX_MEL_FRAMES, NUM_HALVINGS, num_mel_frames
 from pipeline.prompts import Prompt, Prompter, PromptIds
 from pipeline.tables import packed

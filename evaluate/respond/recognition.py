@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from evaluate.asking.finished import FinishedBatches
+from evaluate.asking.processes import Answer, Item, ask_all
+from evaluate.asking.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
 from evaluate.predictions import EXAMPLES_SCHEMA, RECOGNITION_SCHEMA
 from evaluate.respond.emotion_named import label
-from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.params import RespondParams
-from evaluate.respond.processes import Answer, Item, ask_all
 from evaluate.respond.recognition_prompts import FIRST, prompts_table, speech_prompts
-from evaluate.respond.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
 from pipeline.stage import UserError

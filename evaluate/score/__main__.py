@@ -12,6 +12,7 @@ from evaluate import claims, training_curves
 from evaluate.counterfactuals import score_counterfactuals
 from evaluate.groups import FACTS_SCHEMA, MIN_CLIPS, score_groups
 from evaluate.judgements import describe, score_judgements
+from evaluate.kept_words import score_semantics, score_transcripts
 from evaluate.metrics import (
     CONFUSION_SYSTEMS,
     Metrics,
@@ -24,7 +25,16 @@ from evaluate.metrics import (
 )
 from evaluate.output import write_text
 from evaluate.own_answers import score_own_answers
-from evaluate.predictions import DEV_HEAD, PROBE, read_divergence, read_own_answers, read_prompts, read_recognition
+from evaluate.predictions import (
+    DEV_HEAD,
+    PROBE,
+    read_divergence,
+    read_own_answers,
+    read_prompts,
+    read_recognition,
+    read_semantics,
+    read_transcripts,
+)
 from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
@@ -77,6 +87,8 @@ def main(
     dev_head: Annotated[Path | None, typer.Option(help="Emotions heard in dev clips, to fit a temperature.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Labels scored under several prompts.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
+    transcripts: Annotated[Path | None, typer.Option(help="Whisper's transcripts, written by transcribe.")] = None,
+    semantics: Annotated[list[Path] | None, typer.Option(help="Tables written by semantics, one per model.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Folder of the judge's marks and choices.")] = None,
     manifests: Annotated[Path, typer.Option(help="Folder of the manifests that split wrote.")] = Path("manifests"),
     params_file: ParamsFile = Path("params.yaml"),
@@ -105,6 +117,10 @@ def main(
         numbers |= own | score_counterfactuals(scored, emotions, confidence)
         for corpus, counts in found.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
+    if transcripts is not None:
+        numbers |= score_transcripts(read_transcripts(transcripts), confidence)
+    for table in semantics or []:
+        numbers |= score_semantics(read_semantics(table), confidence)
     judged = {} if judge is None else score_judgements(judge, confidence)
     numbers |= judged
     if models is not None:

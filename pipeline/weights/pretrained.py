@@ -15,7 +15,7 @@ def load_pretrained(kind: Any, folder: Path, *, needed: str = "", **options: Any
     transformers gives a weight that the files lack a random value. Raises UserError with the name of the first such
     weight whose name starts with `needed`.
     """
-    with _without_report(), loading(folder):
+    with quiet(), loading(folder):
         model, info = kind.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     if lacking := sorted(name for name in info["missing_keys"] if name.startswith(needed)):
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -29,8 +29,8 @@ def load_pretrained(kind: Any, folder: Path, *, needed: str = "", **options: Any
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers from printing its table of missing weights: `load_pretrained` names the first one."""
+def quiet() -> Iterator[None]:
+    """Keep transformers from printing: `load_pretrained` names the first missing weight itself."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

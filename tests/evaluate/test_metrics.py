@@ -103,6 +103,19 @@ def test_the_kl_weighs_every_token_alike() -> None:
     assert scores["after"]["kl_low"] < scores["after"]["kl"] < scores["after"]["kl_high"]
 
 
+def test_the_share_of_equal_likeliest_tokens_weighs_every_token_alike() -> None:
+    table = divergence_table(gap=0.0)
+    scores = score_divergence(table, CONFIDENCE)["continuation_kl_libri"]
+    rows = [row for row in table.to_pylist() if row["condition"] == "after"]
+    expected = sum(row["num_agree"] for row in rows) / sum(row["num_tokens"] for row in rows)
+    for condition in ("before", "after", "shuffled"):
+        assert scores[condition]["top1"] == pytest.approx(expected, abs=1e-6)
+        assert scores[condition]["top1_low"] < expected < scores[condition]["top1_high"]
+    all_agree = [row | {"num_agree": row["num_tokens"]} for row in table.to_pylist()]
+    whole = score_divergence(parquet.from_rows(all_agree, DIVERGENCE_SCHEMA), CONFIDENCE)["continuation_kl_libri"]
+    assert whole["after"]["top1"] == whole["after"]["top1_low"] == whole["after"]["top1_high"] == 1
+
+
 def test_the_gap_is_paired_so_a_small_one_shows_through_wide_intervals() -> None:
     scores = score_divergence(divergence_table(gap=0.05), CONFIDENCE)["continuation_kl_libri"]
     assert scores["after"]["kl_high"] > scores["shuffled"]["kl_low"]
@@ -283,7 +296,9 @@ def test_the_bounds_of_the_accuracy_follow_from_the_accuracies_without_each_spea
     assert found["ua_high"] == pytest.approx(accuracy(rows) + half, abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "conditions"), [("kl", ["after"]), ("gap", ["shuffled", "after"])])
+@pytest.mark.parametrize(
+    ("name", "conditions"), [("kl", ["after"]), ("gap", ["shuffled", "after"]), ("top1", ["after"])]
+)
 def test_the_bounds_of_the_kl_and_of_the_gap_follow_from_those_without_each_speaker(
     name: str, conditions: list[str]
 ) -> None:
@@ -294,7 +309,8 @@ def test_the_bounds_of_the_kl_and_of_the_gap_follow_from_those_without_each_spea
         means = []
         for condition in conditions:
             of = [row for row in kept if row["condition"] == condition]
-            means.append(np.average([row["kl"] for row in of], weights=[row["num_tokens"] for row in of]))
+            values = [row["num_agree"] / row["num_tokens"] if name == "top1" else row["kl"] for row in of]
+            means.append(np.average(values, weights=[row["num_tokens"] for row in of]))
         return float(means[0] - sum(means[1:]))
 
     names = sorted({row["speaker"] for row in rows})

@@ -14,11 +14,13 @@ from evaluate.predictions import (
     PROMPTS_SCHEMA,
     RECOGNITION_SCHEMA,
     SYSTEMS,
+    TRANSCRIPTS_SCHEMA,
     read_divergence,
     read_examples,
     read_own_answers,
     read_prompts,
     read_recognition,
+    read_transcripts,
 )
 from pipeline.stage import UserError
 from tests.builders import write_table
@@ -27,7 +29,7 @@ CLASSES = ["neutral", "sad"]
 
 
 def divergence_rows() -> list[dict[str, Any]]:
-    row = {"corpus": "libri", "speaker": "libri/1", "kl": 1.5, "num_tokens": 8}
+    row = {"corpus": "libri", "speaker": "libri/1", "kl": 1.5, "num_tokens": 8, "num_agree": 3}
     return [{"id": id_, "condition": condition, **row} for id_ in ("libri/a", "libri/b") for condition in CONDITIONS]
 
 
@@ -95,6 +97,25 @@ def test_a_kl_without_a_number_or_a_token_is_named(kl: float | None, num_tokens:
     rows = divergence_rows()
     rows[1] |= {"kl": kl, "num_tokens": num_tokens}
     with pytest.raises(UserError, match=r"libri/a \(after\): found kl .* tokens, expected a finite number"):
+        read_divergence(written(rows, DIVERGENCE_SCHEMA, tmp_path))
+
+
+@pytest.mark.parametrize(("errors", "words"), [(-1, 2), (1, None), (None, 2), (1, -2)])
+def test_counts_of_words_that_cannot_be_are_named(errors: int | None, words: int | None, tmp_path: Path) -> None:
+    row: dict[str, Any] = {"id": "libri/a", "corpus": "libri", "speaker": "s", "kind": "semantic"}
+    row |= {"language": None, "text": "t"}
+    rows = [row | {"heard": "t", "errors": 0, "words": 1}, row | {"heard": "", "errors": None, "words": None}]
+    assert read_transcripts(written(rows, TRANSCRIPTS_SCHEMA, tmp_path)).num_rows == 2
+    rows[1] |= {"id": "libri/b", "errors": errors, "words": words}
+    with pytest.raises(UserError, match=f"libri/b: found {errors} errors in {words} words, expected two counts"):
+        read_transcripts(written(rows, TRANSCRIPTS_SCHEMA, tmp_path))
+
+
+@pytest.mark.parametrize("num_agree", [-1, 9, None])
+def test_more_tokens_that_agree_than_there_are_is_named(num_agree: int | None, tmp_path: Path) -> None:
+    rows = divergence_rows()
+    rows[1]["num_agree"] = num_agree
+    with pytest.raises(UserError, match=rf"libri/a \(after\): found num_agree {num_agree}, expected 0 to 8"):
         read_divergence(written(rows, DIVERGENCE_SCHEMA, tmp_path))
 
 

@@ -44,6 +44,21 @@ def test_the_kl_of_equal_states_is_zero(rows: tuple[torch.Tensor, torch.Tensor, 
     assert losses.response_kl(student, student, OutputHead(output_VD), 2.0).abs().max() == 0
 
 
+def test_several_students_are_compared_with_one_teacher(
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    monkeypatch.setattr(losses, "ROWS_AT_ONCE", 3)
+    first, teacher, output_VD = rows
+    students = [first, teacher, first - teacher]
+    kls, agrees = losses.several_kls(students, teacher, OutputHead(output_VD))
+    likeliest = (teacher @ output_VD.T).argmax(-1)
+    for student, kl, agree in zip(students, kls, agrees, strict=True):
+        torch.testing.assert_close(kl, plain_kl(student, teacher, output_VD, 1.0), rtol=0, atol=1e-12)
+        assert torch.equal(agree, (student @ output_VD.T).argmax(-1) == likeliest)
+    assert agrees[1].all()
+    assert not agrees[0].all()
+
+
 def test_the_cross_entropy_and_its_gradient_are_those_of_the_definition(
     monkeypatch: pytest.MonkeyPatch, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> None:

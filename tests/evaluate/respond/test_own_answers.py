@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from evaluate import predictions
+from evaluate.asking.finished import FinishedBatches
 from evaluate.respond import __main__ as respond
 from evaluate.respond import own_answers
-from evaluate.respond.finished import FinishedBatches
 from evaluate.respond.own_queries import Asker, Query, silent_frames
 from evaluate.respond.params import RespondParams
 from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens

@@ -20,13 +20,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evaluate import predictions
+from evaluate.asking.finished import CODE, FinishedBatches
+from evaluate.asking.processes import ask_all
+from evaluate.asking.shuffled_clips import tell_missing, wrong_clips
 from evaluate.metrics import score_divergence, score_recognition
 from evaluate.respond import __main__ as respond
 from evaluate.respond.clip_embeddings import ClipEmbeddings
-from evaluate.respond.finished import CODE, FinishedBatches
-from evaluate.respond.processes import ask_all
 from evaluate.respond.recognition_prompts import option_orders
-from evaluate.respond.shuffled_clips import tell_missing, wrong_clips
 from pipeline.audio.speech_tokens import num_speech_tokens
 from pipeline.params import Alignment
 from pipeline.prompts import Prompt, Prompter
@@ -89,6 +89,7 @@ def test_the_kl_is_that_of_each_row_and_model_by_itself(
 ) -> None:
     found = run("semantic", packed_folder, model_path, tmp_path / "out", params_file)["divergence.parquet"].to_pandas()
     by_condition = found.pivot(index="id", columns="condition", values="kl")
+    agree = found.pivot(index="id", columns="condition", values="num_agree")
     rows = packed.load(packed_folder, "test")
     rows = rows.select(np.flatnonzero(rows.column("num_response_tokens").to_numpy()))
     config = load_config(model_path)
@@ -107,7 +108,10 @@ def test_the_kl_is_that_of_each_row_and_model_by_itself(
             with torch.no_grad():
                 outputs = model(collate([given]))
                 expected = response_kl(outputs.student, outputs.teacher, model.output_head, 1.0).mean().item()
+                likeliest = [model.llm.lm_head(states).argmax(-1) for states in (outputs.student, outputs.teacher)]
             assert by_condition[condition][row["id"]] == pytest.approx(expected, abs=1e-5)
+            assert agree[condition][row["id"]] == (likeliest[0] == likeliest[1]).sum().item()
+    assert 0 < agree.to_numpy().sum() < 3 * agree.size
 
 
 def test_every_test_row_is_answered_by_every_system(

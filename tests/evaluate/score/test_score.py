@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,8 @@ from evaluate.predictions import (
     PAIRS_SCHEMA,
     PROMPTS_SCHEMA,
     RECOGNITION_SCHEMA,
+    SEMANTICS_SCHEMA,
+    TRANSCRIPTS_SCHEMA,
 )
 from evaluate.score import __main__ as score
 from pipeline.stage import UserError
@@ -48,7 +51,7 @@ source: ours
 GROUPS = ("gender=female", "gender=male", "duration=long", "duration=medium", "duration=short")
 
 
-def prepare(folder: Path) -> dict[str, Path]:
+def prepare(folder: Path) -> dict[str, Any]:
     parquet.write(divergence_table(gap=0.05), folder / "divergence.parquet")
     parquet.write(recognition_table(), folder / "recognition.parquet")
     (folder / "params.yaml").write_text(PARAMS)
@@ -85,6 +88,21 @@ def test_the_stage_writes_plain_rounded_numbers_and_the_plots(
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith("expected the manifest; there are no scores by gender and duration")
     assert told[1].startswith("score: unweighted accuracy of the emotion head: emotion_acted 0.")
+
+
+def test_transcripts_and_the_tables_of_several_models_are_scored_if_they_are_there(tmp_path: Path) -> None:
+    who = {"id": "libri/0", "corpus": "libri", "speaker": "s"}
+    heard = {**who, "kind": "semantic", "language": "en", "text": "a b", "heard": "a", "errors": 1, "words": 2}
+    write_table(tmp_path / "transcripts.parquet", [heard], TRANSCRIPTS_SCHEMA)
+    for model, value in (("semantic", 1.0), ("emotion", 3.0)):
+        row = {**who, "model": model, "task": "repeat", "system": "voice", "prompt": None, "answer": "", "weight": 2.0}
+        write_table(tmp_path / f"{model}.parquet", [{**row, "value": value}], SEMANTICS_SCHEMA)
+    tables = [tmp_path / f"{model}.parquet" for model in ("semantic", "emotion")]
+    score.main(**prepare(tmp_path), transcripts=tmp_path / "transcripts.parquet", semantics=tables)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["transcripts_libri"]["whisper"]["wer"] == 0.5
+    assert metrics["repeat_semantic_libri"]["voice"]["wer"] == 0.5
+    assert metrics["repeat_emotion_libri"]["voice"]["wer"] == 1.5
 
 
 def write_manifests(folder: Path, trained: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from evaluate.respond.finished import FinishedBatches
+from evaluate.asking.finished import FinishedBatches
 from pipeline.progress import Task
 from train.precision import training_device
 
