@@ -25,6 +25,7 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   respond-semantic  40 s    compares continuations of test speech with those of its transcripts
   respond-emotion   4 min   lets the trained model and the baselines name emotions, and scores own answers
   semantics         1 min   lets the models repeat and answer test clips, in a given form, beside the LLM alone
+  judge             5 s     lets an LLM mark the answers, if there is a judge; the demo has none
   score             10 s    computes the scores and their intervals
   report            10 s    writes the report
 

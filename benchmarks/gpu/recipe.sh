@@ -36,6 +36,11 @@ cut_pieces() {
     cp -rL "$run/data/packed" "$staged/data/packed"
     mkdir "$staged/manifests" # score reads the splits from them
     cp -L "$run"/manifests/*.parquet "$staged/manifests"
+    local told=manifests/continuations/told.parquet # of generate-told; without it, own answers are not scored
+    if [[ -f $run/$told ]]; then
+        mkdir "$staged/manifests/continuations"
+        cp -L "$run/$told" "$staged/$told"
+    fi
     PYTHONPATH=$root python3 -m benchmarks.gpu.weights "$run/params.yaml" --out "$staged"
     rm -rf "$pieces"
     mkdir -p "$pieces"
@@ -63,7 +68,7 @@ timed() {
 }
 
 run_recipe() {
-    local out=benchmarks/gpu/results/$name kind
+    local out=benchmarks/gpu/results/$name kind told=manifests/continuations/told.parquet own=() scored=() asked
     [[ ${1:-} != --out ]] || out=$2
     mkdir -p "$out"
     out=$(realpath "$out")
@@ -74,19 +79,25 @@ run_recipe() {
     . benchmarks/gpu/install.sh "$work/site"
     cd "$work"
     : >times.txt
+    if [[ -f $told ]]; then
+        own=(--told "$told" --stage1 models/semantic --stage1-data data/packed/semantic)
+        scored=(--own-answers predictions/emotion/own_answers.parquet)
+    fi
     timed "fit semantic" python3 -m train.fit --kind semantic --data data/packed/semantic \
         --output models/semantic --resume
     timed "fit emotion" python3 -m train.fit --kind emotion --data data/packed/emotion --init models/semantic \
         --output models/emotion --resume
     for kind in "${kinds[@]}"; do
         cp "models/$kind/losses.jsonl" "$out/$kind.losses.jsonl"
+        [[ $kind == semantic ]] && asked=() || asked=("${own[@]}")
         timed "respond $kind" python3 -m evaluate.respond --kind "$kind" --data "data/packed/$kind" \
-            --model "models/$kind" --output "predictions/$kind"
+            --model "models/$kind" --output "predictions/$kind" "${asked[@]}"
         cp "predictions/$kind"/*.parquet "$out"
     done
     python3 -m evaluate.score --divergence predictions/semantic/divergence.parquet --models models \
-        --recognition predictions/emotion/recognition.parquet --metrics "$out/metrics.json" \
-        --confusions "$out/confusions.json" --plots plots
+        --recognition predictions/emotion/recognition.parquet --prompts predictions/emotion/prompts.parquet \
+        --dev-head predictions/emotion/dev_head.parquet "${scored[@]}" \
+        --metrics "$out/metrics.json" --confusions "$out/confusions.json" --plots plots
     sed 's/^  precision: .*/  precision: float32/' params.yaml >float32.yaml # two spaces: only in the section respond
     timed "respond emotion, float32" python3 -m evaluate.respond --kind emotion --data data/packed/emotion \
         --model models/emotion --output float32 --params float32.yaml

@@ -42,6 +42,9 @@ Manifests = Mapping[Alignment, pa.Table]
 FOLDER = Path(__file__).parent
 
 
+_WITH_CHANCE = {**OWN_ROWS, "chance": ("nothing: chance", "")}
+
+
 class ReportParams(Section):
     """The settings of the page."""
 
@@ -72,6 +75,8 @@ class OwnTest:
     groups: dict[str, Scores]
     counterfactual: list[Row]
     """The same words in another emotion; chance is the last row."""
+    written: list[Row]
+    """Whether the written answer is one of the told continuations; chance is the last row."""
     figure: Markup | None
 
 
@@ -141,9 +146,8 @@ def own_tests(metrics: Metrics, confusions: Confusions, emotions: Sequence[str])
                 },
                 rows=rows_of(scores, OWN_ROWS),
                 groups=_groups(metrics, OWN_ANSWERS + corpus),
-                counterfactual=rows_of(
-                    metrics.get(f"counterfactual_{corpus}", {}), {**OWN_ROWS, "chance": ("nothing: chance", "")}
-                ),
+                counterfactual=rows_of(metrics.get(f"counterfactual_{corpus}", {}), _WITH_CHANCE),
+                written=rows_of(metrics.get(f"written_{corpus}", {}), _WITH_CHANCE),
                 figure=Markup(plots.draw_confusion(np.array(counts), emotions, f"own answers, {corpus}"))
                 if counts
                 else None,

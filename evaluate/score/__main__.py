@@ -77,6 +77,16 @@ def _add(numbers: Metrics, more: Metrics) -> None:
             numbers.setdefault(test, {}).setdefault(system, {}).update(scores)
 
 
+def _write_plots(recognised: pa.Table, models: Path | None, plots: Path) -> None:
+    if models is not None:
+        for kind in ALIGNMENTS:
+            curves = training_curves.read(models, kind).train
+            write_text(_csv(list(curves), list(zip(*curves.values(), strict=True))), plots / f"loss_{kind}.csv")
+    for system in CONFUSION_SYSTEMS:
+        rows = confusion_rows(recognised, system)
+        write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
+
+
 def main(
     divergence: Annotated[Path, typer.Option(help="Stage-1 KL, written by respond.")],
     recognition: Annotated[Path, typer.Option(help="Recognised emotions, written by respond.")],
@@ -124,13 +134,7 @@ def main(
         numbers |= score_semantics(read_semantics(table), confidence)
     judged = {} if judge is None else score_judgements(judge, confidence)
     numbers |= judged
-    if models is not None:
-        for kind in ALIGNMENTS:
-            curves = training_curves.read(models, kind).train
-            write_text(_csv(list(curves), list(zip(*curves.values(), strict=True))), plots / f"loss_{kind}.csv")
-    for system in CONFUSION_SYSTEMS:
-        rows = confusion_rows(recognised, system)
-        write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
+    _write_plots(recognised, models, plots)
     write_text(json.dumps(recognition_scores.confusions, indent=1) + "\n", confusions)
     by_group = _by_group(recognised, scored, manifests, emotions, confidence)
     compared = claims.compare_systems(recognised, diverged, scored, emotions, confidence)

@@ -40,6 +40,8 @@ def _whole_tests(metrics: Metrics) -> Iterator[Unmeasured]:
     for prefix, what, how in (
         (OWN_ANSWERS, "Whether the voice chooses among the language model's own answers",
          "python -m evaluate.score --own-answers, after the stages generate-told and respond-emotion"),
+        ("written_", "Whether the model writes the answer of the speaker's emotion",
+         "respond.written in params.yaml (the stage respond-emotion)"),
         ("transcripts_", "Word errors of the whole Whisper", "the stage transcribe"),
         ("repeat_", "Word errors when the model repeats what was said", "the stage semantics"),
         ("instructions_", "Whether instructions are followed for speech as for text", "the stage semantics"),
@@ -73,7 +75,7 @@ def _systems(metrics: Metrics) -> Iterator[Unmeasured]:
         ("probe" in recognition, "What the encoder holds before training", "the stage probe"),
         ("heard_logprob" in recognition or "heard_told_head" in own,
          "What Whisper's transcript gives, and the usual cascade",
-         "the stage transcribe, then respond with --transcripts"),
+         "the stages transcribe and respond-emotion"),
         ("silence_logprob" in recognition, "Recognition from silence as long as the clip", "the stage respond-emotion"),
         ("logprob_prompts" in recognition, "How much recognition depends on the prompt",
          "respond.recognition_wordings and respond.option_orders"),

@@ -21,6 +21,7 @@ from benchmarks.gpu.official import OfficialLayout, OfficialObjective, collate
 from benchmarks.gpu.sizes import Stage, build_model, draw_clips, durations_s, frame, full, tiny
 from benchmarks.gpu.steps import Steps, measure_flops
 from pipeline.audio.speech_tokens import num_speech_tokens
+from pipeline.tables.continuations import STOP, TOLD_SCHEMA
 from pipeline.weights.source import ModelsParams
 from tests.builders import utterance, write_table
 from train.data.dataset import Collator
@@ -109,7 +110,15 @@ def test_a_recipe_cut_into_pieces_is_trained_and_scored_where_they_arrive(
     planned = checkout / "runs" / "small"
     for kind in ("semantic", "emotion"):
         shutil.copytree(packed_folder, planned / "data" / "packed" / kind)
-        write_table(planned / "manifests" / f"{kind}.parquet", [utterance("corpus/x", split="train")])
+        tested = [utterance(f"corpus/test-{i}", split="test") for i in range(8)]
+        write_table(planned / "manifests" / f"{kind}.parquet", [utterance("corpus/x", split="train"), *tested])
+    told = {"key": None, "continuation": "and on", "finish_reason": STOP, "logprob": -1.0, "end_id": 0}
+    told |= {"engine": "x", "generation": 1}
+    rows = [
+        told | {"text": f"text {i}", "emotion": emotion, "token_ids": [30 + number]}
+        for i in range(8) for number, emotion in enumerate(EMOTIONS)
+    ]  # fmt: skip
+    write_table(planned / "manifests" / "continuations" / "told.parquet", rows, TOLD_SCHEMA)
     values = yaml.safe_load((root / "params.yaml").read_text())
     values |= {"models": tiny_models.model_dump(), "emotions": EMOTIONS}
     for fit in values["fit"].values():
@@ -137,8 +146,10 @@ def test_a_recipe_cut_into_pieces_is_trained_and_scored_where_they_arrive(
     assert done.returncode == 0, done.stderr
     assert {file.name for file in out.iterdir()} == {
         "semantic.losses.jsonl", "emotion.losses.jsonl", "metrics.json", "confusions.json", "times.txt",
-        "divergence.parquet", "recognition.parquet", "examples.parquet",
+        "divergence.parquet", "recognition.parquet", "examples.parquet", "dev_head.parquet", "prompts.parquet",
+        "own_answers.parquet",
     }  # fmt: skip
+    assert "told_true" in json.loads((out / "metrics.json").read_text())["own_answers_corpus"]
     agreed = re.search(r"agreement: label choices: (\d+) of 40", (out / "times.txt").read_text())
     assert agreed
     assert 20 < int(agreed[1]) <= 40  # a tie of random weights may fall either way

@@ -86,7 +86,15 @@ WHOLE: dict[str, Any] = {
     "iemocap-s5-4": {"protocol": {}},
     **{
         name: {}
-        for name in ("transcripts_a", "repeat_a", "instructions_a", "text_alone_a", "counterfactual_a", "answers_a")
+        for name in (
+            "written_a",
+            "transcripts_a",
+            "repeat_a",
+            "instructions_a",
+            "text_alone_a",
+            "counterfactual_a",
+            "answers_a",
+        )
     },
     "judge_exam": {"exam": {"passed": 1}},
     "judge_acted": {},
@@ -108,6 +116,7 @@ def test_only_what_no_run_measures_is_left_if_everything_was_measured() -> None:
         ("gender=male/emotion_acted", "Accuracy by gender and by duration"),
         ("iemocap-s5-4", "A score that can be compared with published ones"),
         ("transcripts_a", "Word errors of the whole Whisper"),
+        ("written_a", "Whether the model writes"),
         ("repeat_a", "Word errors when the model repeats"),
         ("answers_a", "Whether the answer after the clip is that after the transcript"),
         ("instructions_a", "Whether instructions are followed"),
