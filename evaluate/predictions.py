@@ -20,11 +20,10 @@ from pipeline.tables import parquet
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A way to predict the emotion of a clip: its input, and the way its answer is read."""
+    """A way to predict the emotion of a clip; the end of its name says how the answer is read."""
 
     name: str
     given: str
-    read_by: str
 
 
 CONDITIONS = ("before", "after", "shuffled")
@@ -32,29 +31,27 @@ CONDITIONS = ("before", "after", "shuffled")
 
 VOICE, TRANSCRIPT, SHUFFLED = "the clip", "only the transcript", "another speaker's clip of another emotion"
 SILENCE, WHISPER = "silence as long as the clip", "only Whisper's transcript"
-GIVEN = (VOICE, TRANSCRIPT, SHUFFLED)
-HEAD, LOGPROB, PROMPTED, LINEAR = "emotion head", "likeliest label", "written answer", "probe of the frozen encoder"
 
 SYSTEMS = (
-    System("head", VOICE, HEAD),
-    System("logprob", VOICE, LOGPROB),
-    System("prompted", VOICE, PROMPTED),
-    System("transcript_logprob", TRANSCRIPT, LOGPROB),
-    System("transcript_prompted", TRANSCRIPT, PROMPTED),
-    System("shuffled_head", SHUFFLED, HEAD),
-    System("shuffled_logprob", SHUFFLED, LOGPROB),
-    System("shuffled_prompted", SHUFFLED, PROMPTED),
+    System("head", VOICE),
+    System("logprob", VOICE),
+    System("prompted", VOICE),
+    System("transcript_logprob", TRANSCRIPT),
+    System("transcript_prompted", TRANSCRIPT),
+    System("shuffled_head", SHUFFLED),
+    System("shuffled_logprob", SHUFFLED),
+    System("shuffled_prompted", SHUFFLED),
 )
 """The systems of the stage respond."""
 BASELINES = (
-    System("silence_logprob", SILENCE, LOGPROB),
-    System("heard_logprob", WHISPER, LOGPROB),
-    System("heard_prompted", WHISPER, PROMPTED),
+    System("silence_logprob", SILENCE),
+    System("heard_logprob", WHISPER),
+    System("heard_prompted", WHISPER),
 )
 """More systems of the stage respond; a table may lack one, for example if Whisper has not transcribed the clips."""
 DEV_HEAD = SYSTEMS[0]
 """The system of the table of dev clips, which has the schema of recognition, too."""
-PROBE = System("probe", VOICE, LINEAR)
+PROBE = System("probe", VOICE)
 """The system of the stage probe, in a table of its own."""
 
 OWN_SYSTEMS = ("voice", "shuffled", "silence", "transcript", "stage1", "told_true", "told_head")
