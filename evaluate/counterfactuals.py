@@ -17,10 +17,11 @@ from evaluate import intervals
 from evaluate.intervals import Floats, Ints
 from evaluate.metrics import DIGITS, Metrics, bounded
 from evaluate.own_answers import TIE_NATS, Clips, less_mean, select_clips
+from evaluate.predictions import OWN_BASELINES
 
 COUNTERFACTUAL = "counterfactual_"
 """Prefix of the test names; the corpus follows."""
-SYSTEMS = ("voice", "silence", "stage1", "told_true", "told_head")
+SYSTEMS = ("voice", "silence", "stage1", "told_true", "told_head", *OWN_BASELINES)
 
 
 def score_counterfactuals(table: pa.Table, emotions: Sequence[str], confidence: float) -> Metrics:
@@ -39,7 +40,8 @@ def score_counterfactuals(table: pa.Table, emotions: Sequence[str], confidence: 
         candidates = np.stack(rows.filter(pc.field("system") == "voice").sort_by("id")["candidates"].to_numpy())
         test = metrics[COUNTERFACTUAL + corpus] = {"chance": _chance(groups, candidates)}
         for name, clips in by_system.items():
-            test[name] = _score(groups, less_mean(clips)[0], confidence)
+            if len(clips.truth):
+                test[name] = _score(groups, less_mean(clips)[0], confidence)
     return metrics
 
 

@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 
 from evaluate import intervals
 from evaluate.intervals import Estimate, Floats
-from evaluate.metrics import DIGITS, Metrics, bounded
-from evaluate.predictions import (
+from evaluate.judge_tables import (
     COLD,
     EQUAL,
     EXAM,
@@ -33,6 +32,7 @@ from evaluate.predictions import (
     read_marks,
     read_pairs,
 )
+from evaluate.metrics import DIGITS, Metrics, bounded
 from pipeline.stage import UserError
 
 JUDGE = "judge_"

@@ -12,7 +12,7 @@ from pydantic import Field
 from evaluate import confusions, intervals
 from evaluate.calibration import cross_entropy, expected_calibration_error, fit_temperature, soft_label_distance
 from evaluate.intervals import Clusters, Estimate, Floats, Ints
-from evaluate.predictions import CONDITIONS, PROBE, SYSTEMS
+from evaluate.predictions import BASELINES, CONDITIONS, PROBE, SYSTEMS
 from pipeline.params import Section
 from pipeline.stage import UserError
 
@@ -63,7 +63,7 @@ def score_recognition(table: pa.Table, emotions: Sequence[str], confidence: floa
         present = len(rows["emotion"].unique())
         protocol = metrics[EMOTION + corpus] = {"chance": {"ua": round(1 / present, DIGITS)}}
         counted[corpus] = {}
-        for system in (*SYSTEMS, PROBE):
+        for system in (*SYSTEMS, *BASELINES, PROBE):
             of_system = _where(rows, "system", system.name)
             if of_system.num_rows == 0:
                 continue

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from evaluate import confusions, intervals
 from evaluate.intervals import Floats, Ints
 from evaluate.metrics import DIGITS, Metrics, bounded
-from evaluate.predictions import OWN_SYSTEMS
+from evaluate.predictions import OWN_BASELINES, OWN_SYSTEMS
 
 OWN_ANSWERS, SEEN_WORDS, NEW_WORDS = "own_answers_", "seen_words_own_answers_", "new_words_own_answers_"
 """Prefixes of the test names; the corpus follows: all test clips, those whose words training has seen, the others."""
@@ -150,7 +150,7 @@ def permutation_p(systems: Sequence[Clips], seed: int = 1) -> list[float]:
 
 def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[str, dict[str, float]]:
     """Return the metrics of each system on clips of one corpus."""
-    raw = {system: select_clips(rows, system, emotions) for system in OWN_SYSTEMS}
+    raw = {system: select_clips(rows, system, emotions) for system in (*OWN_SYSTEMS, *OWN_BASELINES)}
     raw = {system: clips for system, clips in raw.items() if len(clips.truth)}
     voice = raw["voice"]
     chance = {"ua": round(1 / len(np.unique(voice.truth)), DIGITS)}

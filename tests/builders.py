@@ -12,7 +12,7 @@ import soundfile
 import yaml
 from numpy.typing import NDArray
 
-from evaluate.predictions import CONDITIONS, DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS
+from evaluate.predictions import CONDITIONS, DIVERGENCE_SCHEMA, RECOGNITION_SCHEMA, SYSTEMS, TRANSCRIPTS_SCHEMA
 from pipeline.audio import mono_16k
 from pipeline.audio.mono_16k import Samples
 from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
@@ -264,6 +264,17 @@ def recognised(clips: Iterable[Mapping[str, Any]], predicted: Sequence[str | Non
         for system in SYSTEMS
     ]
     return parquet.from_rows(rows, RECOGNITION_SCHEMA)
+
+
+def write_transcripts(path: Path, rows: Sequence[Mapping[str, Any]], whisper_texts: Sequence[str]) -> Path:
+    """Write what Whisper hears in emotional clips."""
+    about = ({key: row[key] for key in ("id", "corpus", "speaker", "text")} for row in rows)
+    counts = {"kind": "emotion", "language": None, "errors": 1, "words": 2}
+    return write_table(
+        path,
+        [row | counts | {"heard": text} for row, text in zip(about, whisper_texts, strict=True)],
+        TRANSCRIPTS_SCHEMA,
+    )
 
 
 def rising_and_falling(seed: int) -> Samples:

@@ -75,7 +75,7 @@ class _Prefill:
     def select(self, rows: Tensor) -> None:
         """Keep only some rows."""
         self.cache.batch_select_indices(rows)
-        self.attended = self.attended[rows]
+        self.attended, self.states = self.attended[rows], self.states[rows]
 
 
 class Answering:
@@ -113,32 +113,37 @@ class Answering:
         self, prompts: Sequence[PromptIds], given: Given, labels: Sequence[str]
     ) -> tuple[list[list[float]], list[str]]:
         """Return what `label_scores` and `write` return; the LLM runs on the prompts only once."""
-        return self._ask(prompts, given, self._starts(prompts, labels), writes=True)
+        return self.score_and_write_some(prompts, given, self._starts(prompts, labels), range(len(prompts)))
 
     def answer_scores(
         self, prompts: Sequence[PromptIds], given: Given, answers: Sequence[Sequence[Answer]]
     ) -> list[list[float]]:
         """Return the log-probability of each prompt's answers, one list per prompt; equal ones are scored once."""
-        return self._ask(prompts, given, answers, writes=False)[0]
+        return self.score_and_write_some(prompts, given, answers, ())[0]
 
     def _starts(self, prompts: Sequence[PromptIds], labels: Sequence[str]) -> list[list[Answer]]:
         return [[self.prompter.answer_ids(label) for label in labels]] * len(prompts)
 
-    def _ask(
-        self, prompts: Sequence[PromptIds], given: Given, answers: Sequence[Sequence[Answer]], *, writes: bool
+    def score_and_write_some(
+        self,
+        prompts: Sequence[PromptIds],
+        given: Given,
+        answers: Sequence[Sequence[Answer]],
+        written_rows: Sequence[int],
     ) -> tuple[list[list[float]], list[str]]:
+        """Return what `answer_scores` returns, and the answers that the model writes to the prompts of some rows."""
         distinct = [list(dict.fromkeys(of_prompt)) for of_prompt in answers]
         longest = max(map(len, chain.from_iterable(distinct)), default=0)
         asked, speech = self._contents(prompts, given)
-        prefill = self._prefill(asked, speech, num_new=max(longest, self.max_new_tokens if writes else 0))
+        prefill = self._prefill(asked, speech, num_new=max(longest, self.max_new_tokens if written_rows else 0))
         if prefill is None:
             scores = self._score_whole(asked, speech, distinct) if longest else []
-            written = self._write_whole(asked, speech) if writes else []
+            written = self._write_whole(asked, speech, written_rows) if written_rows else []
         else:
             acts = prefill.with_speech and self.model.speech_mask.everywhere
             with nullcontext() if acts else plora_off(self.model.llm):
                 scores = self._score(prefill, distinct) if longest else []
-                written = self._write(prefill) if writes else []
+                written = self._write(prefill, written_rows) if written_rows else []
         remaining = iter(scores)
         by_answer = [{answer: next(remaining) for answer in of_prompt} for of_prompt in distinct]
         found = [[of[answer] for answer in of_prompt] for of, of_prompt in zip(by_answer, answers, strict=True)]
@@ -227,10 +232,12 @@ class Answering:
             ).last_hidden_state
         return states
 
-    def _write(self, prefill: _Prefill) -> list[list[int]]:
-        """Return the tokens of the answers; a row whose answer has ended is no longer computed."""
+    def _write(self, prefill: _Prefill, written_rows: Sequence[int]) -> list[list[int]]:
+        """Return the tokens of the answers of some rows; a row whose answer has ended is no longer computed."""
+        if len(written_rows) < len(prefill.states):
+            prefill.select(torch.tensor(written_rows, device=self.device))
         head, ends = self.model.output_head, torch.tensor(self.prompter.end_ids, device=self.device)
-        answers: list[list[int]] = [[] for _ in range(len(prefill.states))]
+        answers: list[list[int]] = [[] for _ in written_rows]
         rows, states = list(range(len(answers))), prefill.states
         for count in range(1, self.max_new_tokens + 1):
             with autocast(self.model.llm):
@@ -259,8 +266,7 @@ class Answering:
         for start in range(0, len(lines), len(answers)):
             rows, responses = zip(*lines[start : start + len(answers)], strict=True)
             some = sequences(prompts.before, [prompts.contents[row] for row in rows], prompts.after, responses)
-            places = list(rows)
-            clips = None if speech is None else Speech(embeddings=speech.embeddings[places], valid=speech.valid[places])
+            clips = None if speech is None else select_speech(speech, rows)
             with autocast(self.model.llm):
                 states = self.model.response_states(some.to(self.device), clips)
             numbers = [number for number, answer in enumerate(responses) for _ in answer]
@@ -268,10 +274,11 @@ class Answering:
             scores += _sums(self._log_p(states, tokens), torch.tensor(numbers, device=self.device))
         return scores
 
-    def _write_whole(self, prompts: _Contents, speech: Speech | None) -> list[list[int]]:
-        """Return the tokens of the answers, as the LLM's own generation writes them."""
-        asked = sequences(prompts.before, prompts.contents, prompts.after, [[]] * len(prompts.contents)).padded_left()
-        asked = asked.to(self.device)
+    def _write_whole(self, prompts: _Contents, speech: Speech | None, written_rows: Sequence[int]) -> list[list[int]]:
+        """Return the tokens of the answers of some rows, as the LLM's own generation writes them."""
+        contents = [prompts.contents[row] for row in written_rows]
+        speech = None if speech is None else select_speech(speech, written_rows)
+        asked = sequences(prompts.before, contents, prompts.after, [[]] * len(contents)).padded_left().to(self.device)
         greedy = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
@@ -298,6 +305,12 @@ class Answering:
         pieces = zip(states.split(ROWS_AT_ONCE), tokens.split(ROWS_AT_ONCE), strict=True)
         found = [functional.cross_entropy(head.logits(piece.float()), ids, reduction="none") for piece, ids in pieces]
         return -torch.cat(found).double()
+
+
+def select_speech(speech: Speech, rows: Sequence[int]) -> Speech:
+    """Return the embeddings of some rows."""
+    places = list(rows)
+    return Speech(embeddings=speech.embeddings[places], valid=speech.valid[places])
 
 
 def _sums(log_p: Float[Tensor, " n"], numbers: Int[Tensor, " n"]) -> list[float]:

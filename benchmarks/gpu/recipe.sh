@@ -81,7 +81,7 @@ run_recipe() {
     : >times.txt
     if [[ -f $told ]]; then
         own=(--told "$told" --stage1 models/semantic --stage1-data data/packed/semantic)
-        scored=(--own-answers predictions/emotion/own_answers.parquet)
+        scored=(--own-answers predictions/emotion/own_answers.parquet --written predictions/emotion/written.parquet)
     fi
     timed "fit semantic" python3 -m train.fit --kind semantic --data data/packed/semantic \
         --output models/semantic --resume

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from evaluate.comparison import Comparison, Difference, Side, compare_divergence, compare_recognition
-from evaluate.predictions import CONDITIONS, SYSTEMS, VOICE, read_divergence, read_recognition
+from evaluate.predictions import BASELINES, CONDITIONS, SYSTEMS, VOICE, read_divergence, read_recognition
 from pipeline.commands.options import Json, print_found
 from pipeline.commands.text_tables import lay_out, lay_out_record, signed
 from pipeline.stage import UserError
 from pipeline.tables.emotions import EMOTIONS
 
-SYSTEM_NAMES = tuple(system.name for system in SYSTEMS)
+SYSTEM_NAMES = tuple(system.name for system in (*SYSTEMS, *BASELINES))
 DEFAULT = (*(system.name for system in SYSTEMS if system.given == VOICE), "after")
 """What two runs are compared in: the trained model with the right clip."""
 

@@ -15,18 +15,16 @@ from evaluate.judge import exam
 from evaluate.judge.answers import answered_clips, ask_about, draw, told_answers
 from evaluate.judge.params import JudgeParams
 from evaluate.judge.replies import Judge
-from evaluate.judgements import grade
-from evaluate.predictions import (
+from evaluate.judge_tables import (
     EXAM_MARKS,
     EXAM_PAIRS,
     MARKS,
     MARKS_SCHEMA,
     PAIRS,
     PAIRS_SCHEMA,
-    WRITTEN_SCHEMA,
-    read_own_answers,
-    read_written,
 )
+from evaluate.judgements import grade
+from evaluate.predictions import WRITTEN_SCHEMA, read_own_answers, read_written
 from pipeline import params
 from pipeline.params import ParamsFile, read_processes
 from pipeline.stage import UserError, run_stage, say

@@ -11,7 +11,8 @@ import xxhash
 
 from evaluate.judge.questions import ask_marks, ask_pair
 from evaluate.judge.replies import Asked
-from evaluate.predictions import RANDOM_LABEL, TRUE_LABEL, WRITTEN_SCHEMA
+from evaluate.judge_tables import RANDOM_LABEL, TRUE_LABEL
+from evaluate.predictions import WRITTEN_SCHEMA
 from pipeline.stage import UserError
 from pipeline.tables.continuations import NOT_GENERATED
 

@@ -8,7 +8,12 @@ import yaml
 
 from evaluate.judge.answers import ask_for_choices, ask_for_marks
 from evaluate.judge.replies import Asked
-from evaluate.predictions import COLD, EQUAL, EXAM, WARM
+from evaluate.judge_tables import (
+    COLD,
+    EQUAL,
+    EXAM,
+    WARM,
+)
 from pipeline import params
 from pipeline.params import Section
 

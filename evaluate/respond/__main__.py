@@ -40,12 +40,15 @@ def main(
     told: Annotated[Path | None, typer.Option(help="Told continuations; with them, own answers are scored.")] = None,
     stage1: Annotated[Path | None, typer.Option(help="Model folder of stage 1, for own answers.")] = None,
     stage1_data: Annotated[Path | None, typer.Option(help="Packed data of stage 1, for own answers.")] = None,
+    transcripts: Annotated[Path | None, typer.Option(help="Whisper's transcripts, for baselines.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Run the model and the baselines on the test split and write their predictions."""
     settings = params.load(params_file, "respond", RespondParams)
     prompts = params.load(params_file, "prompts", PromptsParams) if kind == "emotion" else None
     rows = packed.load(data, "test")
+    if transcripts is not None and kind != "emotion":
+        raise UserError(f"--transcripts: found it with --kind {kind}, expected --kind emotion")
     own = None if told is stage1 is stage1_data is None else _own_inputs(kind, told, stage1, stage1_data)
     if (count := launch.num_processes(params_file)) > 1:
         raise typer.Exit(launch.run(count, "evaluate.respond", sys.argv[1:]))
@@ -54,7 +57,8 @@ def main(
 
     avoid_shape_plans()
     writes = join()
-    finished = _finished_batches(kind, data, model, output, own, settings, prompts)
+    inputs = [] if transcripts is None else [transcripts]
+    finished = _finished_batches(kind, data, model, output, own, inputs, settings, prompts)
     if prompts is None:
         from evaluate.respond.divergence import measure
 
@@ -63,16 +67,20 @@ def main(
     else:
         from evaluate.respond import own_answers
         from evaluate.respond.recognition import Respondent
+        from evaluate.respond.whisper_texts import read_whisper_texts
 
-        respondent = Respondent(model, rows, packed.load(data, "dev", allow_empty=True), prompts, settings, finished)
-        tables = respondent.answer()
+        whisper_texts = None if transcripts is None else read_whisper_texts(transcripts, rows.column("id").to_pylist())
+        dev = packed.load(data, "dev", allow_empty=True)
+        tables = Respondent(model, rows, dev, whisper_texts, prompts, settings, finished).answer()
         done = f"emotion: {tables['recognition'].num_rows:,} answers to {len(rows):,} clips"
         if own is not None:
             trained = [packed.load(folder, "train") for folder in (own.stage1_data, data)]
-            folders = own.stage1, model
-            answers = own_answers.measure(*folders, rows, own.told, trained, prompts.emotion, settings, finished)
-            tables["own_answers"] = answers
-            done += f"; own answers scored after {answers.num_rows:,} clips and controls"
+            answers = own_answers.measure(
+                own.stage1, model, rows, own.told, trained, whisper_texts, prompts.emotion, settings, finished
+            )
+            tables |= {"own_answers": answers.scores, "written": answers.written}
+            done += f"; own answers scored after {answers.scores.num_rows:,} clips and controls"
+            done += f", {answers.written.num_rows:,} written out"
     if writes:
         for name, table in tables.items():
             parquet.write(table, output / f"{name}.parquet")
@@ -86,6 +94,7 @@ def _finished_batches(
     model: Path,
     output: Path,
     own: OwnAnswersInputs | None,
+    others: list[Path],
     settings: RespondParams,
     prompts: PromptsParams | None,
 ) -> "FinishedBatches":
@@ -97,6 +106,7 @@ def _finished_batches(
         "prompts": None if prompts is None else prompts.model_dump(),
         "kind": kind,
         "own answers": None if own is None else [digest_files([own.told]), digest_folder(own.stage1)],
+        "others": digest_files(others),
     }
     device = best_device()
     run = describe_run(model, data, asked, device, answering_dtype(settings.precision, device))

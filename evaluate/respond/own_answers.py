@@ -7,28 +7,34 @@ continuations gets its log-probability after the clip of a row, and after the co
     shuffled    as voice, with another speaker's clip of another emotion; of the same words if there is one
     silence     as voice, with zeros that are as long as the clip
     transcript  as voice, with the transcript in place of the clip
+    heard       as transcript, with Whisper's transcript of the clip, if the stage transcribe has written it
     stage1      the model of stage 1, with the row's own clip
     told_true   as stage1, but the prompt names the row's emotion: what the LLM does with an emotion that it knows
     told_head   as stage1, but the prompt names the emotion that stage 2's head hears: stage 2 has to beat this cascade
+    heard_told_head
+                as told_head, with Whisper's transcript in place of the clip: a cascade without a trained LLM
 
 Each distinct question is asked once. So if the words are the same, the scores after a shuffled clip are those that this
 clip has in its own row.
+
+To some clips, the answers of WRITTEN_SYSTEMS are also written out. They may be as long as the longest continuation.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluate.asking.clip_choice import choose_clips
 from evaluate.asking.finished import FinishedBatches
 from evaluate.asking.shuffled_clips import wrong_clips
-from evaluate.predictions import OWN_ANSWERS_SCHEMA
-from evaluate.respond.emotion_named import label
-from evaluate.respond.own_queries import Asker, Query
+from evaluate.emotion_named import label
+from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_WRITTEN_SCHEMA
+from evaluate.respond.own_queries import Answered, Asker, Found, Query
 from evaluate.respond.params import RespondParams
 from evaluate.respond.recognition import check_finite
 from pipeline.prompts import Prompt, Prompter
@@ -45,7 +51,20 @@ Row = dict[str, Any]
 Systems = dict[str, dict[int, Query]]
 """system -> number of the row -> what the model is given"""
 
+WRITTEN_SYSTEMS = ("voice", "transcript", "told_head", "heard_told_head")
+"""The systems whose answers are written out."""
+
 _ABOUT = ("id", "corpus", "speaker", "emotion", "text", "num_speech_tokens")
+_CLIP = ("id", "corpus", "speaker", "emotion", "text")
+
+
+class Tables(NamedTuple):
+    """The tables of own answers."""
+
+    scores: pa.Table
+    """OWN_ANSWERS_SCHEMA"""
+    written: pa.Table
+    """OWN_WRITTEN_SCHEMA"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,57 +112,77 @@ def measure(
     rows: packed.Rows,
     told_file: Path,
     trained: Sequence[packed.Rows],
+    whisper_texts: Mapping[str, str] | None,
     prompt: Prompt,
     settings: RespondParams,
     finished: FinishedBatches,
-) -> pa.Table:
-    """Return the table of own answers of test rows; only one model is in memory at a time.
+) -> Tables:
+    """Return the tables of own answers of test rows; only one model is in memory at a time.
 
-    The words of the rows `trained` count as seen in training. A row whose transcript lacks a continuation for an
-    emotion is left out; these rows are counted and told.
+    The words of the rows `trained` count as seen in training. `whisper_texts` are Whisper's transcripts by id. A
+    row whose transcript lacks a continuation for an emotion is left out; these rows are counted and told.
     """
     config = load_config(stage2)
     if (llm := load_config(stage1).models.llm) != config.models.llm:
         raise UserError(f"{stage1}: found a model of the LLM {llm.source}, expected {config.models.llm.source}")
-    told = read_told(told_file, config.emotions, Prompter.load(fetch(config.models.llm)).end_id)
+    prompter = Prompter.load(fetch(config.models.llm))
+    told = read_told(told_file, config.emotions, prompter.end_id)
     usable = rows.select(np.flatnonzero(pc.is_in(rows.column("text"), value_set=pa.array(told, pa.string()))))
     if missing := len(rows) - len(usable):
         found = f"{missing:,} of {len(rows):,} test clips have no continuation for each emotion"
         say(f"respond: own answers: {found}; they are left out")
     if not len(usable):
-        return OWN_ANSWERS_SCHEMA.empty_table()
+        return Tables(OWN_ANSWERS_SCHEMA.empty_table(), OWN_WRITTEN_SCHEMA.empty_table())
     about: list[Row] = pa.table({name: usable.column(name) for name in _ABOUT}).to_pylist()
     seen = {text for split in trained for text in split.column("text").unique().to_pylist()}
     answers = {text: of_text.answers for text, of_text in told.items()}
+    chosen = choose_clips([f"{row['corpus']} {row['emotion']}" for row in about], settings.written, settings.seed)
 
-    def table(folder: Path, systems: Systems) -> tuple[pa.Table, dict[int, int]]:
-        asked = dict.fromkeys(query for queries in systems.values() for query in queries.values())
-        found = Asker(folder, usable, answers, prompt, settings, finished).ask(asked)
-        return _table(about, told, seen, systems, found.scores), found.heads
+    def ask(folder: Path, systems: Systems) -> Found:
+        queries = [query for of_system in systems.values() for query in of_system.values()]
+        written = {systems[name][number] for name in WRITTEN_SYSTEMS if name in systems for number in chosen}
+        return Asker(folder, usable, answers, prompt, settings, finished).ask(queries, written)
 
-    of_stage2, heads = table(stage2, systems_of_stage2(about, settings.seed))
-    of_stage1, _ = table(stage1, systems_of_stage1(about, {n: config.emotions[head] for n, head in heads.items()}))
-    return pa.concat_tables([of_stage2, of_stage1])
+    of_stage2 = systems_of_stage2(about, whisper_texts, settings.seed)
+    by_stage2 = ask(stage2, of_stage2)
+    heads = {number: config.emotions[head] for number, head in by_stage2.heads.items()}
+    of_stage1 = systems_of_stage1(about, whisper_texts, heads)
+    by_stage1 = ask(stage1, of_stage1)
+    both = ((of_stage2, by_stage2.answers), (of_stage1, by_stage1.answers))
+    scores = (_table(about, told, seen, systems, found) for systems, found in both)
+    written = (_written(about, told, prompter, chosen, systems, found) for systems, found in both)
+    return Tables(pa.concat_tables(scores), pa.concat_tables(written))
 
 
-def systems_of_stage2(rows: Sequence[Row], seed: int) -> Systems:
+def systems_of_stage2(rows: Sequence[Row], whisper_texts: Mapping[str, str] | None, seed: int) -> Systems:
     """Return what each system gives to the model of stage 2 in place of each row."""
-    return {
+    systems = {
         "voice": {number: Query(row["text"], clip=number) for number, row in enumerate(rows)},
         "shuffled": {number: Query(rows[number]["text"], clip=clip) for number, clip in shuffled(rows, seed).items()},
         "silence": {number: Query(row["text"], silence=row["num_speech_tokens"]) for number, row in enumerate(rows)},
-        "transcript": {number: Query(row["text"]) for number, row in enumerate(rows)},
+        "transcript": {number: Query(row["text"], given=row["text"]) for number, row in enumerate(rows)},
     }
+    return systems if whisper_texts is None else systems | {"heard": _of_whisper(rows, whisper_texts)}
 
 
-def systems_of_stage1(rows: Sequence[Row], heads: Mapping[int, str]) -> Systems:
+def systems_of_stage1(
+    rows: Sequence[Row], whisper_texts: Mapping[str, str] | None, heads: Mapping[int, str]
+) -> Systems:
     """Return what each system gives to the model of stage 1; `heads` are the emotions that stage 2's head hears."""
     own = {number: Query(row["text"], clip=number) for number, row in enumerate(rows)}
-    return {
+    systems = {
         "stage1": own,
         "told_true": {number: query._replace(told=rows[number]["emotion"]) for number, query in own.items()},
         "told_head": {number: query._replace(told=heads[number]) for number, query in own.items()},
     }
+    if whisper_texts is not None:
+        queries = _of_whisper(rows, whisper_texts).items()
+        systems["heard_told_head"] = {number: query._replace(told=heads[number]) for number, query in queries}
+    return systems
+
+
+def _of_whisper(rows: Sequence[Row], whisper_texts: Mapping[str, str]) -> dict[int, Query]:
+    return {number: Query(row["text"], given=whisper_texts[row["id"]]) for number, row in enumerate(rows)}
 
 
 def shuffled(rows: Sequence[Row], seed: int) -> dict[int, int]:
@@ -164,17 +203,40 @@ def _table(
     told: Mapping[str, Told],
     seen: Collection[str],
     systems: Systems,
-    scores: Mapping[Query, list[float]],
+    answers: Mapping[Query, Answered],
 ) -> pa.Table:
     made = []
     for system, queries in systems.items():
         for number, query in queries.items():
-            row, of_text = rows[number], told[query.text]
-            check_finite(f"respond: own answers, {system}", [scores[query]], [row["id"]])
+            row, of_text, (scores, _) = rows[number], told[query.text], answers[query]
+            check_finite(f"respond: own answers, {system}", [scores], [row["id"]])
             made.append(
-                {name: row[name] for name in ("id", "corpus", "speaker", "emotion", "text")}
-                | {"system": system, "logprobs": scores[query], "seen_words": row["text"] in seen}
+                {name: row[name] for name in _CLIP}
+                | {"system": system, "logprobs": scores, "seen_words": row["text"] in seen}
                 | {"num_tokens": [len(answer) for answer in of_text.answers]}
                 | {"candidates": of_text.candidates, "named": of_text.named}
             )
     return parquet.from_rows(made, OWN_ANSWERS_SCHEMA)
+
+
+def _written(
+    rows: Sequence[Row],
+    told: Mapping[str, Told],
+    prompter: Prompter,
+    chosen: Sequence[int],
+    systems: Systems,
+    answers: Mapping[Query, Answered],
+) -> pa.Table:
+    """Return the written answers of systems to the chosen rows; continuations are decoded as written answers are."""
+    made = []
+    for system in WRITTEN_SYSTEMS:
+        for number in chosen if system in systems else ():
+            row = rows[number]
+            words = ([id_ for id_ in ids if id_ not in prompter.end_ids] for ids in told[row["text"]].answers)
+            continuations = [prompter.answer(ids) for ids in words]
+            answer = answers[systems[system][number]][1]
+            made.append(
+                {name: row[name] for name in _CLIP}
+                | {"system": system, "answer": answer, "continuations": continuations}
+            )
+    return parquet.from_rows(made, OWN_WRITTEN_SCHEMA)

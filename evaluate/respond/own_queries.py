@@ -1,24 +1,24 @@
 """Ask a trained model for the log-probabilities of told continuations, after clips, silence or transcripts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from evaluate.asking.finished import FinishedBatches
 from evaluate.asking.processes import ask_all
 from evaluate.respond.params import RespondParams
-from pipeline.audio.speech_tokens import HOP_SAMPLES, MAX_MEL_FRAMES, NUM_HALVINGS, num_mel_frames
+from evaluate.respond.silence import silent_clip
+from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.prompts import Prompt, Prompter, PromptIds
 from pipeline.tables import packed
 from pipeline.weights.source import fetch
 from train import saved_model
 from train.data.dataset import decode
 from train.data.log_mel import LogMel
-from train.inference import Answering, Clip
+from train.inference import Answering, Clip, select_speech
 from train.model import Speech
 from train.model_config import load_config
 from train.precision import answering_dtype, autocast, best_device
@@ -26,16 +26,16 @@ from train.side_by_side import Answer
 
 
 class Query(NamedTuple):
-    """What a model is given, and the transcript whose continuations are scored.
-
-    Without a clip and without silence, the transcript itself is given.
-    """
+    """What a model is given (a clip, silence or a text), and the transcript whose continuations are scored."""
 
     text: str
+    """The transcript."""
     clip: int | None = None
     """Number of the row whose clip is given."""
     silence: int | None = None
     """Number of speech embeddings of silence."""
+    given: str | None = None
+    """The text that is given in place of speech."""
     told: str | None = None
     """The emotion that the prompt names; None for the prompt for speech, which names none."""
 
@@ -45,12 +45,16 @@ class Query(NamedTuple):
         return self.clip, self.silence
 
 
+Answered = tuple[list[float], str | None]
+"""The log-probabilities of the continuations of a query's text, in nats, and the written answer, if it was asked for.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The answers of a model to queries."""
 
-    scores: dict[Query, list[float]]
-    """Log-probabilities of the continuations of the query's text, in nats."""
+    answers: dict[Query, Answered]
     heads: dict[int, int]
     """The class that the emotion head hears in each clip that was given."""
 
@@ -76,10 +80,14 @@ class Asker:
         self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
         self.prompter = Prompter.load(fetch(config.models.llm))
         self.model = saved_model.load(folder, answering_dtype(settings.precision, best_device())).to(best_device())
-        self.answering = Answering(self.model, self.prompter, settings.max_new_tokens)
+        longest = max((self._num_tokens(answer) for of in answers.values() for answer in of), default=1)
+        self.answering = Answering(self.model, self.prompter, max_new_tokens=longest)
 
-    def ask(self, queries: Iterable[Query]) -> Found:
-        """Answer the queries, each distinct one once. Each clip is encoded once, the longest ones first."""
+    def ask(self, queries: Iterable[Query], written: Collection[Query] = ()) -> Found:
+        """Answer the queries, each distinct one once; the answers to those in `written` are written out, too.
+
+        Each clip is encoded once, the longest ones first.
+        """
         by_sound: dict[tuple[int | None, int | None], list[Query]] = {}
         for query in dict.fromkeys(queries):
             by_sound.setdefault(query.sound, []).append(query)
@@ -89,7 +97,7 @@ class Asker:
             f"respond emotion: own answers to clips, {self.name}",
             spoken,
             self.batch_size,
-            self._by_speech,
+            lambda batch: self._by_speech(batch, written),
             "clips",
             lengths=[self._num_embeddings(of_sound[0]) for of_sound in spoken],
             finished=self.finished,
@@ -98,50 +106,60 @@ class Asker:
             f"respond emotion: own answers to transcripts, {self.name}",
             texts,
             self.batch_size,
-            self._by_text,
+            lambda batch: self._by_text(batch, written),
             "transcripts",
-            lengths=[len(query.text) for query in texts],
+            lengths=[len(query.given or "") for query in texts],
             finished=self.finished,
         )
-        scores = dict(zip(texts, by_text, strict=True))
+        found = dict(zip(texts, by_text, strict=True))
         heads = {}
         for of_sound, (head, of_queries) in zip(spoken, by_speech, strict=True):
-            scores |= zip(of_sound, of_queries, strict=True)
+            found |= zip(of_sound, of_queries, strict=True)
             if (clip := of_sound[0].clip) is not None:
                 heads[clip] = head
-        return Found(scores, heads)
+        return Found(found, heads)
 
     @torch.no_grad()
-    def _by_speech(self, batch: list[list[Query]]) -> list[tuple[int, list[list[float]]]]:
-        """Return for each sound what the emotion head hears, and the scores of its queries."""
+    def _by_speech(self, batch: list[list[Query]], written: Collection[Query]) -> list[tuple[int, list[Answered]]]:
+        """Return for each sound what the emotion head hears, and the answers to its queries."""
         speech = self.answering.encode_speech([self._clip(of_sound[0]) for of_sound in batch])
         with autocast(self.model.llm):
             heads = self.model.head(speech.pooled()).argmax(dim=1).tolist()
         asked = [(place, query) for place, of_sound in enumerate(batch) for query in of_sound]
         asked.sort(key=lambda each: each[1].told or "")  # prompts of the same wording share a longer start
-        scores: dict[Query, list[float]] = {}
+        found: dict[Query, Answered] = {}
         for start in range(0, len(asked), self.batch_size):
             places, queries = zip(*asked[start : start + self.batch_size], strict=True)
-            clips = Speech(embeddings=speech.embeddings[list(places)], valid=speech.valid[list(places)])
-            scores |= zip(
-                queries, self._scores([self._prompt(query) for query in queries], clips, queries), strict=True
-            )
-        return [(head, [scores[query] for query in of_sound]) for head, of_sound in zip(heads, batch, strict=True)]
+            prompts = [self._prompt(query) for query in queries]
+            found |= zip(queries, self._answers(prompts, select_speech(speech, places), queries, written), strict=True)
+        return [(head, [found[query] for query in of_sound]) for head, of_sound in zip(heads, batch, strict=True)]
 
     @torch.no_grad()
-    def _by_text(self, batch: list[Query]) -> list[list[float]]:
-        """Return the scores of queries whose transcript stands in place of the speech."""
+    def _by_text(self, batch: list[Query], written: Collection[Query]) -> list[Answered]:
+        """Return the answers to queries with a text in place of the speech."""
         shells = [self._prompt(query) for query in batch]
         prompts = [
-            PromptIds(shell.before, self.prompter.content_ids(query.text), shell.after)
+            PromptIds(shell.before, self.prompter.content_ids(query.given or ""), shell.after)
             for shell, query in zip(shells, batch, strict=True)
         ]
-        return self._scores(prompts, None, batch)
+        return self._answers(prompts, None, batch, written)
 
-    def _scores(
-        self, prompts: Sequence[PromptIds], speech: Speech | None, queries: Sequence[Query]
-    ) -> list[list[float]]:
-        return self.answering.answer_scores(prompts, speech, [self.answers[query.text] for query in queries])
+    def _answers(
+        self,
+        prompts: Sequence[PromptIds],
+        speech: Speech | None,
+        queries: Sequence[Query],
+        written: Collection[Query],
+    ) -> list[Answered]:
+        rows = [row for row, query in enumerate(queries) if query in written]
+        told = [self.answers[query.text] for query in queries]
+        scores, texts = self.answering.score_and_write_some(prompts, speech, told, rows)
+        by_row = dict(zip(rows, texts, strict=True))
+        return [(of_query, by_row.get(row)) for row, of_query in enumerate(scores)]
+
+    def _num_tokens(self, answer: Answer) -> int:
+        """Return the number of tokens of an answer without its end token."""
+        return len(answer) - (answer[-1] in self.prompter.end_ids)
 
     def _prompt(self, query: Query) -> PromptIds:
         if query.told is None:
@@ -150,8 +168,7 @@ class Asker:
 
     def _clip(self, query: Query) -> Clip:
         if query.silence is not None:
-            num_frames = silent_frames(query.silence)
-            return Clip(self.log_mel(np.zeros(num_frames * HOP_SAMPLES, np.float32)), num_frames)
+            return silent_clip(self.log_mel, query.silence)
         assert query.clip is not None
         samples = decode(self.rows, self.rows[query.clip], query.clip)
         return Clip(self.log_mel(samples), num_mel_frames(len(samples)))
@@ -161,8 +178,3 @@ class Asker:
             return self.lengths[query.clip]
         assert query.silence is not None
         return query.silence
-
-
-def silent_frames(num_speech_tokens: int) -> int:
-    """Return the number of mel frames of the longest silence that has so many speech embeddings."""
-    return min(num_speech_tokens << NUM_HALVINGS, MAX_MEL_FRAMES)

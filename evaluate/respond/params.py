@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from pipeline.params import Precision, Section
 from pipeline.prompts import known_places
@@ -18,6 +18,8 @@ class RespondParams(Section):
     max_new_tokens: PositiveInt
     examples: PositiveInt
     """Number of example rows, with full answers, in the report."""
+    written: NonNegativeInt
+    """The most test clips to which own answers are written out, balanced over the emotions of each corpus; 0: none."""
     recognition_wordings: list[Annotated[str, known_places("options")]]
     """Other wordings of prompts.recognition.speech; the labels are also scored with each of them."""
     option_orders: PositiveInt

@@ -2,7 +2,8 @@
 
 The emotion is read in three ways: from the emotion head, as the likeliest label, and from a written answer. Each way is
 tried with the row's own clip and with another speaker's clip of another emotion. The two ways that ask the LLM are also
-tried with only the transcript. This shows how much of the emotion the words reveal.
+tried with only the transcript, and with Whisper's transcript if the stage transcribe has written it. This shows how
+much of the emotion the words reveal. The likeliest label after silence shows what the length of the clip reveals.
 
 The likeliest label is also read under several prompts (recognition_prompts.py), on test and dev rows.
 
@@ -11,6 +12,7 @@ clip is what it answers to this clip in its own row.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ import torch
 from evaluate.asking.finished import FinishedBatches
 from evaluate.asking.processes import Answer, Item, ask_all
 from evaluate.asking.shuffled_clips import Pairs, own_clips, tell_missing, wrong_clips
+from evaluate.emotion_named import label
 from evaluate.predictions import EXAMPLES_SCHEMA, RECOGNITION_SCHEMA
-from evaluate.respond.emotion_named import label
 from evaluate.respond.params import RespondParams
 from evaluate.respond.recognition_prompts import FIRST, prompts_table, speech_prompts
+from evaluate.respond.silence import silent_clip
 from pipeline.audio.speech_tokens import num_mel_frames
 from pipeline.prompts import Prompter, PromptIds, PromptsParams
 from pipeline.stage import UserError
@@ -60,14 +63,15 @@ class Respondent:
         folder: Path,
         rows: packed.Rows,
         dev: packed.Rows,
+        whisper_texts: Mapping[str, str] | None,
         prompts: PromptsParams,
         settings: RespondParams,
         finished: FinishedBatches,
     ) -> None:
-        """Load the model; of the rows `dev`, only emotions are asked for."""
+        """Load the model; of the rows `dev`, only emotions are asked for; `whisper_texts` are transcripts by id."""
         config = load_config(folder)
         self.rows, self.dev_rows = (_about(each) for each in (rows, dev))
-        self.packed, self.packed_dev = rows, dev
+        self.packed, self.packed_dev, self.whisper_texts = rows, dev, whisper_texts
         self.emotions = config.emotions
         self.prompts = prompts
         self.settings = settings
@@ -90,14 +94,18 @@ class Respondent:
         own, wrong = own_clips(self.rows), wrong_clips(self.rows, ("speaker", "emotion"), self.settings.seed)
         tell_missing("emotion", self.rows, wrong, "another speaker with another emotion in the test split")
         of_clips, of_dev = self._ask_about_clips(), self._ask_about_dev()
-        of_texts = self._ask_about_transcripts()
-        given = [of_texts[row["text"]] for row in self.rows]
+        of_silence, by_text = self._ask_about_silence(), {"transcript": [row["text"] for row in self.rows]}
+        if self.whisper_texts is not None:
+            by_text["heard"] = [self.whisper_texts[row["id"]] for row in self.rows]
+        of_texts = self._ask_about_texts(sorted({text for texts in by_text.values() for text in texts}))
         recognition = pa.concat_tables(
             [
                 *self._by_voice("", own, of_clips),
                 *self._by_voice("shuffled_", wrong, of_clips),
-                self._scored("transcript_logprob", self.rows, [answer["logprob"] for answer in given]),
-                self._written("transcript_prompted", self.rows, [answer["prompted"] for answer in given]),
+                self._scored("silence_logprob", self.rows, of_silence),
+                *chain.from_iterable(
+                    self._by_text(name, [of_texts[text] for text in texts]) for name, texts in by_text.items()
+                ),
             ]
         )
         return {
@@ -147,14 +155,27 @@ class Respondent:
             for place, head in enumerate(heads)
         ]
 
-    def _ask_about_transcripts(self) -> dict[str, Answers]:
-        """Ask about each distinct transcript only once, because corpora of acted speech have few distinct sentences."""
-        texts = sorted({row["text"] for row in self.rows})
+    def _ask_about_silence(self) -> list[list[float]]:
+        """Return the scores of the labels after silence as long as each row's clip; each length is asked about once."""
+        of_rows = self.packed.column("num_speech_tokens").to_pylist()
+        lengths = sorted(set(of_rows))
+
+        def ask(batch: list[int]) -> list[list[float]]:
+            clips = [silent_clip(self.log_mel, length) for length in batch]
+            scores = self.answering.label_scores([self.speech_prompts[FIRST]] * len(batch), clips, self.emotions)
+            check_finite("respond: silence_logprob", scores, [f"{length} speech embeddings" for length in batch])
+            return scores
+
+        found = dict(zip(lengths, self._ask("silence", lengths, ask, lengths), strict=True))
+        return [found[length] for length in of_rows]
+
+    def _ask_about_texts(self, texts: Sequence[str]) -> dict[str, Answers]:
+        """Ask about distinct transcripts, because corpora of acted speech have few distinct sentences."""
         prompts = [self.prompter.text(self.prompts.recognition, text, options=self.emotions) for text in texts]
 
         def ask(batch: list[PromptIds]) -> list[Answers]:
             scores, written = self.answering.score_and_write(batch, None, self.emotions)
-            check_finite("respond: transcript_logprob", scores, [repr(self.prompter.decode(p.content)) for p in batch])
+            check_finite("respond: transcripts", scores, [repr(self.prompter.decode(p.content)) for p in batch])
             return [{"logprob": row, "prompted": answer} for row, answer in zip(scores, written, strict=True)]
 
         found = self._ask("transcripts", prompts, ask, [len(prompt.content) for prompt in prompts])
@@ -206,6 +227,10 @@ class Respondent:
         yield self._scored(f"{prefix}head", rows, [answer["head"] for answer in given])
         yield self._scored(f"{prefix}logprob", rows, [answer["prompts"][FIRST] for answer in given])
         yield self._written(f"{prefix}prompted", rows, [answer["prompted"] for answer in given])
+
+    def _by_text(self, name: str, answers: Sequence[Answers]) -> Iterator[pa.Table]:
+        yield self._scored(f"{name}_logprob", self.rows, [answer["logprob"] for answer in answers])
+        yield self._written(f"{name}_prompted", self.rows, [answer["prompted"] for answer in answers])
 
     def _scored(self, system: str, rows: Sequence[Row], scores: Sequence[Sequence[float]]) -> pa.Table:
         predicted = [self.emotions[int(np.argmax(row))] for row in scores]

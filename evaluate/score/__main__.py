@@ -30,6 +30,7 @@ from evaluate.predictions import (
     PROBE,
     read_divergence,
     read_own_answers,
+    read_own_written,
     read_prompts,
     read_recognition,
     read_semantics,
@@ -39,6 +40,7 @@ from evaluate.protocols.definition import load_protocols
 from evaluate.protocols.scoring import score_protocols
 from evaluate.protocols.selection import read_facts
 from evaluate.training_curves import ALIGNMENTS
+from evaluate.written_answers import score_written
 from pipeline.params import ParamsFile, load
 from pipeline.stage import run_stage, say
 from pipeline.tables import parquet
@@ -87,6 +89,17 @@ def _write_plots(recognised: pa.Table, models: Path | None, plots: Path) -> None
         write_text(_csv(["corpus", "actual", "predicted"], rows), plots / f"confusion_{system}.csv")
 
 
+def _tell(numbers: Metrics, own: Metrics | None, judged: Metrics) -> None:
+    heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
+    gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
+    say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")
+    if own is not None:
+        chosen = (f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.items())
+        say(f"score: own answers, unweighted accuracy: {', '.join(chosen) or 'no test clip has them'}")
+    if judged:
+        say(f"score: {describe(judged)}")
+
+
 def main(
     divergence: Annotated[Path, typer.Option(help="Stage-1 KL, written by respond.")],
     recognition: Annotated[Path, typer.Option(help="Recognised emotions, written by respond.")],
@@ -98,6 +111,7 @@ def main(
     dev_head: Annotated[Path | None, typer.Option(help="Emotions heard in dev clips, to fit a temperature.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Labels scored under several prompts.")] = None,
     own_answers: Annotated[Path | None, typer.Option(help="Scores of told continuations, written by respond.")] = None,
+    written: Annotated[Path | None, typer.Option(help="Written answers of respond.")] = None,
     transcripts: Annotated[Path | None, typer.Option(help="Whisper's transcripts, written by transcribe.")] = None,
     semantics: Annotated[list[Path] | None, typer.Option(help="Tables written by semantics, one per model.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Folder of the judge's marks and choices.")] = None,
@@ -128,6 +142,8 @@ def main(
         numbers |= own | score_counterfactuals(scored, emotions, confidence)
         for corpus, counts in found.confusions.items():
             recognition_scores.confusions.setdefault(corpus, {})["own_answers"] = counts
+    if written is not None:
+        numbers |= score_written(read_own_written(written, emotions), emotions, confidence)
     if transcripts is not None:
         numbers |= score_transcripts(read_transcripts(transcripts), confidence)
     for table in semantics or []:
@@ -139,14 +155,7 @@ def main(
     by_group = _by_group(recognised, scored, manifests, emotions, confidence)
     compared = claims.compare_systems(recognised, diverged, scored, emotions, confidence)
     write_text(json.dumps(numbers | by_group | compared, indent=2) + "\n", metrics)
-    heads = ", ".join(f"{name} {of['head']['ua']:.3f}" for name, of in numbers.items() if "head" in of)
-    gaps = ", ".join(f"{name} {of['hearing']['gap']:.3f}" for name, of in numbers.items() if "hearing" in of)
-    say(f"score: unweighted accuracy of the emotion head: {heads}; KL increase with a wrong clip: {gaps}")
-    if scored is not None:
-        chosen = (f"{name} {of['voice']['ua']:.3f} (chance {of['chance']['ua']:.3f})" for name, of in own.items())
-        say(f"score: own answers, unweighted accuracy: {', '.join(chosen) or 'no test clip has them'}")
-    if judged:
-        say(f"score: {describe(judged)}")
+    _tell(numbers, None if scored is None else own, judged)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from evaluate import counterfactuals
@@ -98,3 +99,10 @@ def test_one_speaker_with_many_takes_is_counted_in_seconds() -> None:
     started = time.perf_counter()
     assert score_counterfactuals(table, CLASSES, 0.95)[KEY]["voice"]["pairs"] == 6 * 1_250**2
     assert time.perf_counter() - started < 5
+
+
+def test_a_system_that_is_absent_has_no_scores() -> None:
+    table = table_of(random_clips(0))
+    without = table.filter(pc.field("system") != "heard")
+    found, rest = (score_counterfactuals(each, CLASSES, 0.95)[KEY] for each in (table, without))
+    assert rest == {name: scores for name, scores in found.items() if name != "heard"} != found

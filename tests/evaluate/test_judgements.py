@@ -10,8 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from evaluate.judgements import JUDGE, Clips, describe, score_judgements, share_of, span_of
-from evaluate.predictions import (
+from evaluate.judge_tables import (
     EXAM_MARKS,
     EXAM_PAIRS,
     MARKS,
@@ -21,6 +20,7 @@ from evaluate.predictions import (
     read_marks,
     read_pairs,
 )
+from evaluate.judgements import JUDGE, Clips, describe, score_judgements, share_of, span_of
 from pipeline.stage import UserError
 from tests.builders import write_table
 

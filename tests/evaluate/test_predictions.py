@@ -7,10 +7,14 @@ import pyarrow as pa
 import pytest
 
 from evaluate.predictions import (
+    BASELINES,
     CONDITIONS,
     DIVERGENCE_SCHEMA,
     OWN_ANSWERS_SCHEMA,
+    OWN_BASELINES,
     OWN_SYSTEMS,
+    OWN_WRITTEN_SCHEMA,
+    PROBE,
     PROMPTS_SCHEMA,
     RECOGNITION_SCHEMA,
     SYSTEMS,
@@ -18,9 +22,11 @@ from evaluate.predictions import (
     read_divergence,
     read_examples,
     read_own_answers,
+    read_own_written,
     read_prompts,
     read_recognition,
     read_transcripts,
+    read_written,
 )
 from pipeline.stage import UserError
 from tests.builders import write_table
@@ -77,6 +83,37 @@ def test_an_id_may_lack_all_systems_with_a_wrong_clip_but_not_one_of_them(tmp_pa
     assert read_recognition(written(lacking, RECOGNITION_SCHEMA, tmp_path), CLASSES).num_rows == 13
     with pytest.raises(UserError, match="acted/b: found no system shuffled_prompted"):
         read_recognition(written(rows[:-1], RECOGNITION_SCHEMA, tmp_path), CLASSES)
+
+
+def test_a_baseline_may_be_absent_but_not_for_some_ids(tmp_path: Path) -> None:
+    rows = recognition_rows()
+    rows += [{**row, "system": BASELINES[0].name} for row in rows if row["system"] == "head"]
+    assert read_recognition(written(rows, RECOGNITION_SCHEMA, tmp_path), CLASSES).num_rows == 18
+    with pytest.raises(UserError, match="acted/b: found no system silence_logprob, expected every system for every id"):
+        read_recognition(written(rows[:-1], RECOGNITION_SCHEMA, tmp_path), CLASSES)
+    probed = [{**row, "system": PROBE.name} for row in rows[:1]] + rows[-1:]
+    with pytest.raises(UserError, match="system: found silence_logprob, expected one of probe"):
+        read_recognition(written(probed, RECOGNITION_SCHEMA, tmp_path), CLASSES, [PROBE])
+    rows = own_answers_rows()
+    rows += [{**row, "system": OWN_BASELINES[0]} for row in rows if row["system"] == "voice"]
+    assert read_own_answers(written(rows, OWN_ANSWERS_SCHEMA, tmp_path), CLASSES).num_rows == 16
+    with pytest.raises(UserError, match="acted/b: found no system heard"):
+        read_own_answers(written(rows[:-1], OWN_ANSWERS_SCHEMA, tmp_path), CLASSES)
+
+
+def test_written_answers_are_read_with_and_without_continuations(tmp_path: Path) -> None:
+    row = {"id": "acted/a", "corpus": "acted", "speaker": "acted/1", "emotion": "sad", "text": "yes", "system": "voice"}
+    rows: list[dict[str, Any]] = [row | {"answer": "oh", "continuations": ["oh", "no"]}]
+    file = written(rows, OWN_WRITTEN_SCHEMA, tmp_path)
+    assert read_own_written(file, CLASSES).to_pylist() == rows
+    assert read_written(file).to_pylist() == [row | {"answer": "oh"}]
+    for name, value, message in (
+        ("continuations", ["oh"], r"continuations: found \['oh'\], expected 2 values"),
+        ("emotion", "calm", "emotion: found calm, expected one of neutral, sad"),
+        ("answer", None, "answer: found no value, expected a text"),
+    ):
+        with pytest.raises(UserError, match=f"acted/a: {message}"):
+            read_own_written(written([rows[0] | {name: value}], OWN_WRITTEN_SCHEMA, tmp_path), CLASSES)
 
 
 def test_an_id_that_comes_twice_is_named(tmp_path: Path) -> None:

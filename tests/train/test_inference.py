@@ -125,14 +125,18 @@ def test_what_continues_from_the_prompt_is_what_whole_sequences_give(
             answering.answer_scores([shell], [clip], [of])[0]
             for shell, clip, of in zip(told, clips, ANSWERS, strict=True)
         ]
+        some = answering.score_and_write_some(told, clips, ANSWERS, [1, 2])
+        all_written = answering.write(told, clips)
         monkeypatch.setattr(inference, "WIDTH", 6)
         in_parts = answering.answer_scores(told, clips, ANSWERS)
         monkeypatch.setattr(Answering, "_prefill", lambda *_args, **_kwargs: None)
         expected = answering.score_and_write([speech] * 3, clips, LABELS)
         expected_of_texts = answering.score_and_write(texts, None, LABELS)
         expected_of_answers = answering.answer_scores(told, clips, ANSWERS)
-    assert [each is None for each in prefills] == [name in WHOLE] * 10
-    for few in (of_answers, answers_alone, in_parts):
+        whole_some = answering.score_and_write_some(told, clips, ANSWERS, [1, 2])
+    assert [each is None for each in prefills] == [name in WHOLE] * 12
+    assert some[1] == whole_some[1] == all_written[1:]
+    for few in (of_answers, answers_alone, in_parts, some[0], whole_some[0]):
         assert few == [pytest.approx(of_prompt, abs=1e-4) for of_prompt in expected_of_answers]
     assert len({round(score, 2) for of_prompt in expected_of_answers for score in of_prompt}) == 6
     for scores, others in ((found, expected), (of_texts, expected_of_texts)):

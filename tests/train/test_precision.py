@@ -50,7 +50,7 @@ def test_answering_keeps_out_the_attention_that_plans_each_shape(
     config = model_config(tiny_models)
     saved_model.save(saved_model.build(config, torch.float32), config, tmp_path / "model")
     settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
-    settings |= {"recognition_wordings": [], "option_orders": 1}
+    settings |= {"recognition_wordings": [], "option_orders": 1, "written": 0}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings}))
     torch.backends.cuda.enable_cudnn_sdp(True)
     respond.main("semantic", packed_folder, tmp_path / "model", tmp_path / "out", params_file=tmp_path / "params.yaml")

@@ -16,18 +16,16 @@ from evaluate.judge import __main__ as judge
 from evaluate.judge import exam
 from evaluate.judge.answers import draw, told_answers
 from evaluate.judge.params import JudgeParams
-from evaluate.judgements import JUDGE, describe, score_judgements
-from evaluate.predictions import (
+from evaluate.judge_tables import (
     EXAM_MARKS,
     EXAM_PAIRS,
     MARKS,
     MARKS_SCHEMA,
-    OWN_ANSWERS_SCHEMA,
-    OWN_SYSTEMS,
     PAIRS,
     PAIRS_SCHEMA,
-    WRITTEN_SCHEMA,
 )
+from evaluate.judgements import JUDGE, describe, score_judgements
+from evaluate.predictions import OWN_ANSWERS_SCHEMA, OWN_SYSTEMS, WRITTEN_SCHEMA
 from pipeline import params
 from pipeline.generate.engines.interface import Answer, Request
 from pipeline.prompts import Prompter

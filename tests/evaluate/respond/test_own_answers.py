@@ -17,25 +17,27 @@ from evaluate import predictions
 from evaluate.asking.finished import FinishedBatches
 from evaluate.respond import __main__ as respond
 from evaluate.respond import own_answers
-from evaluate.respond.own_queries import Asker, Query, silent_frames
+from evaluate.respond.own_queries import Asker, Query
 from evaluate.respond.params import RespondParams
+from evaluate.respond.silence import silent_frames
 from pipeline.audio.speech_tokens import num_mel_frames, num_speech_tokens
 from pipeline.prompts import Prompt, Prompter, PromptIds
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.continuations import LENGTH, NO_TRANSCRIPT, STOP, TOLD_SCHEMA
 from pipeline.weights.source import ModelsParams, fetch
-from tests.builders import model_config, write_table
+from tests.builders import model_config, write_table, write_transcripts
 from train import saved_model
 from train.inference import Answering, Clip
 from train.model import SpeechLLM
 from train.model.plora import lora_config
+from train.model_config import load_config
 from train.side_by_side import Answer
 
 EMOTIONS = ["sad", "happy"]
 PROMPT = {"system": "s", "text": "say it {emotion}: ", "speech": "hear: "}
 SETTINGS = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
-SETTINGS |= {"recognition_wordings": [], "option_orders": 1}
+SETTINGS |= {"recognition_wordings": [], "option_orders": 1, "written": 3}
 
 
 def save_model(folder: Path, models: ModelsParams, *, everywhere: bool = False, stage1: bool = False) -> Path:
@@ -90,8 +92,8 @@ def params_file(tmp_path: Path) -> Path:
     return tmp_path / "params.yaml"
 
 
-def alone(model: SpeechLLM, prompt: PromptIds, answer: Sequence[int], clip: Clip | None = None) -> float:
-    """Score one answer by a plain forward pass of the LLM over all positions."""
+def logits_alone(model: SpeechLLM, prompt: PromptIds, answer: Sequence[int], clip: Clip | None) -> torch.Tensor:
+    """Return the logits of the answer's tokens and of the next one, by a plain forward pass over all positions."""
     before = model.token_embeddings(torch.tensor([prompt.before]))
     after = model.token_embeddings(torch.tensor([[*prompt.after, *answer]]))
     content = model.token_embeddings(torch.tensor([prompt.content], dtype=torch.long))
@@ -103,8 +105,13 @@ def alone(model: SpeechLLM, prompt: PromptIds, answer: Sequence[int], clip: Clip
         mask[:, before.shape[1] : before.shape[1] + content.shape[1]] = True
         mask |= model.speech_mask.everywhere
     with model.speech_mask.applied(mask):
-        logits = model.llm(inputs_embeds=whole).logits[0]
-    log_p = logits[-len(answer) - 1 : -1].log_softmax(-1)
+        logits: torch.Tensor = model.llm(inputs_embeds=whole).logits[0]
+    return logits[-len(answer) - 1 :]
+
+
+def alone(model: SpeechLLM, prompt: PromptIds, answer: Sequence[int], clip: Clip | None = None) -> float:
+    """Score one answer by itself."""
+    log_p = logits_alone(model, prompt, answer, clip).log_softmax(-1)
     return float(log_p[range(len(answer)), list(answer)].sum())
 
 
@@ -154,16 +161,22 @@ def measure(data: Path, folder: Path, trained: Sequence[Path] = ()) -> Any:
     seen = [packed.load(path, "train") for path in trained]
     files = (folder / "stage1", folder / "stage2", rows, folder / "told.parquet", seen)
     finished = FinishedBatches(folder / "measured", {})
-    table = own_answers.measure(*files, Prompt.model_validate(PROMPT), settings, finished)
+    tables = own_answers.measure(*files, None, Prompt.model_validate(PROMPT), settings, finished)
     finished.remove()
-    return table.to_pandas()
+    return tables.scores.to_pandas()
 
 
 def test_each_system_gives_its_own_model_its_own_input(
     packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
 ) -> None:
-    table = run(packed_folder, tmp_path)
-    assert len(table) == 8 * len(predictions.OWN_SYSTEMS)
+    whisper_texts = {
+        row["id"]: f"it hears {number // 2}" for number, row in enumerate(packed.load(packed_folder, "test"))
+    }
+    file = write_transcripts(
+        tmp_path / "heard.parquet", list(packed.load(packed_folder, "test")), list(whisper_texts.values())
+    )
+    table = run(packed_folder, tmp_path, transcripts=file)
+    assert len(table) == 8 * len([*predictions.OWN_SYSTEMS, *predictions.OWN_BASELINES])
     assert table.seen_words.all()  # the train rows have the texts 0 to 11
     rows, answers = packed.load(packed_folder, "test"), own_answers.read_told(told, EMOTIONS, 0)
     models = {1: saved_model.load(stage1), 2: saved_model.load(stage2)}
@@ -176,7 +189,7 @@ def test_each_system_gives_its_own_model_its_own_input(
         clip: Clip | None = asker._clip(Query("", clip=number))
         shell, model = (
             asker.prompter.speech(prompt),
-            models[1 if row.system in ("stage1", "told_true", "told_head") else 2],
+            models[1 if "told" in row.system or row.system == "stage1" else 2],
         )
         if row.system == "shuffled":
             # speakers and emotions alternate, so that the clips of another speaker and emotion are two
@@ -187,17 +200,83 @@ def test_each_system_gives_its_own_model_its_own_input(
         if row.system == "silence":
             num_frames = 16 * by_id[row.id]["num_speech_tokens"]
             clip = Clip(asker.log_mel(np.zeros(num_frames * 160, np.float32)), num_frames)
-        if row.system == "transcript":
-            shell, clip = PromptIds(shell.before, asker.prompter.content_ids(row.text), shell.after), None
-        if row.system in ("told_true", "told_head"):
+        if "told" in row.system:
             assert clip is not None
             with torch.no_grad():
                 head = models[2].head(Answering(models[2], asker.prompter, 1).encode_speech([clip]).pooled()).argmax()
             emotion = row.emotion if row.system == "told_true" else EMOTIONS[int(head)]
             num_named += emotion != row.emotion
             shell = asker.prompter.around(prompt, (), emotion=emotion)
+        if row.system in ("transcript", "heard", "heard_told_head"):
+            text = row.text if row.system == "transcript" else whisper_texts[row.id]
+            shell, clip = PromptIds(shell.before, asker.prompter.content_ids(text), shell.after), None
         assert row.logprobs == pytest.approx(scores(model, shell, answers[row.text], clip), abs=1e-4), row.system
     assert num_named > 0
+    means = table.groupby("system").logprobs.agg(lambda scores: np.abs(np.stack(scores)).mean())
+    assert abs(means["heard"] - means["transcript"]) > 1e-3  # so the other text is noticed above
+
+
+def test_answers_are_written_as_the_model_generates_them(
+    packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
+) -> None:
+    rows = list(packed.load(packed_folder, "test"))
+    file = write_transcripts(tmp_path / "heard.parquet", rows, ["it hears"] * len(rows))
+    settings = yaml.safe_load(params_file.read_text())
+    settings["respond"]["written"] = 4
+    params_file.write_text(yaml.safe_dump(settings))
+    run(packed_folder, tmp_path, transcripts=file)
+    written = predictions.read_own_written(tmp_path / "out" / "written.parquet", EMOTIONS).to_pandas()
+    assert written.groupby(["system", "emotion"]).size().to_dict() == {
+        (system, emotion): 2 for system in own_answers.WRITTEN_SYSTEMS for emotion in EMOTIONS
+    }
+    assert written.groupby("id").size().tolist() == [4] * 4
+    prompt, prompter = Prompt.model_validate(PROMPT), Prompter.load(fetch(load_config(stage2).models.llm))
+    asker = Asker(stage2, packed.load(packed_folder, "test"), {}, prompt, RespondParams.model_validate(SETTINGS),
+                  FinishedBatches(tmp_path / "other", {}))  # fmt: skip
+    models = {1: saved_model.load(stage1), 2: saved_model.load(stage2)}
+    by_id, num_long = {row["id"]: number for number, row in enumerate(rows)}, 0
+    for row in written.itertuples():
+        clip: Clip | None = asker._clip(Query("", clip=by_id[row.id]))
+        model, shell = models[1 if "told" in row.system else 2], prompter.speech(prompt)
+        if "told" in row.system:
+            assert clip is not None
+            with torch.no_grad():
+                head = models[2].head(Answering(models[2], prompter, 1).encode_speech([clip]).pooled()).argmax()
+            shell = prompter.around(prompt, (), emotion=EMOTIONS[int(head)])
+        if row.system in ("transcript", "heard_told_head"):
+            text = row.text if row.system == "transcript" else "it hears"
+            shell, clip = PromptIds(shell.before, prompter.content_ids(text), shell.after), None
+        tokens = generated(model, shell, clip, prompter.end_ids, 6)  # a continuation has 6 tokens and no end token
+        assert row.answer == prompter.answer(tokens), row.system
+        num_long += len(tokens) == 6
+        ids = own_answers.read_told(told, EMOTIONS, 0)[row.text].answers
+        assert list(row.continuations) == [prompter.decode([i for i in answer if i != 0]) for answer in ids]
+    assert num_long > 0
+    of_voice = {*written[written.system == "voice"].answer}
+    assert len(of_voice) > 1  # so another row's answer is noticed above
+    assert not of_voice & {*written[written.system == "told_head"].answer}
+
+
+def generated(model: SpeechLLM, prompt: PromptIds, clip: Clip | None, ends: Sequence[int], count: int) -> list[int]:
+    """Choose the likeliest token again and again, each time by a plain forward pass."""
+    tokens: list[int] = []
+    while len(tokens) < count:
+        with torch.no_grad():
+            likeliest = int(logits_alone(model, prompt, tokens, clip)[-1].argmax())
+        if likeliest in ends:
+            break
+        tokens.append(likeliest)
+    return tokens
+
+
+def test_without_clips_to_write_the_table_is_empty(
+    packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, params_file: Path
+) -> None:
+    settings = yaml.safe_load(params_file.read_text())
+    settings["respond"]["written"] = 0
+    params_file.write_text(yaml.safe_dump(settings))
+    run(packed_folder, tmp_path)
+    assert predictions.read_own_written(tmp_path / "out" / "written.parquet", EMOTIONS).num_rows == 0
 
 
 def scores(model: SpeechLLM, prompt: PromptIds, told: own_answers.Told, clip: Clip | None) -> list[float]:

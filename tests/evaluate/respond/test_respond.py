@@ -33,7 +33,7 @@ from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams, fetch
-from tests.builders import model_config, write_packed
+from tests.builders import model_config, write_packed, write_transcripts
 from train import saved_model
 from train.data.dataset import Collator, Examples
 from train.data.log_mel import LogMel
@@ -63,7 +63,7 @@ def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
 @pytest.fixture
 def params_file(tmp_path: Path) -> Path:
     settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
-    settings |= {"recognition_wordings": ["Which of {options}? "], "option_orders": 2}
+    settings |= {"recognition_wordings": ["Which of {options}? "], "option_orders": 2, "written": 0}
     prompts = dict.fromkeys(("semantic", "emotion", "recognition"), PROMPT)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings, "prompts": prompts}))
     return tmp_path / "params.yaml"
@@ -119,7 +119,9 @@ def test_every_test_row_is_answered_by_every_system(
 ) -> None:
     respond.main(kind="emotion", data=packed_folder, model=model_path, output=tmp_path / "out", params_file=params_file)
     table = predictions.read_recognition(tmp_path / "out" / "recognition.parquet", EMOTIONS).to_pandas()
-    assert len(table) == 8 * len(predictions.SYSTEMS)
+    systems = {system.name for system in predictions.SYSTEMS} | {"silence_logprob"}
+    assert len(table) == 8 * len(systems)
+    assert set(table.system) == systems
     head = table[table.system == "head"].scores
     assert all(torch.tensor(scores).exp().sum() == pytest.approx(1.0) for scores in head)
     dev = predictions.read_recognition(tmp_path / "out" / "dev_head.parquet", EMOTIONS, [predictions.DEV_HEAD])
@@ -127,6 +129,48 @@ def test_every_test_row_is_answered_by_every_system(
     examples = predictions.read_examples(tmp_path / "out" / "examples.parquet").to_pandas()
     assert len(examples) == 4
     assert sorted(examples.emotion) == ["happy", "happy", "sad", "sad"]
+
+
+def test_baselines_get_silence_and_what_whisper_hears(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, tiny_models: ModelsParams
+) -> None:
+    rows = list(packed.load(packed_folder, "test"))
+    whisper_texts = [f"it hears {number // 2}" for number in range(len(rows))]
+    transcripts = write_transcripts(tmp_path / "heard.parquet", rows, whisper_texts)
+    out = tmp_path / "out"
+    respond.main("emotion", packed_folder, model_path, out, transcripts=transcripts, params_file=params_file)
+    table = predictions.read_recognition(out / "recognition.parquet", EMOTIONS).to_pandas()
+    by_system = {name: of.set_index("id") for name, of in table.groupby("system")}
+    prompter, prompt = Prompter.load(fetch(tiny_models.llm)), Prompt.model_validate(PROMPT)
+    answering = Answering(saved_model.load(model_path), prompter, max_new_tokens=5)
+    log_mel = LogMel(fetch(tiny_models.encoder), load_config(model_path).pad_to_30s)
+    for row, text in zip(rows, whisper_texts, strict=True):
+        num_frames = 16 * row["num_speech_tokens"]
+        silence = Clip(log_mel(np.zeros(num_frames * 160, np.float32)), num_frames)
+        with torch.no_grad():
+            after_silence = answering.label_scores([prompter.speech(prompt)], [silence], EMOTIONS)[0]
+            scores, written = answering.score_and_write([prompter.text(prompt, text)], None, EMOTIONS)
+        assert by_system["silence_logprob"].scores[row["id"]] == pytest.approx(after_silence, abs=1e-4)
+        assert by_system["heard_logprob"].scores[row["id"]] == pytest.approx(scores[0], abs=1e-4)
+        assert by_system["heard_prompted"].answer[row["id"]] == written[0]
+    wrong = np.stack(by_system["heard_logprob"].scores) - np.stack(by_system["transcript_logprob"].scores)
+    assert np.abs(wrong).max() > 1e-3  # so the corpus' transcript in place of Whisper's is noticed above
+
+
+def test_transcripts_of_some_clips_are_told_and_their_systems_are_left_out(
+    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(packed.load(packed_folder, "test"))
+    transcripts = write_transcripts(tmp_path / "heard.parquet", rows[1:], ["yes"] * 7)
+    out = tmp_path / "out"
+    respond.main("emotion", packed_folder, model_path, out, transcripts=transcripts, params_file=params_file)
+    assert "found no transcript of 1 of 8 test clips, expected one of each (transcribe.clips: null)" in (
+        capsys.readouterr().out
+    )
+    systems = predictions.read_recognition(out / "recognition.parquet", EMOTIONS)["system"].unique().to_pylist()
+    assert not [system for system in systems if system.startswith("heard")]
+    with pytest.raises(UserError, match="--transcripts: found it with --kind semantic, expected --kind emotion"):
+        respond.main("semantic", packed_folder, model_path, out, transcripts=transcripts, params_file=params_file)
 
 
 def test_labels_are_scored_under_every_prompt_on_test_and_dev_rows(
@@ -405,7 +449,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
     return written
 
 
-TASKS = {"clips": 3, "dev clips": 2, "transcripts": 3, "examples": 2}
+TASKS = {"clips": 3, "dev clips": 2, "silence": 1, "transcripts": 3, "examples": 2}
 BATCHES = {  # of three rows
     "emotion": [
         *(f"{task}-{i}" for task, count in TASKS.items() for i in range(count)),
@@ -533,8 +577,8 @@ def test_each_clip_is_encoded_once_by_each_stage(
     assert len(encoded) == len(set(encoded)) == 7
     encoded.clear()
     run("emotion", packed_folder, model_path, tmp_path / "emotion", params_file)
-    assert len(encoded) == 8 + 4 + 4  # the examples again, and the dev clips
-    assert len(set(encoded)) == 8
+    assert len(encoded) == 8 + 4 + 4 + 3  # the examples again, the dev clips, and silence of three lengths
+    assert len(set(encoded)) == 8 + 3
 
 
 def test_the_code_of_the_key_is_that_of_the_stage_in_dvc_yaml(root: Path) -> None:
@@ -545,4 +589,5 @@ def test_the_code_of_the_key_is_that_of_the_stage_in_dvc_yaml(root: Path) -> Non
         *(f"{package}/__init__.py" for package in ("pipeline", "pipeline/tables", "train", "evaluate")),
         "pipeline/params.py", "pipeline/progress.py", "pipeline/stage.py", "pipeline/tables/hashed_file.py",
         "pipeline/tables/parquet.py", "train/launch.py", "evaluate/predictions.py",
+            "evaluate/table_checks.py",
     }  # fmt: skip

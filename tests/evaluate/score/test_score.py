@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from evaluate.judge_tables import MARKS_SCHEMA, PAIRS_SCHEMA
 from evaluate.predictions import (
-    MARKS_SCHEMA,
     OWN_ANSWERS_SCHEMA,
     OWN_SYSTEMS,
-    PAIRS_SCHEMA,
+    OWN_WRITTEN_SCHEMA,
     PROMPTS_SCHEMA,
     RECOGNITION_SCHEMA,
     SEMANTICS_SCHEMA,
@@ -170,6 +170,19 @@ def test_own_answers_are_scored_if_there_are_any(tmp_path: Path, capsys: pytest.
     score.main(**paths, own_answers=write_own_answers(tmp_path / "own.parquet", 0))
     assert not [name for name in json.loads((tmp_path / "metrics.json").read_text()) if "own" in name]
     assert capsys.readouterr().out.endswith("score: own answers, unweighted accuracy: no test clip has them\n")
+
+
+def test_written_answers_are_scored_if_there_are_any(tmp_path: Path) -> None:
+    paths = prepare(tmp_path)
+    row = {"id": "acted/0", "corpus": "acted", "speaker": "acted/0", "emotion": CLASSES[1], "text": "yes"}
+    row |= {"system": "voice", "answer": "b"}
+    file = tmp_path / "written.parquet"
+    for rows in ([], [row | {"continuations": [*"abcd"]}]):
+        write_table(file, rows, OWN_WRITTEN_SCHEMA)
+        score.main(**paths, written=file)
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert ("written_acted" in metrics) == bool(rows)
+    assert metrics["written_acted"]["voice"]["written_is_right"] == 1.0
 
 
 def test_a_temperature_is_fitted_on_dev_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluate.respond import emotion_named
+from evaluate import emotion_named
 from pipeline.tables.emotions import EMOTIONS
 
 CLASSES = ("neutral", "sad", "angry", "happy", "surprise")
