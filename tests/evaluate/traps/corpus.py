@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from pipeline.audio import mono_16k
 from pipeline.audio.speech_tokens import HOP_SAMPLES, NUM_HALVINGS
@@ -23,7 +22,8 @@ from pipeline.prompts import Prompter
 from pipeline.tables import packed
 from pipeline.tables.continuations import STOP, TOLD_SCHEMA
 from pipeline.weights.source import ModelsParams, fetch
-from tests.builders import CLASSES, model_config, utterance, write_table
+from tests.builders import CLASSES, change_params, model_config, utterance, write_table
+from tests.conftest import ROOT
 
 NUM_SPEAKERS = 12  # of each corpus in the test split
 NUM_SENTENCES, NUM_FELT, NUM_READ = 6, 8, 4  # sentences of acted; clips of a speaker of felt and of read
@@ -37,15 +37,15 @@ PROMPTS = {
         ("semantic", "Read: "), ("emotion", "Answer the {emotion} speaker: "), ("recognition", "Which emotion? "),
     )
 }  # fmt: skip
-SETTINGS = {
+CHANGES = {
     "emotions": CLASSES,
     "prompts": PROMPTS,
-    "respond": {
-        "seed": 1, "batch_size": 64, "max_new_tokens": 8, "examples": 4, "precision": "auto",
-        "recognition_wordings": [], "option_orders": 1,
-    },
-    "score": {"confidence": 0.95, "protocols": []},
-}  # fmt: skip
+    "processes": 1,
+    "respond.examples": 4,
+    "respond.recognition_wordings": [],
+    "respond.option_orders": 1,
+}
+"""What differs from the demo's parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def make(root: Path, models: ModelsParams, num_shared: int = 0) -> Folders:
                 writer.write(split, (_packed(row, prompter) for row in rows if row["split"] == split))
         write_table(root / "manifests" / f"{kind}.parquet", [row["manifest"] for row in rows])
     write_table(made.told, [*_told(prompter)], TOLD_SCHEMA)
-    made.params_file.write_text(yaml.safe_dump(SETTINGS))
+    change_params(CHANGES, ROOT / "params.yaml", to=made.params_file)
     for folder in ("stage1", "stage2"):
         (root / folder).mkdir()
         (root / folder / "config.json").write_text(model_config(models, emotions=CLASSES).model_dump_json())

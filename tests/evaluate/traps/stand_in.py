@@ -103,7 +103,8 @@ def read_embeddings(pooled: Tensor) -> list[Given]:
 class StandInAnswering:
     """Stands for train.inference.Answering."""
 
-    def __init__(self, stand_in: StandIn, prompter: Prompter, _max_new_tokens: int) -> None:
+    def __init__(self, stand_in: StandIn, prompter: Prompter, max_new_tokens: int) -> None:
+        self.max_new_tokens = max_new_tokens
         self.stand_in, self.model, self.prompter = stand_in, stand_in.model, prompter
         stand_in.adapter.train_it()
         self.decode = cache(prompter.decode)
@@ -142,13 +143,23 @@ class StandInAnswering:
         self, prompts: Sequence[PromptIds], given: Speech | None, answers: Sequence[Sequence[Answer]]
     ) -> list[list[float]]:
         """Return the log-probabilities of continuations, which are in the order of the classes."""
-        found = []
-        for each, of_prompt in zip(self._given(prompts, given), answers, strict=True):
+        return self.score_and_write_some(prompts, given, answers, ())[0]
+
+    def score_and_write_some(
+        self,
+        prompts: Sequence[PromptIds],
+        given: Speech | None,
+        answers: Sequence[Sequence[Answer]],
+        written_rows: Sequence[int],
+    ) -> tuple[list[list[float]], list[str]]:
+        """Return what `answer_scores` returns, and the written answers to some of the prompts."""
+        scores, heard = [], self._given(prompts, given)
+        for each, of_prompt in zip(heard, answers, strict=True):
             said = [self.decode(answer).partition(": ") for answer in of_prompt]
             assert [reply for reply, _, _ in said] == list(REPLIES)
             lengths = np.array([float(len(answer)) for answer in of_prompt])
-            found.append(self.model.answers(each, NUMBERS[said[0][2]], lengths).tolist())
-        return found
+            scores.append(self.model.answers(each, NUMBERS[said[0][2]], lengths).tolist())
+        return scores, [self.model.written(heard[row]) for row in written_rows]
 
     def _given(self, prompts: Sequence[PromptIds], given: Sequence[Clip] | Speech | None) -> list[Given]:
         if given is None:
