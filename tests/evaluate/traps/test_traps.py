@@ -127,6 +127,8 @@ FLIPS = (
          "not clearly different from the transcript", place=HEAD),
     Flip(models.LengthOnly, "new-words", "acted", "Silence of the same length reaches 25 %.*and silence of",
          "Silence of the same length reaches 100 %.* not clearly different from silence of the same length"),
+    Flip(models.LengthOnly, "recognition", "acted", "better than chance .*, the transcript .* and silence",
+         "(not clearly different from|worse than) silence of the same length"),
     Flip(models.LengthOnly, "more-than-length", "acted", "Against silence .* 96 % against 25 %",
          "Against silence .* 96 % against 100 %", (SHOWN, CONTRADICTED)),
     Flip(models.ShortestAnswer, "new-words", "acted", BETTER, AT_CHANCE),
