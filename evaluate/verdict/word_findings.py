@@ -99,8 +99,9 @@ def empathy_findings(reading: Reading) -> Iterator[Finding]:
 
 def _label(name: str) -> str:
     """Write what follows the task in the name of a test: the model, and the corpus if there is one."""
-    model, _, corpus = name.partition("_")
-    return f"{corpus}, model {model}" if corpus else f"model {model}"
+    kind, _, corpus = name.partition("_")
+    model = "after stage 1" if kind == "semantic" else "after stage 2"
+    return f"{corpus}, {model}" if corpus else f"the model {model}"
 
 
 def _rate(score: Score, reading: Reading) -> str:

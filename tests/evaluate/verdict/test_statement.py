@@ -239,7 +239,7 @@ def test_words_are_lost_if_the_clip_gives_more_errors_than_the_transcript(
     difference = {"wer": (low + high) / 2, "wer_low": low, "wer_high": high}
     scores = {"voice": rate(0.5, speakers), "transcript": rate(0.3), "whisper": rate(0.1), "difference": difference}
     found = finding_of({"repeat_semantic_acted": scores}, "kept")
-    assert (found.corpus, found.state) == ("acted, model semantic", state)
+    assert (found.corpus, found.state) == ("acted, after stage 1", state)
     assert "Whisper's own transcripts have 10" in found.sentence
 
 
@@ -250,7 +250,7 @@ def test_instructions_are_lost_if_fewer_spoken_ones_are_followed(share: float, p
     side = {"share": 0.5, "n": 50, "speakers": 10}
     scores = {"voice": side, "transcript": side, "difference": {"share": share, "p": p}}
     found = finding_of({"instructions_emotion": scores}, "kept")
-    assert (found.corpus, found.state) == ("model emotion", state)
+    assert (found.corpus, found.state) == ("the model after stage 2", state)
 
 
 @pytest.mark.parametrize(("equal", "largest", "state"), [(1, 0.0, SHOWN), (0, 0.25, CONTRADICTED)])
