@@ -55,7 +55,7 @@ def score_semantics(table: pa.Table, confidence: float) -> Metrics:
         }
         first, second = (rows[rows["system"] == system].set_index("id") for system in pair)
         if len(both := first.index.intersection(second.index)):
-            test["difference"] = _difference(first.loc[both], second.loc[both], name, confidence)
+            test["difference"] = _difference(first.loc[both], second.loc[both], name, highest, confidence)
             if task == "instructions":
                 test["difference"] |= {"p": _mcnemar(first.loc[both, "value"], second.loc[both, "value"])}
     for model, rows in whole[whole["task"] == "text_alone"].groupby("model"):
@@ -74,11 +74,15 @@ def _score(rows: pd.DataFrame, name: str, highest: float, confidence: float) -> 
     return _rounded(score) | ({"words": int(sums[:, 1].sum())} if name == "wer" else {}) | counts
 
 
-def _difference(first: pd.DataFrame, second: pd.DataFrame, name: str, confidence: float) -> dict[str, float]:
+def _difference(
+    first: pd.DataFrame, second: pd.DataFrame, name: str, highest: float, confidence: float
+) -> dict[str, float]:
     by = intervals.by_speaker_or_row(first["speaker"].tolist())
     values = [rows[["value", "weight"]].to_numpy(np.float64) for rows in (first, second)]
     sums = intervals.sum_by_cluster(np.hstack(values), by)
-    return _rounded(bounded(name, intervals.estimate(sums, intervals.difference_of_ratios, sums[:, 1]), confidence))
+    largest = highest + (name == "cosine")
+    difference = intervals.estimate(sums, intervals.difference_of_ratios, sums[:, 1])
+    return _rounded(bounded(name, difference, confidence, -largest, largest))
 
 
 def _mcnemar(first: "pd.Series[float]", second: "pd.Series[float]") -> float:

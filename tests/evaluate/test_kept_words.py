@@ -93,7 +93,9 @@ def test_instructions_have_a_paired_exact_test() -> None:
     difference = found["instructions_emotion"]["difference"]
     assert difference["share"] == pytest.approx(3 / 8 - 7 / 8)
     assert difference["p"] == pytest.approx(2 * (1 + 6) / 2**6)  # at most one of six
-    assert difference["share_low"] < difference["share"] < difference["share_high"]
+    assert -1 <= difference["share_low"] < difference["share"] < difference["share_high"]
+    few = score(measured("instructions", "voice", [1, 0, 0, 0]) + measured("instructions", "transcript", [0] * 4))
+    assert few["instructions_emotion_libri"]["difference"]["share_high"] == 1  # not 3.4
     same = score(rows + measured("instructions", "transcript", voice, corpus="instructions"))
     assert same["instructions_emotion"]["difference"] == {"share": 0, "share_low": 0, "share_high": 0, "p": 1}
 
