@@ -92,7 +92,9 @@ def add_plora(llm: nn.Module, config: LoraConfig, speech_mask: SpeechMask) -> No
 def _same_dtype(lora_a: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     """Return the inputs of A in its dtype, unless autocast chooses it; a forward pre-hook."""
     (states,) = inputs
-    return (states if torch.is_autocast_enabled(states.device.type) else states.to(lora_a.weight.dtype),)  # type: ignore[arg-type]
+    device = states.device.type
+    autocasts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return (states if autocasts else states.to(lora_a.weight.dtype),)  # type: ignore[arg-type]
 
 
 @contextmanager

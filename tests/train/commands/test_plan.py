@@ -48,7 +48,7 @@ def test_gpus_share_the_layers_of_a_sharded_llm(project: Path, capsys: pytest.Ca
 def test_the_demo_is_planned_from_its_parameters_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = plan(capsys, price=2.0, count=2)
     semantic, emotion = found["stages"]
-    assert (semantic["rows"], emotion["rows"]) == (12 * 20, 16 * 24)
+    assert (semantic["rows"], emotion["rows"]) == (18 * 13, 18 * 20)
     assert semantic["teacher_positions"] > 0 == emotion["teacher_positions"]
     for stage in (semantic, emotion):
         memory = stage["memory"]

@@ -18,8 +18,8 @@ from train.fit.params import SemanticFitParams
 WITHOUT_EFFECT = {
     "pipeline/params.py", "pipeline/progress.py", "pipeline/prompts.py", "pipeline/stage.py",
     "pipeline/tables/emotions.py", "pipeline/tables/hashed_file.py", "pipeline/tables/parquet.py",
-    "pipeline/tables/quarantine.py", "train/commit.py", "train/inference.py", "train/launch.py", "train/step_facts.py",
-    "train/useful_flops.py",
+    "pipeline/tables/quarantine.py", "train/commit.py", "train/inference.py", "train/launch.py",
+    "train/side_by_side.py", "train/step_facts.py", "train/useful_flops.py",
 }  # fmt: skip
 """Code of a run that only checks parameters, starts processes, counts, prints or writes files.
 
