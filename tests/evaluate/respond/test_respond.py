@@ -5,8 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,53 +18,27 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evaluate import predictions
-from evaluate.asking.finished import CODE, FinishedBatches
-from evaluate.asking.processes import ask_all
-from evaluate.asking.shuffled_clips import tell_missing, wrong_clips
+from evaluate.asking.shuffled_clips import wrong_clips
 from evaluate.metrics import score_divergence, score_recognition
 from evaluate.respond import __main__ as respond
-from evaluate.respond.clip_embeddings import ClipEmbeddings
 from evaluate.respond.recognition_prompts import option_orders
 from pipeline.audio.speech_tokens import num_speech_tokens
-from pipeline.params import Alignment
 from pipeline.prompts import Prompt, Prompter
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.weights.source import ModelsParams, fetch
-from tests.builders import model_config, write_packed, write_transcripts
+from tests.builders import write_transcripts
+from tests.evaluate.respond.runs import run
 from train import saved_model
 from train.data.dataset import Collator, Examples
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
 from train.losses import response_kl
-from train.model import SpeechLLM
 from train.model.inputs import sequences
-from train.model.plora import lora_config
 from train.model_config import load_config
 
 EMOTIONS = ["sad", "happy"]
 PROMPT = {"system": "s", "text": "say: ", "speech": "hear: "}
-
-
-@pytest.fixture
-def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
-    config = model_config(tiny_models, plora=True)
-    model = saved_model.build(config, torch.float32)
-    model.add_plora(lora_config(2, 2, 0.0, "all-linear"))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
-    saved_model.save(model, config, tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def params_file(tmp_path: Path) -> Path:
-    settings = {"seed": 1, "batch_size": 3, "max_new_tokens": 5, "examples": 4, "precision": "auto"}
-    settings |= {"recognition_wordings": ["Which of {options}? "], "option_orders": 2, "written": 0}
-    prompts = dict.fromkeys(("semantic", "emotion", "recognition"), PROMPT)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"respond": settings, "prompts": prompts}))
-    return tmp_path / "params.yaml"
 
 
 def test_every_test_row_with_a_continuation_is_measured_under_every_condition(
@@ -265,87 +237,6 @@ def test_the_head_scores_a_clip_as_it_does_in_training(
         assert scores == [pytest.approx(of_row, abs=1e-4) for of_row in expected]
 
 
-def clips(*rows: tuple[str, str], corpus: str = "c", lengths: Sequence[int] = ()) -> list[dict[str, Any]]:
-    return [
-        {"id": f"{corpus}/{i}", "corpus": corpus, "speaker": speaker, "emotion": emotion}
-        | {"num_samples": lengths[i] if lengths else 1}
-        for i, (speaker, emotion) in enumerate(rows)
-    ]
-
-
-def test_a_wrong_clip_differs_in_speaker_and_emotion() -> None:
-    rows = clips(("a", "sad"), ("a", "happy"), ("b", "sad"), ("b", "happy"))
-    for seed in range(5):
-        assert wrong_clips(rows, ("speaker", "emotion"), seed) == [(0, 3), (1, 2), (2, 1), (3, 0)]
-
-
-def test_a_wrong_clip_comes_from_the_same_corpus_if_possible() -> None:
-    rows = [*clips(("a", "sad"), ("b", "sad")), *clips(("x", "happy"), ("y", "sad"), corpus="d")]
-    chosen = {tuple(wrong_clips(rows, ("speaker", "emotion"), seed)) for seed in range(20)}
-    assert chosen == {((0, 2), (1, 2), (2, 3), (3, 2))}
-
-
-def test_one_of_the_clips_of_the_most_similar_length_is_drawn() -> None:
-    rows = clips(*((f"{i}", "sad") for i in range(5)), lengths=[10, 11, 30, 31, 12])
-    chosen = {
-        tuple(clip for _, clip in wrong_clips(rows, ("speaker",), seed, similar="num_samples")) for seed in range(9)
-    }
-    assert chosen == {(1, 0, 3, 2, 1), (1, 4, 3, 2, 1)}
-
-
-def test_rows_without_a_wrong_clip_are_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = clips(("a", "sad"), ("a", "happy"), ("b", "sad"))
-    pairs = wrong_clips(rows, ("speaker", "emotion"), 1)
-    assert pairs == [(1, 2), (2, 1)]
-    tell_missing("emotion", rows, pairs, "another speaker")
-    assert capsys.readouterr().out == (
-        "respond: emotion: found no wrong clip for 1 of 3 test clips, expected another speaker; "
-        "these clips are not in this control: c/0\n"
-    )
-    tell_missing("emotion", clips(*[("a", "sad")] * 12), [], "another speaker")
-    assert capsys.readouterr().out.endswith("c/8, c/9 and 2 more\n")
-
-
-def searched(rows: list[dict[str, Any]], differ: Sequence[str], seed: int, similar: str | None) -> list[Any]:
-    """Find the wrong clips by a look at every row for every row."""
-    generator, pairs = np.random.Generator(np.random.PCG64(seed)), []
-    for number, row in enumerate(rows):
-        may = [i for i, other in enumerate(rows) if all(other[name] != row[name] for name in differ)]
-        may = [i for i in may if rows[i]["corpus"] == row["corpus"]] or may
-        if similar is not None and may:
-            nearest = min(abs(rows[i][similar] - row[similar]) for i in may)
-            may = [i for i in may if abs(rows[i][similar] - row[similar]) == nearest]
-        if may:
-            pairs.append((number, may[generator.integers(len(may))]))
-    return pairs
-
-
-@pytest.mark.parametrize("differ", [("speaker", "emotion"), ("speaker",)])
-@pytest.mark.parametrize("similar", [None, "num_samples"])
-def test_wrong_clips_are_those_of_a_search_through_all_rows(differ: Sequence[str], similar: str | None) -> None:
-    generator, num_lacking = np.random.default_rng(0), 0
-    for seed in range(200):
-        limits = generator.integers(1, 6, 3).tolist()
-        drawn = [[int(generator.integers(limit)) for limit in (2, *limits)] for _ in range(generator.integers(25))]
-        rows = [dict(zip(("corpus", "speaker", "emotion", "num_samples"), row, strict=True)) for row in drawn]
-        found = wrong_clips(rows, differ, seed, similar=similar)
-        assert found == searched(rows, differ, seed, similar)
-        num_lacking += len(rows) - len(found)
-    assert num_lacking > 0
-
-
-def test_wrong_clips_of_ten_thousand_rows_are_found_in_two_seconds() -> None:
-    """LibriSpeech's two test splits have 5,559 clips of 73 speakers. Time does not grow with the square."""
-    times = []
-    for count in (10_000, 100_000):
-        rows = clips(*((f"{i % 73}", f"text {i}") for i in range(count)), lengths=range(count))
-        started = time.perf_counter()
-        assert len(wrong_clips(rows, ("speaker", "emotion"), 1, similar="num_samples")) == count
-        times.append(time.perf_counter() - started)
-    assert times[0] < 2
-    assert times[1] < 40 * times[0]  # 100 if time grew with the square
-
-
 @pytest.mark.parametrize("emotions", [["sad"], EMOTIONS])
 def test_one_test_speaker_or_one_emotion_is_scored_without_the_control(
     packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, emotions: list[str], capsys: Any
@@ -427,167 +318,3 @@ def test_two_processes_give_the_predictions_of_one(
     one, two = ({file.name: pq.read_table(file) for file in (tmp_path / f"{n}").iterdir()} for n in (1, 2))
     assert one.keys() == two.keys()
     assert all(two[name].equals(table) for name, table in one.items())
-
-
-def run(kind: Alignment, data: Path, model: Path, output: Path, params_file: Path) -> dict[str, pa.Table]:
-    respond.main(kind=kind, data=data, model=model, output=output, params_file=params_file)
-    return {file.name: pq.read_table(file) for file in output.iterdir()}
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
-    """Let the stage end after it has kept `count` batches; return the names of the batches that it keeps."""
-    written: list[str] = []
-    write = FinishedBatches.write
-
-    def counted(self: FinishedBatches, task: str, number: int, answers: list[Any]) -> None:
-        if len(written) == count:
-            raise KeyboardInterrupt
-        write(self, task, number, answers)
-        written.append(f"{task}-{number}")
-
-    monkeypatch.setattr(FinishedBatches, "write", counted)
-    return written
-
-
-TASKS = {"clips": 3, "dev clips": 2, "silence": 1, "transcripts": 3, "examples": 2}
-BATCHES = {  # of three rows
-    "emotion": [
-        *(f"{task}-{i}" for task, count in TASKS.items() for i in range(count)),
-    ],
-    "semantic": [f"clips-{i}" for i in range(3)],
-}
-
-
-@pytest.mark.parametrize("kind", ["semantic", "emotion"])
-def test_a_run_that_was_killed_answers_only_what_is_missing(
-    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, kind: Alignment, monkeypatch: Any
-) -> None:
-    expected = run(kind, packed_folder, model_path, tmp_path / "whole", params_file)
-    for killed_after in range(0, len(BATCHES[kind]), 2):
-        output = tmp_path / f"{killed_after}"
-        with monkeypatch.context() as patch:
-            first = stop_after(patch, killed_after)
-            with pytest.raises(KeyboardInterrupt):
-                run(kind, packed_folder, model_path, output, params_file)
-        assert not output.exists()
-        with monkeypatch.context() as patch:
-            second = stop_after(patch, 100)
-            found = run(kind, packed_folder, model_path, output, params_file)
-        assert [*first, *second] == BATCHES[kind]
-        assert found == expected
-        assert {path.name for path in tmp_path.glob(".*")} == set()
-
-
-def test_answers_of_another_model_prompt_or_setting_are_not_used(
-    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    values = yaml.safe_load(params_file.read_text())
-    other_prompt = {"prompts": values["prompts"] | {"recognition": PROMPT | {"speech": "listen: "}}}
-    other_setting = {"respond": values["respond"] | {"max_new_tokens": 4}}
-    config = json.loads((model_path / "config.json").read_text())
-    changes: list[Callable[[], object]] = [
-        lambda: params_file.write_text(yaml.safe_dump(values | other_prompt)),
-        lambda: params_file.write_text(yaml.safe_dump(values | other_setting)),
-        lambda: (model_path / "config.json").write_text(json.dumps(config | {"seed": 4})),
-        lambda: write_packed(tmp_path / "packed", seed=1),
-    ]
-    write_packed(tmp_path / "packed")
-    for change in changes:
-        with monkeypatch.context() as patch:
-            stop_after(patch, 4)
-            with pytest.raises(KeyboardInterrupt):
-                run("emotion", tmp_path / "packed", model_path, tmp_path / "out", params_file)
-        change()
-        with monkeypatch.context() as patch:
-            written = stop_after(patch, 100)
-            run("emotion", tmp_path / "packed", model_path, tmp_path / "out", params_file)
-        assert written == BATCHES["emotion"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "renamed"])
-def test_a_damaged_file_of_finished_answers_is_told_and_its_rows_are_answered_again(
-    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, damage: str, monkeypatch: Any, capsys: Any
-) -> None:
-    expected = run("emotion", packed_folder, model_path, tmp_path / "whole", params_file)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            run("emotion", packed_folder, model_path, tmp_path / "out", params_file)
-    first, second = sorted((tmp_path / ".out.finished").glob("*/*"))
-    if damage == "cut":
-        second.write_bytes(second.read_bytes()[:-20])
-    elif damage == "changed":
-        second.write_text(second.read_text().replace("prompted", "prompter"))
-    else:
-        second.write_bytes(first.read_bytes())
-    with monkeypatch.context() as patch:
-        written = stop_after(patch, 100)
-        assert run("emotion", packed_folder, model_path, tmp_path / "out", params_file) == expected
-    assert written == BATCHES["emotion"][1:]
-    assert f"respond: {second}: found a damaged file, expected 3 answers" in capsys.readouterr().out
-
-
-def test_what_is_asked_of_all_is_planned_in_seconds_for_ten_thousand_rows(tmp_path: Path) -> None:
-    lengths = np.random.default_rng(0).integers(1, 190, 10_000).tolist()
-    batches: list[list[int]] = []
-
-    def ask(batch: list[int]) -> list[int]:
-        batches.append([lengths[number] for number in batch])
-        return batch
-
-    started = time.perf_counter()
-    finished = FinishedBatches(tmp_path / "out", {})
-    found = ask_all("a: b", range(10_000), 64, ask, "rows", lengths=lengths, finished=finished)
-    assert time.perf_counter() - started < 5
-    assert found == list(range(10_000))
-    assert [length for batch in batches for length in batch] == sorted(lengths, reverse=True)
-    assert sum(64 * batch[0] - sum(batch) for batch in batches[:-1]) < 0.02 * sum(lengths)  # padding
-
-
-def test_each_clip_is_encoded_once_as_long_as_memory_lasts() -> None:
-    asked: list[list[int]] = []
-
-    def encode(rows: list[int]) -> list[torch.Tensor]:
-        asked.append(rows)
-        return [torch.full((2, 1), float(row)) for row in rows]
-
-    embeddings = ClipEmbeddings(encode, [[0, 3], [1], [2]], max_bytes=3 * 8)
-    assert [int(clip[0, 0]) for clip in embeddings([0, 1, 0, 3])] == [0, 1, 0, 3]
-    assert asked == [[0, 3], [1]]
-    embeddings([3])
-    embeddings([2])  # in place of clip 1, which was needed longest ago
-    embeddings([0, 2])
-    assert asked[2:] == [[2]]
-    embeddings([1])
-    assert asked[3:] == [[1]]
-
-
-def test_each_clip_is_encoded_once_by_each_stage(
-    packed_folder: Path, model_path: Path, params_file: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    encoded: list[int] = []
-    encode = SpeechLLM.encode
-
-    def counted(self: SpeechLLM, features: Any, num_frames: torch.Tensor, clips: Any = None) -> Any:
-        encoded.extend(num_frames.tolist())
-        return encode(self, features, num_frames, clips)
-
-    monkeypatch.setattr(SpeechLLM, "encode", counted)
-    run("semantic", packed_folder, model_path, tmp_path / "semantic", params_file)
-    assert len(encoded) == len(set(encoded)) == 7
-    encoded.clear()
-    run("emotion", packed_folder, model_path, tmp_path / "emotion", params_file)
-    assert len(encoded) == 8 + 4 + 4 + 3  # the examples again, the dev clips, and silence of three lengths
-    assert len(set(encoded)) == 8 + 3
-
-
-def test_the_code_of_the_key_is_that_of_the_stage_in_dvc_yaml(root: Path) -> None:
-    deps = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["respond-emotion"]["deps"]
-    code = [dep for dep in deps if dep.split("/")[0] in ("pipeline", "train", "evaluate")]
-    lacking = {dep for dep in code if not any(dep == place or dep.startswith(f"{place}/") for place in CODE)}
-    assert lacking == {
-        *(f"{package}/__init__.py" for package in ("pipeline", "pipeline/tables", "train", "evaluate")),
-        "pipeline/params.py", "pipeline/progress.py", "pipeline/stage.py", "pipeline/tables/hashed_file.py",
-        "pipeline/tables/parquet.py", "train/launch.py", "evaluate/predictions.py",
-            "evaluate/table_checks.py",
-    }  # fmt: skip

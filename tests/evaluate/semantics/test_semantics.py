@@ -20,30 +20,18 @@ from pipeline.prompts import Prompt, Prompter, PromptIds
 from pipeline.stage import UserError
 from pipeline.tables import packed, parquet
 from pipeline.weights.source import ModelsParams, fetch
-from tests.builders import change_params, model_config
+from tests.builders import change_params
 from tests.conftest import character_tokenizer
 from train import saved_model
 from train.data.dataset import decode
 from train.data.log_mel import LogMel
 from train.inference import Answering, Clip
-from train.model.plora import SpeechMask, lora_config
+from train.model.plora import SpeechMask
 
 SETTINGS: dict[str, Any] = {
     "seed": 1, "system": "s", "repeat_prompt": "say: ", "repeat": 6, "answers": 8, "embedder": None, "instructions": 2,
     "text_prompts": 3, "batch_size": 3, "max_new_tokens": 6, "precision": "auto",
 }  # fmt: skip
-
-
-@pytest.fixture
-def model_path(tmp_path: Path, tiny_models: ModelsParams) -> Path:
-    config = model_config(tiny_models, plora=True)
-    model = saved_model.build(config, torch.float32)
-    model.add_plora(lora_config(2, 2, 0.0, "all-linear"))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
-    saved_model.save(model, config, tmp_path / "emotion")
-    return tmp_path / "emotion"
 
 
 @pytest.fixture
