@@ -147,7 +147,7 @@ def test_a_recipe_cut_into_pieces_is_trained_and_scored_where_they_arrive(
     assert {file.name for file in out.iterdir()} == {
         "semantic.losses.jsonl", "emotion.losses.jsonl", "metrics.json", "confusions.json", "times.txt",
         "divergence.parquet", "recognition.parquet", "examples.parquet", "dev_head.parquet", "prompts.parquet",
-        "own_answers.parquet",
+        "own_answers.parquet", "written.parquet",
     }  # fmt: skip
     assert "told_true" in json.loads((out / "metrics.json").read_text())["own_answers_corpus"]
     agreed = re.search(r"agreement: label choices: (\d+) of 40", (out / "times.txt").read_text())
