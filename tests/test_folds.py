@@ -22,7 +22,7 @@ OWN = {
 
 
 @pytest.fixture
-def repository(root: Path, tmp_path: Path, tiny_models: ModelsParams) -> Path:
+def repository(root: Path, tmp_path: Path, tiny_models: ModelsParams, whisper_folder: Path) -> Path:
     """A copy of the repository with a recipe named small."""
     folder = tmp_path / "repository"
     for name in PACKAGES:
@@ -37,6 +37,7 @@ def repository(root: Path, tmp_path: Path, tiny_models: ModelsParams) -> Path:
         changes |= {f"filter.{kind}.max_tokens": 2_000, f"fit.{kind}.batches.max_positions": 4_000}
     changes |= {
         "models": tiny_models.model_dump(), "synthesise": {}, "fit.semantic.warm_start": None,
+        "transcribe.model": {"source": str(whisper_folder), "revision": None, "sha256": None}, "transcribe.clips": 4,
         "emotions": ["angry", "sad"], "generate.engine": "echo", "generate.agreement": None,
         "ingest": {name: {"reader": name, "root": f"data/corpora/{name}", "check": "samples"}
                    for name in ("librispeech", "cremad")},
