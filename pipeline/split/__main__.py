@@ -181,8 +181,9 @@ def main(
     check_classes(emotional, classes)
     speech = divide(join(manifests, options.semantic, options), "semantic", classes, options)
     acted = divide(emotional, "emotion", classes, options)
-    kept = pa.concat_tables([speech.kept, acted.kept])
-    check_sentences(options.test_sentences, kept.filter(pc.field("split") == "test"))
+    if options.test_sentences:
+        kept = pa.concat_tables([speech.kept, acted.kept])
+        check_sentences(options.test_sentences, kept.filter(pc.field("split") == "test"))
     left_out = pa.concat_tables([speech.excluded, acted.excluded])
     parquet.write(speech.kept, semantic)
     parquet.write(acted.kept, emotion)
