@@ -2,13 +2,17 @@
 
 For each length, DIR gets a packed folder (24 MB in all), which is removed afterwards. Ours are the batches of
 training: rows are read, decoded, turned into log-mel and collated. Bare are soundfile's decoding of the same bytes in
-memory, and the log-mel of transformers' extractor, which has the same bits as ours. Each process has one thread. Both
+memory, and the log-mel of transformers' extractor. Each process has one thread. Both
 run in turn; the results are medians of five. Two workers are compared with two bare processes; the start of the
 processes counts on both sides. Threads in place of processes are measured, too, for the bare work and for whole
 batches.
+
+The batches are as large as those of recipes/paper.yaml, which trains on GPUs with workers, and then as small as those
+of the demo, which has no workers: what it costs to send a batch counts more there.
 """
 
 import io
+import itertools
 import multiprocessing
 import shutil
 import statistics
@@ -46,6 +50,7 @@ DURATIONS_S = (2.5, 4.5, 12.0)
 NUM_CLIPS = 64  # of each length; a pass reads each of them several times
 PASS_S = 3_000  # seconds of audio in a pass
 ROUNDS = 5
+BATCHES_OF = (Path("recipes/paper.yaml"), Path("params.yaml"))
 WORKERS = 2
 
 Figures = dict[str, Any]
@@ -127,12 +132,12 @@ def packed_rows(duration_s: float) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def prepare(folder: Path, duration_s: float, params_file: Path, pass_s: float) -> Inputs:
-    """Pack rows and plan the batches of a pass."""
+def prepare(folder: Path, duration_s: float, params_file: Path, batches_of: Path, pass_s: float) -> Inputs:
+    """Pack rows and plan the batches of a pass; the encoder is that of the parameters."""
     shell = packed.PromptShell(before_speech=list(range(30)), before_text=list(range(30)), after=[1] * 5)
     with packed.Writer(folder, shell, 10**9) as writer:
         writer.write("train", packed_rows(duration_s))
-    settings = params.load(params_file, "fit.semantic", SemanticFitParams)
+    settings = params.load(batches_of, "fit.semantic", SemanticFitParams)
     encoder = fetch(params.load(params_file, "models.encoder", Weights))
     rows = packed.load(folder, "train")
     sampler = make_sampler(rows, row_costs(rows, shell, False, True, True), settings)
@@ -188,15 +193,15 @@ def main(
     torch.set_num_threads(1)
     keep: AbstractContextManager[Figures] = recorded("loader", results) if pass_s == PASS_S else nullcontext({})
     with keep as figures:
-        for duration_s in DURATIONS_S:
+        for batches_of, duration_s in itertools.product(BATCHES_OF, DURATIONS_S):
             try:
-                found = measure(prepare(folder / f"{duration_s}", duration_s, params_file, pass_s))
+                found = measure(prepare(folder / f"{duration_s}", duration_s, params_file, batches_of, pass_s))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-            figures[f"{duration_s} s"] = found
+            figures[f"batches of {batches_of}, {duration_s} s"] = found
             say(
-                f"clips of {duration_s:4.1f} s: {found['one_core_ratio']:.3f} of the bare speed on one core, "
-                f"{found['two_workers_ratio']:.3f} with two workers; two threads are "
+                f"batches of {batches_of}, clips of {duration_s:4.1f} s: {found['one_core_ratio']:.3f} of the bare "
+                f"speed on one core, {found['two_workers_ratio']:.3f} with two workers; two threads are "
                 f"{found['threads_over_processes_bare_ratio']:.2f} times as fast as two processes, and for whole "
                 f"batches {found['threads_over_processes_ours_ratio']:.2f} times"
             )

@@ -20,7 +20,7 @@ def params_file(root: Path, tmp_path: Path, tiny_models: ModelsParams) -> Path:
 
 
 def test_both_sides_read_the_same_clips(tmp_path: Path, params_file: Path) -> None:
-    inputs = loader.prepare(tmp_path / "rows", 0.5, params_file, pass_s=64)
+    inputs = loader.prepare(tmp_path / "rows", 0.5, params_file, params_file, pass_s=64)
     read = [inputs.data.train[row].features for batch in inputs.batches for row in batch]
     assert len(read) == len(inputs.clips) == 2 * loader.NUM_CLIPS
     for clip, own in zip(inputs.clips, read, strict=True):

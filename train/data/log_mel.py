@@ -13,15 +13,15 @@ from torch.nn import functional
 from transformers import WhisperFeatureExtractor
 
 from pipeline.stage import UserError
-from train.model.batch_log_mel import EXTRA_HOPS, BatchLogMel
+from train.model.batch_log_mel import EXTRA_HOPS, BatchLogMel, power
 
 
 class LogMel:
     """Computes Whisper's log-mel of a clip, at its true length or padded with silence to 30 s.
 
-    The operations are those of `WhisperFeatureExtractor._torch_extract_fbank_features`, in the same order, so the
-    features have the same bits. The extractor makes its window and its filters again for each clip; here they are made
-    once.
+    The operations are those of `WhisperFeatureExtractor._torch_extract_fbank_features`, with two differences. The
+    extractor makes its window and its filters again for each clip; here they are made once. The extractor squares the
+    absolute value of the spectrum; here no root is taken (`power`). So the features differ by one rounding of float32.
     """
 
     def __init__(self, encoder_folder: Path, pad_to_30s: bool) -> None:
@@ -41,8 +41,7 @@ class LogMel:
         if self.pad_to_30s:
             samples = functional.pad(samples, (0, self.max_samples - len(samples)))
         spectrum = torch.stft(samples, self.n_fft, self.hop, window=self.window, return_complex=True)
-        power = (spectrum[:, :-1].abs() ** 2).contiguous()
-        levels = (self.filters @ power).clamp_(min=1e-10).log10_()
+        levels = (self.filters @ power(spectrum[:, :-1])).clamp_(min=1e-10).log10_()
         return torch.maximum(levels, levels.max() - 8.0).add_(4.0).div_(4.0)
 
     def of_batches(self) -> BatchLogMel:

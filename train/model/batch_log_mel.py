@@ -6,7 +6,7 @@ is read back from the device, so a GPU is not waited for.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +14,12 @@ from train.model.packing import Segments
 
 EXTRA_HOPS = 2  # a frame of 25 ms begins with a hop of 10 ms, and ends in the second hop after it
 FRAMES_AT_ONCE = 1024  # the transform gets a multiple of it: cuFFT makes a plan for each number of frames
+
+
+def power(spectrum: Complex[Tensor, "*d"]) -> Float[Tensor, "*d"]:
+    """Return the squared absolute values; on a CPU in less than half the time of `abs` and the square."""
+    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
+    return (real * real).addcmul_(imaginary, imaginary)
 
 
 class BatchLogMel(nn.Module):
@@ -39,7 +45,7 @@ class BatchLogMel(nn.Module):
         with torch.autocast(hops.device.type, enabled=False):  # the product with the filters needs float32
             windows = hops.flatten().unfold(0, len(self.window), self.hop).index_select(0, starts)
             spectrum = torch.fft.rfft(windows.mul_(self.window))[:num_frames]
-            levels = (spectrum.abs() ** 2 @ self.filters.T).clamp_(min=1e-10).log10_()
+            levels = (power(spectrum) @ self.filters.T).clamp_(min=1e-10).log10_()
             peaks = levels.new_full((num_clips,), -torch.inf).scatter_reduce(0, clips, levels.amax(1), "amax")
             floor = (peaks - 8.0).index_select(0, clips)
             return torch.maximum(levels, floor[:, None]).add_(4.0).div_(4.0)
