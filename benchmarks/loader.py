@@ -48,7 +48,7 @@ from train.model.inputs import packed_sequences
 
 DURATIONS_S = (2.5, 4.5, 12.0)
 NUM_CLIPS = 64  # of each length; a pass reads each of them several times
-PASS_S = 3_000  # seconds of audio in a pass
+PASS_S = 4_000  # seconds of audio in a pass
 ROUNDS = 5
 BATCHES_OF = (Path("recipes/paper.yaml"), Path("params.yaml"))
 WORKERS = 2
@@ -138,6 +138,8 @@ def prepare(folder: Path, duration_s: float, params_file: Path, batches_of: Path
     with packed.Writer(folder, shell, 10**9) as writer:
         writer.write("train", packed_rows(duration_s))
     settings = params.load(batches_of, "fit.semantic", SemanticFitParams)
+    whole = settings.batches.model_copy(update={"per_step": 1})  # many batches in a step would divide these few rows
+    settings = settings.model_copy(update={"batches": whole})
     encoder = fetch(params.load(params_file, "models.encoder", Weights))
     rows = packed.load(folder, "train")
     sampler = make_sampler(rows, row_costs(rows, shell, False, True, True), settings)

@@ -24,7 +24,7 @@ def test_both_sides_read_the_same_clips(tmp_path: Path, params_file: Path) -> No
     read = [inputs.data.train[row].features for batch in inputs.batches for row in batch]
     assert len(read) == len(inputs.clips) == 2 * loader.NUM_CLIPS
     for clip, own in zip(inputs.clips, read, strict=True):
-        np.testing.assert_array_equal(inputs.bare_log_mel(mono_16k.decode(clip)), own)
+        np.testing.assert_allclose(inputs.bare_log_mel(mono_16k.decode(clip)), own, rtol=0, atol=5e-7)
     assert sorted(inputs.clips) == sorted(clip for share in inputs.shares() for clip in share)
 
 
@@ -34,7 +34,8 @@ def test_every_way_is_timed_and_compared(
     monkeypatch.setattr(loader, "DURATIONS_S", (0.3,))
     monkeypatch.setattr(loader, "NUM_CLIPS", 8)
     monkeypatch.setattr(loader, "ROUNDS", 1)
+    monkeypatch.setattr(loader, "BATCHES_OF", (params_file,))
     loader.main(tmp_path / "rows", 1.0, params_file, tmp_path / "results")
-    assert capsys.readouterr().out.startswith("clips of  0.3 s: ")
+    assert capsys.readouterr().out.startswith(f"batches of {params_file}, clips of  0.3 s: ")
     assert not (tmp_path / "rows").exists()
     assert not (tmp_path / "results").exists()  # only whole passes are recorded
