@@ -13,6 +13,7 @@ import typer
 
 from evaluate.links.clips import Clips, read_clips, read_train, words_of
 from evaluate.links.figures import SCHEMA, Figure, answer_figures, probe_figures
+from evaluate.links.path import Link
 from evaluate.links.plot import draw_corpus
 from evaluate.links.statement import state
 from evaluate.links.terminal import CHOSEN, describe
@@ -31,7 +32,6 @@ from pipeline.weights.source import fetch
 from train.model_config import load_config
 
 if TYPE_CHECKING:
-    from evaluate.links.path import Link
     from evaluate.links.probes import Probe
 
 
@@ -90,14 +90,14 @@ def probe_model(
     log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".means-", dir=output) as folder:
-        file = extract(read, log_mel, splits, settings.batch_size, Path(folder) / "means")
-        del model, read.model  # frees the memory for the probes
+        links, file = read.links, extract(read, log_mel, splits, settings.batch_size, Path(folder) / "means")
+        del model, read  # frees the memory for the probes
         probes = []
-        with Task("probe-links", len(read.links), "probes") as task:
-            for number in range(len(read.links)):
+        with Task("probe-links", len(links), "probes") as task:
+            for number in range(len(links)):
                 probes.append(probe_link(np.array(file.of(number)), *splits, seed))
                 task.advance()
-    return read.links, probes
+    return links, probes
 
 
 def main(

@@ -31,6 +31,7 @@ from train.model import Batch, SpeechLLM
 from train.model.checkpointed_layers import decoder_layers
 from train.model.encoder import valid
 from train.model.inputs import packed_sequences, sequences
+from train.model.packing import Segments
 from train.precision import autocast
 
 _ANSWER = [0]
@@ -99,18 +100,18 @@ class LinkReader:
     def _means_of_positions(self, batch: Batch) -> "partial[Tensor | None]":
         student = batch.student
         shared = student.num_shared if self.model.shares_start or self.packs else 0
-        masks = [student.speech[:, shared:], student.predicts[:, shared:]]
-        return partial(self._means_of_row, batch, masks)
+        masks = torch.stack([student.speech[:, shared:], student.predicts[:, shared:]])
+        return partial(self._means_of_row, student.rows, masks)
 
     def _means_of_row(
-        self, batch: Batch, masks: Sequence[Bool[Tensor, "b n"]], states: Float[Tensor, "b n d"]
-    ) -> Float[Tensor, "b 2 d"] | None:
+        self, rows: Segments | None, masks: Bool[Tensor, "2 b n"], states: Float[Tensor, "_ _ d"]
+    ) -> Float[Tensor, "_ 2 d"] | None:
         """Return the mean over the speech positions and the state at the last position; None for the shared start."""
-        if states.shape[:2] != masks[0].shape:
+        if states.shape[:2] != masks.shape[1:]:
             return None
-        if (rows := batch.student.rows) is not None:
+        if rows is not None:
             states = rows.rectangle(states[0])
-            masks = [rows.rectangle(mask[0].byte()).bool() for mask in masks]
+            masks = torch.stack([rows.rectangle(mask[0].float()) for mask in masks]).bool()
         return torch.stack([mean_of_valid(states, mask) for mask in masks], dim=1)
 
 

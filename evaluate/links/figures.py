@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,13 @@ from evaluate import confusions, intervals
 from evaluate.intervals import Ints
 from evaluate.links.clips import TRAINED_WORDS, WORDS, Clips
 from evaluate.links.path import HEAD, LABEL, OWN, PROMPTED, Link
-from evaluate.links.probes import Probe
 from evaluate.metrics import DIGITS, EMOTION, bounded, score_recognition
 from evaluate.own_answers import NEW_WORDS, SEEN_WORDS, score_own_answers
 from evaluate.predictions import read_own_answers, read_recognition
 from pipeline.stage import UserError
+
+if TYPE_CHECKING:
+    from evaluate.links.probes import Probe
 
 _SYSTEMS = {"head": HEAD, "logprob": LABEL, "prompted": PROMPTED}
 
@@ -64,7 +67,7 @@ class Figure:
 
 
 def probe_figures(
-    links: Sequence[Link], probes: Sequence[Probe], test: Clips, words: Sequence[str | None], confidence: float
+    links: Sequence[Link], probes: "Sequence[Probe]", test: Clips, words: Sequence[str | None], confidence: float
 ) -> list[Figure]:
     """Score the probes of all links on the test clips of each corpus, separately for each of WORDS.
 

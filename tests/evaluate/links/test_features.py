@@ -28,9 +28,9 @@ def in_float64(model: SpeechLLM) -> SpeechLLM:
     return model
 
 
-def clip(frames: int) -> Example:
+def clip(frames: int, dtype: torch.dtype = torch.float64) -> Example:
     generator = torch.Generator().manual_seed(frames)
-    features = torch.randn(80, frames, generator=generator, dtype=torch.float64)
+    features = torch.randn(80, frames, generator=generator, dtype=dtype)
     return Example(features=features, num_frames=frames, text_ids=[], response_ids=[0], emotion=-1, id=str(frames))
 
 
@@ -62,9 +62,12 @@ def alone(model: SpeechLLM, example: Example) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("packs", [True, False])
-@pytest.mark.parametrize("family", ["Llama", "Qwen2.5", "Gemma 2"])
+@pytest.mark.parametrize(
+    ("family", "tolerance"),
+    [("Llama", 1e-9), ("Qwen2.5", 1e-9), ("Gemma 2", 1e-4)],  # Gemma 2 computes its softmax in float32
+)
 def test_a_batch_gives_the_means_of_each_clip_alone(
-    tmp_path: Path, tiny_models: ModelsParams, family: str, packs: bool
+    tmp_path: Path, tiny_models: ModelsParams, family: str, tolerance: float, packs: bool
 ) -> None:
     model = in_float64(build(tiny_config(tmp_path, tiny_models, family)))
     assert model.packs
@@ -76,11 +79,11 @@ def test_a_batch_gives_the_means_of_each_clip_alone(
     for number, frames in enumerate(FRAMES):
         with torch.no_grad():
             encoder, llm = alone(model, clip(frames))
-        torch.testing.assert_close(found.encoder[number], encoder, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(found.llm[number], llm, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.encoder[number], encoder, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found.llm[number], llm, rtol=tolerance, atol=tolerance)
     assert (found.llm[0] - found.llm[2]).abs().amax(1).min() > 1e-4  # no link ignores the clip
     (one,) = read([clip(FRAMES[0])]).llm
-    torch.testing.assert_close(one, found.llm[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one, found.llm[0], rtol=tolerance, atol=tolerance)
 
 
 def test_padding_to_30_s_is_no_part_of_a_mean(tmp_path: Path, tiny_models: ModelsParams) -> None:
@@ -98,11 +101,11 @@ def test_padding_to_30_s_is_no_part_of_a_mean(tmp_path: Path, tiny_models: Model
 
 def test_plora_acts_as_in_an_answer(tmp_path: Path, tiny_models: ModelsParams) -> None:
     model = build(tiny_config(tmp_path, tiny_models, "Llama"))
-    with_plora = LinkReader(model, PROMPT)([clip(101)]).llm
+    with_plora = LinkReader(model, PROMPT)([clip(101, torch.float32)]).llm
     for name, parameter in model.llm.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
-    without = LinkReader(model, PROMPT)([clip(101)]).llm
+    without = LinkReader(model, PROMPT)([clip(101, torch.float32)]).llm
     assert torch.equal(with_plora[:, 0], without[:, 0])  # the adapter's output
     assert ((with_plora - without)[:, 1:].abs().amax(2) > 1e-5).all()
 
