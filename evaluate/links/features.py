@@ -91,7 +91,7 @@ class LinkReader:
         return partial(self._mean_of_clip, batch, is_valid)
 
     def _mean_of_clip(
-        self, batch: Batch, is_valid: Bool[Tensor, "b n"], states: Float[Tensor, "*b t e"]
+        self, batch: Batch, is_valid: Bool[Tensor, "b n"], states: Float[Tensor, "... t e"]
     ) -> Float[Tensor, "b e"]:
         if batch.clips is not None:
             states = batch.clips[1].rectangle(states.flatten(0, -2))

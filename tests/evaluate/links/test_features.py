@@ -1,5 +1,6 @@
 """The means of the links are those of each clip's own forward pass in float64."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,8 @@ def test_plora_acts_as_in_an_answer(tmp_path: Path, tiny_models: ModelsParams) -
 
 def test_an_llm_whose_layers_are_not_found_is_one_line(tmp_path: Path, tiny_models: ModelsParams) -> None:
     model = build(tiny_config(tmp_path, tiny_models, "Llama"))
-    model.llm.config.num_hidden_layers = 7
+    layers = model.llm.base_model.layers
+    layers.append(deepcopy(layers[0]))  # not in the LLM's config
     with pytest.raises(UserError, match=r"models\.llm: found LlamaForCausalLM, whose layers do not run one by one"):
         LinkReader(model, PROMPT)
 
