@@ -58,10 +58,8 @@ class LinkReader:
         try:
             self.layers = decoder_layers(model.llm)
         except UserError:
-            found = "an LLM whose layers do not run one by one"
-            raise UserError(
-                f"models.llm: {type(model.llm).__name__}: found {found}; probe-links cannot read it"
-            ) from None
+            found = f"{type(model.llm).__name__}, whose layers do not run one by one"
+            raise UserError(f"models.llm: found {found}; expected an LLM whose layers do") from None
         self.packs = model.packs and not model.encoder.pad_to_30s
         shell = PromptShell(before_speech=list(prompt.before), before_text=None, after=list(prompt.after))
         lay_out = partial(packed_sequences, shares_start=model.shares_start) if self.packs else sequences
