@@ -67,7 +67,7 @@ def words_of(clips: Clips, trained: packed.Rows) -> list[str | None]:
     return [None if not text else WORDS[normalise(text) not in known] for text in clips.column("text")]
 
 
-def permute_within_speakers(labels: Ints, speakers: Sequence[str], seed: int) -> Ints:
+def permute_within_speakers(labels: Ints, speakers: Sequence[str], seed: int | Sequence[int]) -> Ints:
     """Exchange the labels of the clips of each speaker at random."""
     codes = np.unique(np.asarray(speakers), return_inverse=True)[1]
     order = np.argsort(codes, kind="stable")

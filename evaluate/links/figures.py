@@ -33,7 +33,10 @@ SCHEMA = pa.schema(
         ("ua_low", pa.float64()),  # bounds of its interval over speakers; null for a single clip
         ("ua_high", pa.float64()),
         ("chance", pa.float64()),  # 1 / number of emotions of these clips
-        ("control", pa.float64()),  # UA of the same probe, trained on labels permuted within speakers; null without one
+        (
+            "control",
+            pa.float64(),
+        ),  # mean UA of the same probe after permutations of labels within speakers; null without one
         ("choice_ua", pa.float64()),  # UA on the clips that chose the regularisation; null without a probe
         ("strength", pa.float64()),  # the chosen regularisation, scikit-learn's C; null without a probe
         ("clips", pa.int32()),
@@ -80,14 +83,13 @@ def probe_figures(
             chosen = (corpora == corpus) & np.array([each == of_words for each in words])
             for link, probe in zip(links, probes, strict=True):
                 scores = _score(test.labels[chosen], probe.predicted[chosen], speakers[chosen].tolist(), confidence)
-                control = _score(test.labels[chosen], probe.control[chosen], speakers[chosen].tolist(), confidence)
                 found.append(
                     Figure(
                         corpus=corpus,
                         words=of_words,
                         link=link.group,
                         layer=link.layer,
-                        control=control.get("ua"),
+                        control=_control(test.labels[chosen], [each[chosen] for each in probe.controls]),
                         choice_ua=round(probe.choice_ua, DIGITS),
                         strength=probe.strength,
                         chance=_chance(test.labels[chosen]),
@@ -171,6 +173,13 @@ def _score(truth: Ints, predicted: Ints, speakers: Sequence[str], confidence: fl
     accuracy = intervals.estimate(counts, confusions.unweighted_accuracy, counts.sum(axis=(1, 2)))
     found = bounded("ua", accuracy, confidence, lowest=0, highest=1)
     return {name: round(value, DIGITS) for name, value in found.items()}
+
+
+def _control(truth: Ints, predicted: Sequence[Ints]) -> float | None:
+    if not len(truth):
+        return None
+    everyone = [""] * len(truth)
+    return round(float(np.mean([_score(truth, each, everyone, 0.95)["ua"] for each in predicted])), DIGITS)
 
 
 def _chance(labels: Ints) -> float | None:

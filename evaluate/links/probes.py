@@ -10,6 +10,9 @@ from evaluate.intervals import Ints
 from evaluate.links.clips import Clips, permute_within_speakers
 from evaluate.probe import classifier
 
+NUM_PERMUTATIONS = 5
+"""If emotions form clusters, the probe of one permutation gets a whole cluster right or wrong, so the mean is taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -21,8 +24,8 @@ class Probe:
     """Unweighted accuracy of this regularisation on the clips that chose it: dev, or train speakers left out."""
     predicted: Ints
     """Class of each test clip."""
-    control: Ints
-    """The same after training on labels that are permuted within speakers."""
+    controls: list[Ints]
+    """The same after training on labels that are permuted within speakers, for each of NUM_PERMUTATIONS."""
 
 
 def probe_link(x: Float[np.ndarray, "n e"], train: Clips, dev: Clips, test: Clips, seed: int) -> Probe:
@@ -38,9 +41,12 @@ def probe_link(x: Float[np.ndarray, "n e"], train: Clips, dev: Clips, test: Clip
     else:
         scores = [classifier.ua_left_out(of_train, train.labels, speakers, each) for each in classifier.STRENGTHS]
     best = int(np.argmax(scores))
-    permuted = permute_within_speakers(train.labels, speakers, seed)
-    control = classifier.fit(of_train, permuted, classifier.STRENGTHS[best])
-    return Probe(classifier.STRENGTHS[best], scores[best], fitted[best].predict(of_test), control.predict(of_test))
+    strength = classifier.STRENGTHS[best]
+    controls = [
+        classifier.fit(of_train, permute_within_speakers(train.labels, speakers, [seed, number]), strength)
+        for number in range(NUM_PERMUTATIONS)
+    ]
+    return Probe(strength, scores[best], fitted[best].predict(of_test), [one.predict(of_test) for one in controls])
 
 
 def _accuracy(truth: Ints, predicted: Ints) -> float:
