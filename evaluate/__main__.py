@@ -16,10 +16,14 @@ COMMANDS = {
     "card": "Write a model card: what is known of a model, for the Hugging Face hub.",
     "compare": "Compare two runs, or two systems of a run, on the same clips.",
     "pool": "Pool the runs of a protocol's folds, and score them as one.",
+    "probe-links": "Say where the emotion is lost on its way through a speech LLM.",
     "protocols": "List the protocols, show one, or write the parameters of a fold.",
 }
 
-app = command_line("evaluate", "Evaluate: from a trained model to a report.", STAGES, COMMANDS)
+ELSEWHERE = {"probe-links": "evaluate.links.command"}
+"""Commands with a room of their own: they use code of stages, which evaluate/commands may not."""
+
+app = command_line("evaluate", "Evaluate: from a trained model to a report.", STAGES, COMMANDS, ELSEWHERE)
 
 
 if __name__ == "__main__":

@@ -11,27 +11,18 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import typer
-from pydantic import PositiveInt
 
 from evaluate.output import write_text
 from evaluate.predictions import PROBE, RECOGNITION_SCHEMA
+from evaluate.probe.labels import labelled
+from evaluate.probe.params import ProbeParams
 from pipeline import params
-from pipeline.params import ParamsFile, Section
+from pipeline.params import ParamsFile
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import packed, parquet
 from pipeline.tables.emotions import read_classes
 from pipeline.weights.source import Weights, fetch
-
-
-class ProbeParams(Section):
-    """The settings of the probe."""
-
-    seed: int
-    """Of the draw of training rows, if there are more than `max_rows`."""
-    max_rows: PositiveInt
-    """The most training rows; more would change the result little, and take long with 33 layers."""
 
 
 def main(
@@ -74,14 +65,6 @@ def main(
         f"probe: layer {choice.layer} of {x.shape[1] - 1}, unweighted accuracy {max(choice.ua_by_strength):.3f} for "
         f"train speakers left out; {len(known):,} train rows, {len(tested):,} test rows"
     )
-
-
-def labelled(rows: packed.Rows, emotions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the rows whose label is a class, and these labels as numbers."""
-    found = pc.index_in(rows.column("emotion"), value_set=pa.array(emotions, pa.string()))
-    labels = pc.fill_null(found, -1).to_numpy()
-    places = np.flatnonzero(labels >= 0)
-    return places, labels[places]
 
 
 def as_table(rows: packed.Rows, places: np.ndarray, scores: np.ndarray, emotions: list[str]) -> pa.Table:

@@ -34,9 +34,9 @@ def choose(x: Float[np.ndarray, "n layers e"], y: Int[np.ndarray, " n"], speaker
 
     With a single speaker, clips are left out.
     """
-    by_layer = [_ua_left_out(x[:, layer], y, speakers, MIDDLE) for layer in range(x.shape[1])]
+    by_layer = [ua_left_out(x[:, layer], y, speakers, MIDDLE) for layer in range(x.shape[1])]
     layer = int(np.argmax(by_layer))
-    by_strength = [_ua_left_out(x[:, layer], y, speakers, strength) for strength in STRENGTHS]
+    by_strength = [ua_left_out(x[:, layer], y, speakers, strength) for strength in STRENGTHS]
     return Choice(
         layer=layer,
         strength=STRENGTHS[int(np.argmax(by_strength))],
@@ -58,14 +58,15 @@ def log_probabilities(fitted: Pipeline, x: Float[np.ndarray, "n e"], num_classes
     return scores
 
 
-def _classifier(strength: float) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_STEPS))
-
-
-def _ua_left_out(
+def ua_left_out(
     x: Float[np.ndarray, "n e"], y: Int[np.ndarray, " n"], speakers: Sequence[str], strength: float
 ) -> float:
+    """Return the unweighted accuracy on speakers that are left out; with a single speaker, clips are left out."""
     groups = speakers if len(set(speakers)) > 1 else range(len(y))
     folds = GroupKFold(min(FOLDS, len(set(groups))))
     predicted = cross_val_predict(_classifier(strength), x, y, groups=groups, cv=folds)
     return float(balanced_accuracy_score(y, predicted))
+
+
+def _classifier(strength: float) -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_STEPS))

@@ -8,6 +8,8 @@ relies only on colour. Every figure has a text alternative with its numbers.
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -24,6 +26,9 @@ _INK = "#010203"  # replaced by currentColor, which matplotlib does not know
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f83c4", "#d55e00", "#009e73", "#8a8f98"
 _VARIABLES = {_BLUE: "--blue", _ORANGE: "--orange", _GREEN: "--green", _GREY: "--grey"}
 _WIDTH_IN = 4.4  # 422 CSS pixels: nearly at full size on a phone
+
+Groups = Sequence[tuple[str, Sequence[int]]]
+"""Groups of links: the name, and the numbers of the layers, if there are any."""
 
 _LOSS_NAMES = {"kl": "continuation KL", "ce": "continuation CE", "emotion": "emotion CE"}
 
@@ -132,6 +137,83 @@ def draw_losses(losses: Losses, of: str) -> str:
     on_dev = ", ".join(f"{_LOSS_NAMES[name]} {dev[name][-1]:.2f}" for name in terms if dev["step"])
     alternative = f"{of}: losses in nats, from step {train['step'][0]:.0f} to {train['step'][-1]:.0f}: {said}."
     return _draw(paint, alternative + (f" At the end, on dev speakers: {on_dev}." if on_dev else ""), height_in=2.9)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCurve:
+    """Accuracies of the links of a model on some clips, one value per link; NaN where there is none."""
+
+    ua: Floats
+    low: Floats
+    high: Floats
+    control: Floats
+    """Of the probe whose labels were permuted."""
+
+
+def draw_links(groups: Groups, curves: Mapping[str, LinkCurve], chance: float, of: str) -> str:
+    """Draw the unweighted accuracy of each link with its interval, the control and chance.
+
+    The links of the groups follow one another in the curves.
+    """
+    at = _link_places(groups)
+    marks = ((_BLUE, "-", "o"), (_ORANGE, "--", "s"))
+
+    def paint(ax: Axes) -> None:
+        for (name, curve), (color, dash, marker) in zip(curves.items(), marks, strict=False):
+            for places in at:
+                numbers, x = zip(*places, strict=True)
+                ua, low, high = (100 * values[list(numbers)] for values in (curve.ua, curve.low, curve.high))
+                ax.plot(x, ua, dash, color=color, lw=1.6, marker=marker, ms=3)
+                if len(x) > 1:
+                    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+                else:
+                    ax.plot([x[0], x[0]], [low[0], high[0]], color=color, lw=1.2, marker="_", ms=6)
+                ax.plot(x, 100 * curve.control[list(numbers)], ":", color=color, lw=1.1, marker=".", ms=2)
+            ax.plot([], [], dash, color=color, lw=1.6, marker=marker, ms=3, label=name)
+            ax.plot([], [], ":", color=color, lw=1.1, label=f"{name}, labels permuted")
+        ax.axhline(100 * chance, color=_INK, lw=0.9, ls=(0, (6, 3)), label="chance")
+        _name_links(ax, groups, at)
+        ax.set(ylim=(0, 103), ylabel="unweighted accuracy (%)")
+        ax.set_title(f"{of}: where a linear probe finds the emotion", loc="left", fontsize=10.5, pad=52)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9)
+
+    names = [name if not layers else f"{name}, layer {layer}" for name, layers in groups for layer in layers or (0,)]
+    said = [
+        f"{words}: " + ", ".join(f"{name} {100 * ua:.0f}" for name, ua in zip(names, curve.ua, strict=True) if ua == ua)
+        for words, curve in curves.items()
+    ]
+    alternative = f"{of}: unweighted accuracy in percent at each link, chance {100 * chance:.0f}. {'; '.join(said)}."
+    return _draw(paint, alternative, height_in=4.6, width_in=8.0)
+
+
+def _link_places(groups: Groups) -> list[list[tuple[int, float]]]:
+    """Return number and x of each link, by group; all groups with layers are equally wide."""
+    found, number, left = [], 0, 0.0
+    for _, layers in groups:
+        count = max(len(layers), 1)
+        width = 10.0 if layers else 2.0
+        found.append([(number + i, left + width * (i + 0.5) / count) for i in range(count)])
+        number, left = number + count, left + width
+    return found
+
+
+def _name_links(ax: Axes, groups: Groups, at: Sequence[Sequence[tuple[int, float]]]) -> None:
+    """Write the layers and the names of groups below the axis, and draw lines between groups."""
+    ticks: list[tuple[float, str]] = []
+    right = 0.0
+    for (name, layers), places in zip(groups, at, strict=True):
+        shown = sorted({0, len(layers) // 2, len(layers) - 1}) if layers else []
+        ticks += [(places[i][1], str(layers[i])) for i in shown]
+        middle = right + (5.0 if layers else 1.0)
+        right += 10.0 if layers else 2.0
+        where: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "va": "top"}
+        if layers:
+            ax.text(middle, -0.075, f"{name}\nafter layer", ha="center", **where)
+        else:
+            ax.text(middle, -0.03, name, ha="right", rotation=45, rotation_mode="anchor", **where)
+        ax.axvline(right, color=_GREY, lw=0.6, alpha=0.5)
+    ax.set_xticks([x for x, _ in ticks], [text for _, text in ticks])
+    ax.set_xlim(0, right)
 
 
 def _number(count: float) -> str:

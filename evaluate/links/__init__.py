@@ -1,0 +1,1 @@
+"""The command probe-links: where the emotion is lost on its way through a speech LLM."""
