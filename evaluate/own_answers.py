@@ -11,8 +11,8 @@ score after a clip is the prediction. The score is read in two ways:
 If k continuations share the highest score, each is predicted by 1/k. Equal continuations of a transcript always share
 their score, so they are one candidate.
 
-With an emotion prompt, `ua_less_even` subtracts the log-probability of the continuation if the prompt mixes all emotions
-evenly. This needs no other clips of the same words.
+With an emotion prompt, `ua_less_even` subtracts the log-probability of the continuation if the prompt mixes all
+emotions evenly. This needs no other clips of the same words.
 
 A continuation may name an emotion in words. `ua_unnamed` is `ua` without the candidates that do so, and without the
 clips whose right continuation is one of them (`n_unnamed` clips are left).

@@ -76,8 +76,6 @@ def _systems(metrics: Metrics) -> Iterator[Unmeasured]:
         ("heard_logprob" in recognition or "heard_told_head" in own,
          "What Whisper's transcript gives, and the usual cascade",
          "the stages transcribe and respond-emotion"),
-        (not own or "prompted_head" in own, "What embeddings learnt from text do in place of the emotion's name",
-         "the stage fit-prompt (sentences and fit_prompt in params.yaml)"),
         ("silence_logprob" in recognition, "Recognition from silence as long as the clip", "the stage respond-emotion"),
         ("logprob_prompts" in recognition, "How much recognition depends on the prompt",
          "respond.recognition_wordings and respond.option_orders"),

@@ -77,10 +77,11 @@ def prompt_findings(reading: Reading) -> Iterator[Finding]:
         rivals = reading.comparisons(test, "prompted_head", ("told_head", "voice"))
         p = prompted.get("p", 0.0)
         state = reading.better_than_all(compared, more=p <= reading.alpha)
+        accuracy = with_interval(prompted, "ua", reading.percent)
         sentence = (
-            "With embeddings learnt from text, mixed as the emotion head hears the clip, the likeliest continuation is "
-            f"that of the clip's emotion with an unweighted accuracy of {with_interval(prompted, 'ua', reading.percent)}"
-            f", on {size_of(prompted)}; chance is {percent_of(scores['chance']['ua'])}. {reading.reasons(compared)}"
+            "With embeddings learnt from text before the clip, mixed as the emotion head hears it, the likeliest "
+            f"continuation is that of its emotion with an unweighted accuracy of {accuracy}, on {size_of(prompted)}; "
+            f"chance is {percent_of(scores['chance']['ua'])}. {reading.reasons(compared)}"
         )
         if p > reading.alpha:
             sentence += f" Exchanging the emotions within each sentence often reaches as much ({p_value(p)})."

@@ -127,9 +127,9 @@ def test_the_sentences_of_the_prompt_count_as_seen(
     packed_folder: Path, tmp_path: Path, stage1: Path, stage2: Path, told: Path, prompt: Path
 ) -> None:
     rows, settings = packed.load(packed_folder, "test"), RespondParams.model_validate(SETTINGS)
-    files: Any = (stage1, stage2, rows, told, [], None, Prompt.model_validate(PROMPT), settings)
     finished = FinishedBatches(tmp_path / "measured", {})
-    tables = own_answers.measure(*files, finished, prompt)
+    given: Any = (stage1, stage2, rows, told, [], None, Prompt.model_validate(PROMPT), settings, finished, prompt)
+    tables = own_answers.measure(*given)
     finished.remove()
     seen = tables.scores.filter(tables.scores["seen_words"])
     assert set(seen["text"].to_pylist()) == {"text 5"}
