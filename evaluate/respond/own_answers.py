@@ -162,8 +162,8 @@ def measure(
     of_stage2 = systems_of_stage2(about, whisper_texts, settings.seed)
     by_stage2 = ask(stage2, of_stage2)
     heads = {number: np.array(scores) for number, scores in by_stage2.heads.items()}
-    heard = {number: config.emotions[int(scores.argmax())] for number, scores in heads.items()}
-    of_stage1 = systems_of_stage1(about, whisper_texts, heard)
+    named = {number: config.emotions[int(scores.argmax())] for number, scores in heads.items()}
+    of_stage1 = systems_of_stage1(about, whisper_texts, named)
     if learnt is not None:
         of_stage1 |= systems_of_prompt(about, heads, config.emotions, settings.seed)
     by_stage1 = ask(stage1, of_stage1)
