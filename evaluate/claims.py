@@ -29,10 +29,13 @@ RECOGNITION_PAIRS = (
     ("head", CHANCE), ("head", "transcript_logprob"), ("head", "probe"), ("logprob", CHANCE),
     ("logprob", "transcript_logprob"), ("logprob", "silence_logprob"), ("logprob", "heard_logprob"),
 )  # fmt: skip
-OWN_PAIRS = tuple(
-    ("voice", other) for other in (CHANCE, "transcript", "silence", "stage1", "told_head", "heard_told_head")
+OWN_PAIRS = (
+    *(("voice", other) for other in (CHANCE, "transcript", "silence", "stage1", "told_head", "heard_told_head")),
+    *(("prompted_head", other) for other in (CHANCE, "prompted_even", "told_head", "voice")),
 )
 """System A, system B; a pair without rows of both is left out."""
+WRONG_CLIP_PAIR = ("prompted_head", "shuffled_prompted_head")
+"""A pair that is compared on the clips for which there is a wrong clip."""
 
 
 def compare_systems(
@@ -66,13 +69,23 @@ def compare_own_answers(table: pa.Table, emotions: Sequence[str], confidence: fl
         for prefix, some in subsets.items():
             if some.num_rows == 0:
                 continue
-            clips = {name: less_mean(select_clips(some, name, emotions))[0] for name in _systems(some, OWN_PAIRS)}
-            shares = {name: each.chosen() for name, each in clips.items()}
-            voice = clips["voice"]
-            metrics[CLAIMS + prefix + corpus] = _compare_shares(
-                OWN_PAIRS, shares, voice.speakers, voice.truth, confidence
-            )
+            found = _compare_choices(some, OWN_PAIRS, emotions, confidence)
+            has_wrong = some["id"].filter(pc.equal(some["system"], WRONG_CLIP_PAIR[1]))
+            with_wrong = some.filter(pc.is_in(some["id"], value_set=has_wrong))
+            if with_wrong.num_rows:
+                found |= _compare_choices(with_wrong, [WRONG_CLIP_PAIR], emotions, confidence)
+            metrics[CLAIMS + prefix + corpus] = found
     return metrics
+
+
+def _compare_choices(
+    rows: pa.Table, pairs: Sequence[tuple[str, str]], emotions: Sequence[str], confidence: float
+) -> dict[str, dict[str, float]]:
+    """Compare what pairs of systems of own answers choose, less the mean, on the clips of one corpus."""
+    clips = {name: less_mean(select_clips(rows, name, emotions))[0] for name in _systems(rows, pairs)}
+    first = next(iter(clips.values()))
+    shares = {name: each.chosen() for name, each in clips.items()}
+    return _compare_shares(pairs, shares, first.speakers, first.truth, confidence)
 
 
 def compare_divergence(table: pa.Table, confidence: float) -> Metrics:

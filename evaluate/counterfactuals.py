@@ -21,7 +21,7 @@ from evaluate.predictions import OWN_BASELINES
 
 COUNTERFACTUAL = "counterfactual_"
 """Prefix of the test names; the corpus follows."""
-SYSTEMS = ("voice", "silence", "stage1", "told_true", "told_head", *OWN_BASELINES)
+SYSTEMS = ("voice", "silence", "stage1", "told_true", "told_head", *OWN_BASELINES, "prompted_head", "prompted_true")
 
 
 def score_counterfactuals(table: pa.Table, emotions: Sequence[str], confidence: float) -> Metrics:

@@ -11,6 +11,9 @@ score after a clip is the prediction. The score is read in two ways:
 If k continuations share the highest score, each is predicted by 1/k. Equal continuations of a transcript always share
 their score, so they are one candidate.
 
+With an emotion prompt, `ua_less_even` subtracts the log-probability of the continuation if the prompt mixes all
+emotions evenly. This needs no other clips of the same words.
+
 A continuation may name an emotion in words. `ua_unnamed` is `ua` without the candidates that do so, and without the
 clips whose right continuation is one of them (`n_unnamed` clips are left).
 """
@@ -26,10 +29,13 @@ import pyarrow.compute as pc
 from evaluate import confusions, intervals
 from evaluate.intervals import Floats, Ints
 from evaluate.metrics import DIGITS, Metrics, bounded
-from evaluate.predictions import OWN_BASELINES, OWN_SYSTEMS
+from evaluate.predictions import OWN_BASELINES, OWN_PROMPTED, OWN_SYSTEMS
 
 OWN_ANSWERS, SEEN_WORDS, NEW_WORDS = "own_answers_", "seen_words_own_answers_", "new_words_own_answers_"
 """Prefixes of the test names; the corpus follows: all test clips, those whose words training has seen, the others."""
+
+EVEN, LESS_EVEN = "prompted_even", ("prompted_head", "prompted_true")
+"""The system whose scores are subtracted from those of the others for `ua_less_even`."""
 
 PERMUTATIONS = 10_000
 TIE_NATS = 1e-6  # scores that are closer share the prediction; float32 has larger errors
@@ -150,7 +156,7 @@ def permutation_p(systems: Sequence[Clips], seed: int = 1) -> list[float]:
 
 def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[str, dict[str, float]]:
     """Return the metrics of each system on clips of one corpus."""
-    raw = {system: select_clips(rows, system, emotions) for system in (*OWN_SYSTEMS, *OWN_BASELINES)}
+    raw = {system: select_clips(rows, system, emotions) for system in (*OWN_SYSTEMS, *OWN_BASELINES, *OWN_PROMPTED)}
     raw = {system: clips for system, clips in raw.items() if len(clips.truth)}
     voice = raw["voice"]
     chance = {"ua": round(1 / len(np.unique(voice.truth)), DIGITS)}
@@ -167,6 +173,9 @@ def _score(rows: pa.Table, emotions: Sequence[str], confidence: float) -> dict[s
             "n": len(clips.truth), "n_unnamed": len(rest.truth), "no_mean": int(no_mean.sum()),
             "speakers": len(set(clips.speakers)),
         }  # fmt: skip
+    for system in LESS_EVEN if EVEN in raw else ():
+        less_even = replace(raw[system], scores=raw[system].scores - raw[EVEN].scores)
+        scores[system] |= score_accuracy("ua_less_even", less_even, confidence)
     by_size: dict[int, list[str]] = {}  # a wrong clip may be missing, so `shuffled` may have fewer clips
     for system, (clips, _) in compared.items():
         by_size.setdefault(len(clips.truth), []).append(system)

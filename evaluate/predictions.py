@@ -58,6 +58,8 @@ OWN_SYSTEMS = ("voice", "shuffled", "silence", "transcript", "stage1", "told_tru
 """What the LLM's own continuations are scored after (evaluate/respond/own_answers.py)."""
 OWN_BASELINES = ("heard", "heard_told_head")
 """More such systems, with Whisper's transcript; a table may lack them."""
+OWN_PROMPTED = ("prompted_head", "prompted_true", "prompted_even", "shuffled_prompted_head")
+"""More such systems, with an emotion prompt; a table may lack them."""
 
 DIVERGENCE_SCHEMA = pa.schema(
     [
@@ -106,8 +108,11 @@ OWN_ANSWERS_SCHEMA = pa.schema(
         ("speaker", pa.string()),
         ("emotion", pa.string()),  # true emotion of the row's own clip, even if another clip was given
         ("text", pa.string()),
-        ("seen_words", pa.bool_()),  # whether a train row of either training stage has the same words
-        ("system", pa.string()),  # one of OWN_SYSTEMS or OWN_BASELINES
+        (
+            "seen_words",
+            pa.bool_(),
+        ),  # whether a train row of either training stage, or an emotion prompt, has the same words
+        ("system", pa.string()),  # one of OWN_SYSTEMS, OWN_BASELINES or OWN_PROMPTED
         # of the told continuations, in the order of the classes:
         ("logprobs", pa.list_(pa.float64())),  # log-probability of the continuation and its end token, in nats
         ("num_tokens", pa.list_(pa.int32())),  # number of these tokens
@@ -243,7 +248,7 @@ def read_own_answers(path: Path, emotions: Collection[str]) -> pa.Table:
     Checks that every id has its systems once, a known emotion, and for each class a finite log-probability.
     """
     table = parquet.read(path, OWN_ANSWERS_SCHEMA, allow_empty=True)
-    check_paired(path, table, "system", OWN_SYSTEMS, OWN_BASELINES)
+    check_paired(path, table, "system", OWN_SYSTEMS, [*OWN_BASELINES, *OWN_PROMPTED])
     for row in first(table, pc.invert(pc.is_in(table["emotion"], value_set=pa.array(emotions, pa.string())))):
         raise UserError(f"{path}: {row['id']}: emotion: found {row['emotion']}, expected one of {', '.join(emotions)}")
     for name in ("logprobs", "num_tokens", "candidates", "named"):

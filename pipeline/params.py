@@ -18,8 +18,8 @@ from pipeline.stage import UserError
 # All sections of params.yaml; a stage reads its own section and the shared ones.
 SECTIONS = (
     "models", "emotions", "prompts",
-    "synthesise", "ingest", "split", "leaks", "generate", "filter", "pack", "fit", "probe", "transcribe", "respond",
-    "semantics", "judge", "score", "report", "processes",
+    "synthesise", "ingest", "split", "leaks", "sentences", "generate", "filter", "pack", "fit", "fit_prompt", "probe",
+    "transcribe", "respond", "semantics", "judge", "score", "report", "processes",
 )  # fmt: skip
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]

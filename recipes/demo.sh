@@ -13,13 +13,16 @@ The first run downloads two small models, 0.2 GB. DVC skips each stage that is u
   ingest            10 s    writes a manifest of each corpus, a row for each utterance
   split             10 s    assigns the speakers to train, dev and test
   leaks             10 s    looks for speakers, sentences and recordings that test shares with train
+  sentences         5 s     chooses sentences for an emotion prompt, if there is one; the demo has none
   check             10 s    checks that the LLM can be trained: a small copy of it takes a few steps
   generate          2 min   lets the LLM continue the transcripts
   generate-told     5 s     lets the LLM continue the test transcripts for each emotion
+  generate-sentences  5 s   lets the LLM continue these sentences for each emotion
   filter            5 s     drops continuations that are not usable as targets
   pack              15 s    writes token ids and audio for training
   fit-semantic      7 min   trains the adapter, so that the LLM continues speech as it continues the transcript
   fit-emotion       3.5 min trains P-LoRA, the encoder and the emotion head on emotional speech
+  fit-prompt        5 s     learns an emotion prompt from these sentences
   probe             20 s    recognises emotion with a linear classifier on the frozen encoder
   transcribe        40 s    lets Whisper write down test clips, as the yardstick of what the model hears
   respond-semantic  40 s    compares continuations of test speech with those of its transcripts

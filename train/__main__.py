@@ -6,6 +6,7 @@ from pipeline.stage import run_app
 STAGES = {
     "check": "check that the LLM can be trained, before it generates anything",
     "fit": "train one stage: semantic alignment, or emotion alignment of a stage-1 model",
+    "fit_prompt": "learn an emotion prompt from text alone",
 }
 COMMANDS = {
     "check-data": "Walk packed data as training does, without training.",

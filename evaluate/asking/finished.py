@@ -25,9 +25,9 @@ from train.model_config import load_config
 
 CODE = (
     "pipeline/audio", "pipeline/prompts.py", "pipeline/tables/continuations.py", "pipeline/tables/packed.py",
-    "pipeline/weights", "train/data", "train/inference.py", "train/losses.py", "train/model", "train/model_config.py",
-    "train/own_forward.py", "train/precision.py", "train/saved_model.py", "train/side_by_side.py", "evaluate/asking",
-    "evaluate/emotion_named.py", "evaluate/respond",
+    "pipeline/weights", "train/data", "train/emotion_prompt.py", "train/inference.py", "train/losses.py",
+    "train/model", "train/model_config.py", "train/own_forward.py", "train/precision.py", "train/saved_model.py",
+    "train/side_by_side.py", "evaluate/asking", "evaluate/emotion_named.py", "evaluate/respond",
 )  # fmt: skip
 """The code that has an effect on answers (a test compares it with the dependencies in dvc.yaml)."""
 

@@ -30,6 +30,7 @@ class OwnAnswersInputs:
     told: Path
     stage1: Path
     stage1_data: Path
+    prompt: Path | None
 
 
 def main(
@@ -40,6 +41,7 @@ def main(
     told: Annotated[Path | None, typer.Option(help="Told continuations; with them, own answers are scored.")] = None,
     stage1: Annotated[Path | None, typer.Option(help="Model folder of stage 1, for own answers.")] = None,
     stage1_data: Annotated[Path | None, typer.Option(help="Packed data of stage 1, for own answers.")] = None,
+    prompt: Annotated[Path | None, typer.Option(help="Folder of an emotion prompt, for own answers.")] = None,
     transcripts: Annotated[Path | None, typer.Option(help="Whisper's transcripts, for baselines.")] = None,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
@@ -49,7 +51,8 @@ def main(
     rows = packed.load(data, "test")
     if transcripts is not None and kind != "emotion":
         raise UserError(f"--transcripts: found it with --kind {kind}, expected --kind emotion")
-    own = None if told is stage1 is stage1_data is None else _own_inputs(kind, told, stage1, stage1_data)
+    any_own = any(each is not None for each in (told, stage1, stage1_data, prompt))
+    own = _own_inputs(kind, told, stage1, stage1_data, prompt) if any_own else None
     if (count := launch.num_processes(params_file)) > 1:
         raise typer.Exit(launch.run(count, "evaluate.respond", sys.argv[1:]))
     from evaluate.asking.processes import join  # torch loads only after the parameters are checked
@@ -75,9 +78,8 @@ def main(
         done = f"emotion: {tables['recognition'].num_rows:,} answers to {len(rows):,} clips"
         if own is not None:
             trained = [packed.load(folder, "train") for folder in (own.stage1_data, data)]
-            answers = own_answers.measure(
-                own.stage1, model, rows, own.told, trained, whisper_texts, prompts.emotion, settings, finished
-            )
+            given = (own.stage1, model, rows, own.told, trained, whisper_texts, prompts.emotion, settings, finished)
+            answers = own_answers.measure(*given, own.prompt)
             tables |= {"own_answers": answers.scores, "written": answers.written}
             done += f"; own answers scored after {answers.scores.num_rows:,} clips and controls"
             done += f", {answers.written.num_rows:,} written out"
@@ -106,6 +108,7 @@ def _finished_batches(
         "prompts": None if prompts is None else prompts.model_dump(),
         "kind": kind,
         "own answers": None if own is None else [digest_files([own.told]), digest_folder(own.stage1)],
+        "emotion prompt": None if own is None or own.prompt is None else digest_folder(own.prompt),
         "others": digest_files(others),
     }
     device = best_device()
@@ -113,12 +116,16 @@ def _finished_batches(
     return FinishedBatches(output, run)
 
 
-def _own_inputs(kind: Alignment, told: Path | None, stage1: Path | None, stage1_data: Path | None) -> OwnAnswersInputs:
+def _own_inputs(
+    kind: Alignment, told: Path | None, stage1: Path | None, stage1_data: Path | None, prompt: Path | None
+) -> OwnAnswersInputs:
+    if prompt is not None and told is stage1 is stage1_data is None:
+        raise UserError("--prompt: found it without --told, --stage1 and --stage1-data, expected all of them")
     if kind != "emotion" or told is None or stage1 is None or stage1_data is None:
         raise UserError(
             "--told, --stage1, --stage1-data: found some of them, expected all with --kind emotion, or none"
         )
-    return OwnAnswersInputs(told, stage1, stage1_data)
+    return OwnAnswersInputs(told, stage1, stage1_data, prompt)
 
 
 if __name__ == "__main__":

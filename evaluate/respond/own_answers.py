@@ -14,6 +14,14 @@ continuations gets its log-probability after the clip of a row, and after the co
     heard_told_head
                 as told_head, with Whisper's transcript in place of the clip: a cascade without a trained LLM
 
+If there is an emotion prompt (train/emotion_prompt.py), its embeddings stand before the clip in these systems:
+
+    prompted_head  as stage1, with the emotions mixed by the probabilities of stage 2's head
+    prompted_true  as stage1, with the row's emotion
+    prompted_even  as stage1, with all emotions mixed evenly: what the prompt does without an emotion
+    shuffled_prompted_head
+                   as prompted_head, with the clip of `shuffled` and what the head hears in it
+
 Each distinct question is asked once. So if the words are the same, the scores after a shuffled clip are those that this
 clip has in its own row.
 
@@ -28,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from evaluate.asking.clip_choice import choose_clips
 from evaluate.asking.finished import FinishedBatches
@@ -42,6 +51,7 @@ from pipeline.stage import UserError, say
 from pipeline.tables import packed, parquet
 from pipeline.tables.continuations import NOT_GENERATED, TOLD_SCHEMA, response_ids
 from pipeline.weights.source import fetch
+from train.emotion_prompt import load_prompt
 from train.model_config import load_config
 from train.side_by_side import Answer
 
@@ -51,7 +61,7 @@ Row = dict[str, Any]
 Systems = dict[str, dict[int, Query]]
 """system -> number of the row -> what the model is given"""
 
-WRITTEN_SYSTEMS = ("voice", "transcript", "told_head", "heard_told_head")
+WRITTEN_SYSTEMS = ("voice", "transcript", "told_head", "heard_told_head", "prompted_head")
 """The systems whose answers are written out."""
 
 _ABOUT = ("id", "corpus", "speaker", "emotion", "text", "num_speech_tokens")
@@ -116,15 +126,18 @@ def measure(
     prompt: Prompt,
     settings: RespondParams,
     finished: FinishedBatches,
+    prompt_folder: Path | None = None,
 ) -> Tables:
     """Return the tables of own answers of test rows; only one model is in memory at a time.
 
-    The words of the rows `trained` count as seen in training. `whisper_texts` are Whisper's transcripts by id. A
-    row whose transcript lacks a continuation for an emotion is left out; these rows are counted and told.
+    The words of the rows `trained`, and of the sentences of an emotion prompt, count as seen in training.
+    `whisper_texts` are Whisper's transcripts by id. A row whose transcript lacks a continuation for an emotion is left
+    out; these rows are counted and told.
     """
     config = load_config(stage2)
     if (llm := load_config(stage1).models.llm) != config.models.llm:
         raise UserError(f"{stage1}: found a model of the LLM {llm.source}, expected {config.models.llm.source}")
+    learnt = None if prompt_folder is None else load_prompt(prompt_folder, config.models.llm, config.emotions)
     prompter = Prompter.load(fetch(config.models.llm))
     told = read_told(told_file, config.emotions, prompter.end_id)
     usable = rows.select(np.flatnonzero(pc.is_in(rows.column("text"), value_set=pa.array(told, pa.string()))))
@@ -135,18 +148,24 @@ def measure(
         return Tables(OWN_ANSWERS_SCHEMA.empty_table(), OWN_WRITTEN_SCHEMA.empty_table())
     about: list[Row] = pa.table({name: usable.column(name) for name in _ABOUT}).to_pylist()
     seen = {text for split in trained for text in split.column("text").unique().to_pylist()}
+    if learnt is not None:
+        seen |= {row["text"] for row in about if learnt[1].knows(row["text"])}
     answers = {text: of_text.answers for text, of_text in told.items()}
     chosen = choose_clips([f"{row['corpus']} {row['emotion']}" for row in about], settings.written, settings.seed)
 
     def ask(folder: Path, systems: Systems) -> Found:
         queries = [query for of_system in systems.values() for query in of_system.values()]
         written = {systems[name][number] for name in WRITTEN_SYSTEMS if name in systems for number in chosen}
-        return Asker(folder, usable, answers, prompt, settings, finished).ask(queries, written)
+        emotion_prompt = None if learnt is None else learnt[0]
+        return Asker(folder, usable, answers, prompt, settings, finished, emotion_prompt).ask(queries, written)
 
     of_stage2 = systems_of_stage2(about, whisper_texts, settings.seed)
     by_stage2 = ask(stage2, of_stage2)
-    heads = {number: config.emotions[head] for number, head in by_stage2.heads.items()}
-    of_stage1 = systems_of_stage1(about, whisper_texts, heads)
+    heads = {number: np.array(scores) for number, scores in by_stage2.heads.items()}
+    named = {number: config.emotions[int(scores.argmax())] for number, scores in heads.items()}
+    of_stage1 = systems_of_stage1(about, whisper_texts, named)
+    if learnt is not None:
+        of_stage1 |= systems_of_prompt(about, heads, config.emotions, settings.seed)
     by_stage1 = ask(stage1, of_stage1)
     both = ((of_stage2, by_stage2.answers), (of_stage1, by_stage1.answers))
     scores = (_table(about, told, seen, systems, found) for systems, found in both)
@@ -179,6 +198,28 @@ def systems_of_stage1(
         queries = _of_whisper(rows, whisper_texts).items()
         systems["heard_told_head"] = {number: query._replace(told=heads[number]) for number, query in queries}
     return systems
+
+
+def systems_of_prompt(
+    rows: Sequence[Row], heads: Mapping[int, NDArray[np.float64]], emotions: Sequence[str], seed: int
+) -> Systems:
+    """Return what each system with an emotion prompt gives to the model of stage 1.
+
+    `heads` are the log-probabilities of the emotions that stage 2's head gives to the clip of each row.
+    """
+    one_hot = np.eye(len(emotions)).tolist()
+    mixtures = {number: tuple(np.exp(scores).tolist()) for number, scores in heads.items()}
+    true = {number: tuple(one_hot[emotions.index(row["emotion"])]) for number, row in enumerate(rows)}
+    even = (1 / len(emotions),) * len(emotions)
+    clips = shuffled(rows, seed)
+    return {
+        "prompted_head": {n: Query(row["text"], clip=n, mixture=mixtures[n]) for n, row in enumerate(rows)},
+        "prompted_true": {n: Query(row["text"], clip=n, mixture=true[n]) for n, row in enumerate(rows)},
+        "prompted_even": {n: Query(row["text"], clip=n, mixture=even) for n, row in enumerate(rows)},
+        "shuffled_prompted_head": {
+            n: Query(rows[n]["text"], clip=clip, mixture=mixtures[clip]) for n, clip in clips.items()
+        },
+    }
 
 
 def _of_whisper(rows: Sequence[Row], whisper_texts: Mapping[str, str]) -> dict[int, Query]:

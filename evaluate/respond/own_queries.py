@@ -18,10 +18,11 @@ from pipeline.weights.source import fetch
 from train import saved_model
 from train.data.dataset import decode
 from train.data.log_mel import LogMel
+from train.emotion_prompt import EmotionPrompt, before_speech
 from train.inference import Answering, Clip, select_speech
 from train.model import Speech
 from train.model_config import load_config
-from train.precision import answering_dtype, autocast, best_device
+from train.precision import answering_dtype, best_device
 from train.side_by_side import Answer
 
 
@@ -38,6 +39,8 @@ class Query(NamedTuple):
     """The text that is given in place of speech."""
     told: str | None = None
     """The emotion that the prompt names; None for the prompt for speech, which names none."""
+    mixture: tuple[float, ...] | None = None
+    """The weights of the emotions in the emotion prompt that stands before the clip; None for no such prompt."""
 
     @property
     def sound(self) -> tuple[int | None, int | None]:
@@ -55,8 +58,8 @@ class Found:
     """The answers of a model to queries."""
 
     answers: dict[Query, Answered]
-    heads: dict[int, int]
-    """The class that the emotion head hears in each clip that was given."""
+    heads: dict[int, list[float]]
+    """The emotion head's log-probability of each class, for each clip that was given."""
 
 
 class Asker:
@@ -70,8 +73,12 @@ class Asker:
         prompt: Prompt,
         settings: RespondParams,
         finished: FinishedBatches,
+        emotion_prompt: EmotionPrompt | None = None,
     ) -> None:
-        """Load the model; `rows` have the clips, and `answers` are the continuations by transcript."""
+        """Load the model; `rows` have the clips, and `answers` are the continuations by transcript.
+
+        Queries with a mixture need an emotion prompt.
+        """
         config = load_config(folder)
         self.name = folder.name
         self.rows, self.answers, self.prompt, self.finished = rows, answers, prompt, finished
@@ -80,6 +87,7 @@ class Asker:
         self.log_mel = LogMel(fetch(config.models.encoder), config.pad_to_30s)
         self.prompter = Prompter.load(fetch(config.models.llm))
         self.model = saved_model.load(folder, answering_dtype(settings.precision, best_device())).to(best_device())
+        self.emotion_prompt = None if emotion_prompt is None else emotion_prompt.to(best_device())
         longest = max((self._num_tokens(answer) for of in answers.values() for answer in of), default=1)
         self.answering = Answering(self.model, self.prompter, max_new_tokens=longest)
 
@@ -120,18 +128,21 @@ class Asker:
         return Found(found, heads)
 
     @torch.no_grad()
-    def _by_speech(self, batch: list[list[Query]], written: Collection[Query]) -> list[tuple[int, list[Answered]]]:
+    def _by_speech(
+        self, batch: list[list[Query]], written: Collection[Query]
+    ) -> list[tuple[list[float], list[Answered]]]:
         """Return for each sound what the emotion head hears, and the answers to its queries."""
         speech = self.answering.encode_speech([self._clip(of_sound[0]) for of_sound in batch])
-        with autocast(self.model.llm):
-            heads = self.model.head(speech.pooled()).argmax(dim=1).tolist()
+        heads = self.answering.emotion_scores(speech)
         asked = [(place, query) for place, of_sound in enumerate(batch) for query in of_sound]
-        asked.sort(key=lambda each: each[1].told or "")  # prompts of the same wording share a longer start
+        # prompts of the same wording share a longer start; what stands before a clip comes last, because it is longer
+        asked.sort(key=lambda each: (each[1].mixture is not None, each[1].told or ""))
         found: dict[Query, Answered] = {}
         for start in range(0, len(asked), self.batch_size):
             places, queries = zip(*asked[start : start + self.batch_size], strict=True)
             prompts = [self._prompt(query) for query in queries]
-            found |= zip(queries, self._answers(prompts, select_speech(speech, places), queries, written), strict=True)
+            given = self._prompted(select_speech(speech, places), queries)
+            found |= zip(queries, self._answers(prompts, given, queries, written), strict=True)
         return [(head, [found[query] for query in of_sound]) for head, of_sound in zip(heads, batch, strict=True)]
 
     @torch.no_grad()
@@ -143,6 +154,17 @@ class Asker:
             for shell, query in zip(shells, batch, strict=True)
         ]
         return self._answers(prompts, None, batch, written)
+
+    def _prompted(self, speech: Speech, queries: Sequence[Query]) -> Speech:
+        """Put the emotion prompt before the speech of each query that has a mixture."""
+        if all(query.mixture is None for query in queries):
+            return speech
+        assert self.emotion_prompt is not None
+        mixed = [
+            None if query.mixture is None else self.emotion_prompt.mixed(torch.tensor([query.mixture]))[0]
+            for query in queries
+        ]
+        return before_speech(mixed, speech)
 
     def _answers(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evaluate.metrics import Metrics
 from evaluate.own_answers import NEW_WORDS, SEEN_WORDS
 from evaluate.verdict.findings import Finding, Reading
-from evaluate.verdict.voice_findings import own_findings, recognition_findings, rival_findings
+from evaluate.verdict.voice_findings import own_findings, prompt_findings, recognition_findings, rival_findings
 from evaluate.verdict.word_findings import empathy_findings, hearing_findings, kept_findings
 
 
@@ -45,6 +45,13 @@ _CLAIMS = (
         rival_findings,
         "A rival that reaches as much on the same clips. A better classifier would make a better cascade.",
         "That no cascade is as good: these use the emotion head and the models of this run.",
+    ),
+    (
+        "prompted",
+        "Do embeddings learnt from text make the language model answer the emotion of a voice?",
+        prompt_findings,
+        "The same with another speaker's clip of another emotion, or with all emotions mixed evenly.",
+        "That the embeddings do more than the emotion's name does: for that, they must be better than the cascade.",
     ),
     (
         "recognition",

@@ -2,6 +2,7 @@
 
 CLIP, OTHER_CLIP, SILENCE = "the clip", "another speaker's clip of another emotion", "silence as long as the clip"
 TRANSCRIPT, WHISPER, TOLD = "only the transcript", "only Whisper's transcript", "in words, an emotion"
+PROMPTED = "in embeddings learnt from text, an emotion"
 
 HEAD, LABEL, WRITTEN, PROBE = "emotion head", "likeliest label", "written answer", "probe of the frozen encoder"
 
@@ -31,5 +32,9 @@ OWN_ROWS = {
     "told_true": (TOLD, "the true one, with the clip; before stage 2"),
     "told_head": (TOLD, "that of the head, with the clip; before stage 2"),
     "heard_told_head": (TOLD, "that of the head, with Whisper's transcript"),
+    "prompted_true": (PROMPTED, "the true one, with the clip; before stage 2"),
+    "prompted_head": (PROMPTED, "mixed as the head hears it, with the clip; before stage 2"),
+    "prompted_even": (PROMPTED, "all evenly, with the clip; before stage 2"),
+    "shuffled_prompted_head": (PROMPTED, "mixed as the head hears it, with another speaker's clip; before stage 2"),
 }
 """System of own answers: what is given, and to which model."""

@@ -56,12 +56,38 @@ def rival_findings(reading: Reading) -> Iterator[Finding]:
             yield Finding(corpus, reading.state(compared), _against(reading, scores, rival, compared))
 
 
-def _against(reading: Reading, scores: Scores, rival: str, compared: Score) -> str:
-    reached = f"{percent_of(scores['voice']['ua'])} against {percent_of(scores[rival]['ua'])}"
+def _against(reading: Reading, scores: Scores, rival: str, compared: Score, *, system: str = "voice") -> str:
+    reached = f"{percent_of(scores[system]['ua'])} against {percent_of(scores[rival]['ua'])}"
     difference = points(compared, "difference", reading.percent)
     if undecided := reading.too_few(compared["speakers"]):
         return f"Against {OTHERS[rival]}, on all words: {reached}, {difference}.{undecided}"
     return f"Against {OTHERS[rival]}, on all words: {reached}, {difference}, {p_value(compared['p'])}."
+
+
+def prompt_findings(reading: Reading) -> Iterator[Finding]:
+    """Say whether an emotion prompt, mixed as the head hears the clip, makes the right answer likelier.
+
+    Naming the head's emotion and the model after stage 2 are rivals: the state does not depend on them.
+    """
+    for corpus, scores in reading.tests(OWN_ANSWERS):
+        if (prompted := scores.get("prompted_head")) is None:
+            continue
+        test = OWN_ANSWERS + corpus
+        compared = reading.comparisons(test, "prompted_head", (CHANCE, "prompted_even", "shuffled_prompted_head"))
+        rivals = reading.comparisons(test, "prompted_head", ("told_head", "voice"))
+        p = prompted.get("p", 0.0)
+        state = reading.better_than_all(compared, more=p <= reading.alpha)
+        accuracy = with_interval(prompted, "ua", reading.percent)
+        sentence = (
+            "With embeddings learnt from text before the clip, mixed as the emotion head hears it, the likeliest "
+            f"continuation is that of its emotion with an unweighted accuracy of {accuracy}, on {size_of(prompted)}; "
+            f"chance is {percent_of(scores['chance']['ua'])}. {reading.reasons(compared)}"
+        )
+        if p > reading.alpha:
+            sentence += f" Exchanging the emotions within each sentence often reaches as much ({p_value(p)})."
+        for rival, difference in rivals.items():
+            sentence += f" {_against(reading, scores, rival, difference, system='prompted_head')}"
+        yield Finding(corpus, state, sentence)
 
 
 def recognition_findings(reading: Reading) -> Iterator[Finding]:

@@ -3,7 +3,8 @@
 Every answer is kept in the store (pipeline/generate/store.py). Only missing answers are generated; if none is missing,
 the engine does not start. The output holds the manifest's continuations from the store, ordered by id.
 
-With --told, it continues each transcript of dev and test for each emotion of the run (pipeline/generate/told.py).
+With --told, it continues each transcript of dev and test for each emotion of the run, and with --sentences each
+sentence of the stage sentences (pipeline/generate/told.py).
 """
 
 from collections import Counter
@@ -20,7 +21,7 @@ from pipeline.generate.agreement import score_agreement
 from pipeline.generate.answers import carry_out, read_continuations
 from pipeline.generate.plan import Counts, make_plan
 from pipeline.generate.run import keys_of, open_run, read_utterances
-from pipeline.generate.told import read_transcripts, told_table
+from pipeline.generate.told import read_sentences, read_transcripts, told_table
 from pipeline.params import Alignment, ParamsFile
 from pipeline.stage import UserError, run_stage, say
 from pipeline.tables import continuations, emotions, parquet
@@ -46,11 +47,19 @@ def main(
             help="Continue each transcript of dev and test once for each emotion, whatever emotion the row has.",
         ),
     ] = False,
+    sentences: Annotated[
+        bool,
+        typer.Option(
+            "--sentences",
+            help="Continue each sentence once for each emotion; --manifest is the table of the stage sentences.",
+        ),
+    ] = False,
 ) -> None:
     """Write a continuation for each utterance of a manifest. Only missing ones are generated."""
     run = open_run(kind, params_file)
-    if told:
-        utterances = read_transcripts(manifest_file, kind, emotions.read_classes(params_file))
+    if sentences or told:
+        read_told = read_sentences if sentences else read_transcripts
+        utterances = read_told(manifest_file, kind, emotions.read_classes(params_file))
     else:
         utterances = read_utterances(manifest_file)
     keys = keys_of(utterances, run)
@@ -62,14 +71,15 @@ def main(
     generated = carry_out(plan, start)
     answers = read_continuations(utterances, keys, run, choices.read(choices_file, run.signature.name))
     has_limit = params.load(params_file, f"filter.{kind}.min_agreement", object) is not None
-    needs_scores = kind == "emotion" and has_limit and not told
+    is_told = told or sentences
+    needs_scores = kind == "emotion" and has_limit and not is_told
     if needs_scores and run.settings.agreement is not None:
         answers = score_agreement(utterances, answers, run, run.settings.agreement, start)
     reasons = Counter(answers["finish_reason"].to_pylist())
-    if not told and not reasons[continuations.STOP] + reasons[continuations.LENGTH]:
+    if not is_told and not reasons[continuations.STOP] + reasons[continuations.LENGTH]:
         found = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         raise UserError(f"{manifest_file}: no utterance to answer; expected at least one, found {found}")
-    parquet.write(told_table(utterances, answers) if told else answers, output)
+    parquet.write(told_table(utterances, answers) if is_told else answers, output)
     say(f"generate {kind}: {_describe(keys, generated, reasons)}")
 
 

@@ -1,6 +1,7 @@
 """Paired comparisons: equal to those of `compare`, and to tests of scipy where one system answers for all speakers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +10,12 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from evaluate.claims import compare_divergence, compare_own_answers, compare_recognition
+from evaluate.claims import CHANCE, compare_divergence, compare_own_answers, compare_recognition
 from evaluate.comparison import Side
 from evaluate.comparison import compare_divergence as command_divergence
 from evaluate.comparison import compare_recognition as command_recognition
 from evaluate.own_answers import score_own_answers
+from evaluate.predictions import OWN_PROMPTED, OWN_SYSTEMS
 from pipeline.stage import UserError
 from tests.builders import CLASSES, divergence_table, recognition_table
 from tests.evaluate.test_own_answers import acted, listener, table_of
@@ -101,3 +103,46 @@ def test_systems_on_other_clips_are_not_compared() -> None:
     fewer = table.filter((pc.field("system") != "logprob") | (pc.field("id") != "acted/3"))
     with pytest.raises(UserError, match="acted: found 79 clips of logprob and 80 of head, expected the same clips"):
         compare_recognition(fewer, CLASSES, CONFIDENCE)
+
+
+def prompted(system: str, row: dict[str, Any]) -> list[float]:
+    """A head that hears each fourth clip as another emotion, before embeddings that do what the name does."""
+    right = CLASSES.index(row["emotion"])
+    heard = (right + 1) % 4 if row["id"].startswith(("0/", "4/")) else right
+    scores = [-20.0 + 3.0 * i for i in range(4)]  # a preference for some continuations, whatever the clip
+    if system in ("told_true", "prompted_true"):
+        scores[right] += 1.0
+    if system in ("told_head", "prompted_head"):
+        scores[heard] += 1.0
+    if system in ("shuffled", "shuffled_prompted_head"):
+        scores[(right + 2) % 4] += 1.0
+    return scores
+
+
+def test_an_emotion_prompt_is_compared_with_its_controls_and_with_the_named_emotion() -> None:
+    systems = (*OWN_SYSTEMS, *OWN_PROMPTED)
+    rows = acted(num_speakers=8, seen_words=False)
+    whole = table_of(rows, prompted, systems)
+    has_no_wrong_clip = pc.and_(pc.match_substring(whole["system"], "shuffled"), pc.equal(whole["id"], "7/dogs/sad"))
+    table = whole.filter(pc.invert(has_no_wrong_clip))
+    found = compare_own_answers(table, CLASSES, CONFIDENCE)["claims_own_answers_acted"]
+    others = (CHANCE, "prompted_even", "told_head", "voice", "shuffled_prompted_head")
+    assert [name for name in found if "prompted" in name] == [f"prompted_head_minus_{other}" for other in others]
+    assert found["prompted_head_minus_told_head"]["difference"] == 0
+    assert found["prompted_head_minus_told_head"]["p"] == 1
+    assert found["prompted_head_minus_prompted_even"]["difference"] == pytest.approx(0.75 - 0.25)
+    wrong = found["prompted_head_minus_shuffled_prompted_head"]
+    assert (wrong["n"], found["prompted_head_minus_voice"]["n"]) == (63, 64)
+    assert wrong["difference"] > 0.7
+    assert wrong["p"] == pytest.approx(2 * 2**2 / 2**8)  # the head is wrong for two of eight speakers
+    scores = score_own_answers(whole, CLASSES, CONFIDENCE).metrics["own_answers_acted"]
+    assert scores["prompted_true"]["ua_raw"] == 0.25  # the preference hides what is there
+    assert scores["prompted_true"]["ua_less_even"] == 1
+    assert scores["prompted_head"]["ua_less_even"] == scores["prompted_head"]["ua"] == 0.75
+    assert [name for name, of in scores.items() if "ua_less_even" in of] == ["prompted_head", "prompted_true"]
+
+
+def test_without_an_emotion_prompt_nothing_is_compared_with_it() -> None:
+    table = table_of(acted(num_speakers=8), listener(np.random.default_rng(0)))
+    found = compare_own_answers(table, CLASSES, CONFIDENCE)["claims_own_answers_acted"]
+    assert list(found) == [f"voice_minus_{other}" for other in (CHANCE, "transcript", "silence", "stage1", "told_head")]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evaluate import own_answers
 from evaluate.judge import __main__ as judge
@@ -30,6 +31,8 @@ from tests.conftest import ROOT
 from tests.doubles import RecordingEngine, let_runs_start
 from tests.evaluate.judge.test_judge import fair_taste, replies_of, section
 from tests.evaluate.respond.test_own_answers import save_model, told_row
+from train import emotion_prompt
+from train.emotion_prompt import EmotionPrompt
 
 OWN_PROTOCOL = """
 name: ours-2
@@ -58,6 +61,8 @@ def prepare(folder: Path, root: Path, data: Path, models: ModelsParams) -> Path:
         write_table(continuations / f"{name}.dropped.parquet", [kept | {"reason": "refusal"}], DROPPED_SCHEMA)
     told = [told_row(f"text {number}", emotion) for number in range(8) for emotion in ("sad", "happy")]
     write_table(folder / "told.parquet", told, TOLD_SCHEMA)
+    config = emotion_prompt.describe(models.llm, ["sad", "happy"], 2, ["no clip says this"])
+    emotion_prompt.save_prompt(EmotionPrompt(torch.randn(2, 2, 32)), config, folder / "models" / "prompt")
     small = {"batch_size": 3, "max_new_tokens": 5}
     changes: dict[str, Any] = {
         "models": {"encoder": models.encoder.model_dump(), "llm": models.llm.model_dump()},
@@ -108,6 +113,7 @@ def evaluated(
         transcribe.main(data, data, found / "transcripts.parquet", params_file=file)
         respond.main("semantic", data, stage1, found / "semantic", params_file=file)
         told = {"told": folder / "told.parquet", "stage1": stage1, "stage1_data": data}
+        told |= {"prompt": folder / "models" / "prompt"}
         respond.main("emotion", data, stage2, found / "emotion", **told, params_file=file)
         of_models = {name: found / "semantics" / f"{name}.parquet" for name in ("semantic", "emotion")}
         for name, output in of_models.items():
@@ -167,11 +173,15 @@ def test_every_stage_has_its_scores(metrics: Metrics) -> None:
     assert metrics["ours-2"]["head"]["ua"] == recognised["head"]["ua"], "the protocol tests the same clips"
     assert metrics["judge_exam"]["exam"]["passed"] == 1
     assert {"head_minus_probe", "logprob_minus_transcript_logprob"} <= metrics["claims_emotion_corpus"].keys()
+    own = metrics["claims_own_answers_corpus"]
+    assert {"prompted_head_minus_told_head", "prompted_head_minus_shuffled_prompted_head"} <= own.keys()
+    assert {"prompted_head", "voice"} <= metrics["judge_corpus"].keys()
 
 
 def test_the_report_states_every_claim_that_these_clips_allow(metrics: Metrics, evaluated: Path) -> None:
     claims = state_claims(metrics, "95 %", 0.05)
-    assert {"seen-words", "more-than-length", "recognition", "hearing", "kept"} <= {claim.name for claim in claims}
+    names = {"seen-words", "more-than-length", "prompted", "recognition", "hearing", "kept"}
+    assert names <= {claim.name for claim in claims}
     page = re.sub(r"<style.*?</style>|<[^>]+>", " ", (evaluated / "report.html").read_text(), flags=re.DOTALL)
     words = " ".join(html.unescape(page).split())
     for claim in claims:

@@ -290,3 +290,41 @@ def test_intervals_over_few_voices_are_said_to_be_rough() -> None:
     assert "single speaker" in describe_intervals(1)
     assert "rough" in describe_intervals(4)
     assert "rough" not in describe_intervals(40)
+
+
+def prompt_metrics(p: float = 0.001, **others: Any) -> dict[str, Scores]:
+    names = ("chance", "prompted_even", "shuffled_prompted_head", "told_head", "voice")
+    metrics = own_metrics(OWN_ANSWERS)
+    prompted = {"ua": 0.5, "ua_low": 0.4, "ua_high": 0.6, "n": 80, "speakers": 8, "p": p}
+    metrics[f"{OWN_ANSWERS}acted"]["prompted_head"] = prompted
+    pairs = {f"prompted_head_minus_{name}": others.get(name, compared()) for name in names}
+    metrics[f"{CLAIMS}{OWN_ANSWERS}acted"] |= pairs
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "said"),
+    [
+        ({}, SHOWN, "better than chance (p\N{NO-BREAK SPACE}0.010), the embeddings of all emotions mixed evenly"),
+        (
+            {"told_head": compared(-0.1)},
+            SHOWN,
+            "Against the cascade (the stage-1 model with the clip, told the emotion",
+        ),
+        ({"voice": compared(p=0.7)}, SHOWN, "Against the model after stage 2, on all words: 50"),
+        ({"shuffled_prompted_head": compared(p=0.3)}, NOT_SHOWN, "not clearly different from another speaker's clip"),
+        ({"prompted_even": compared(p=0.3)}, NOT_SHOWN, "not clearly different from the embeddings of all emotions"),
+        ({"chance": compared(-0.1)}, CONTRADICTED, "worse than chance"),
+        ({"p": 0.2}, NOT_SHOWN, "Exchanging the emotions within each sentence often reaches as much"),
+    ],
+)
+def test_an_emotion_prompt_is_shown_by_its_controls_and_not_by_its_rivals(
+    changes: dict[str, Any], state: str, said: str
+) -> None:
+    found = finding_of(prompt_metrics(**changes), "prompted")
+    assert found.state == state
+    assert said in found.sentence
+
+
+def test_without_an_emotion_prompt_there_is_no_claim_about_one() -> None:
+    assert "prompted" not in {claim.name for claim in state_claims(own_metrics(OWN_ANSWERS), PERCENT, ALPHA)}

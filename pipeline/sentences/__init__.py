@@ -1,0 +1,1 @@
+"""Choose the sentences from which emotion prompts are learnt."""

@@ -1,0 +1,1 @@
+"""Learn an emotion prompt from text: its examples, its loss, its steps."""
