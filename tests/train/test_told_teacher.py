@@ -141,7 +141,7 @@ def test_both_terms_are_added(tmp_path: Path, tiny_models: ModelsParams) -> None
     outputs = model(batch)
     found = both.sums(outputs, batch)
     for term in ("ce", "kl"):
-        alone = EmotionAlignment(model.output_head, 0.5, 2, (term,)).sums(outputs, batch)  # type: ignore[arg-type]
+        alone = EmotionAlignment(model.output_head, 0.5, 2, (term,)).sums(outputs, batch)
         assert alone.keys() == {term, "emotion"}
         assert torch.equal(alone[term], found[term])
     assert not torch.allclose(found["ce"], found["kl"])
