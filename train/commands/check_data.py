@@ -117,7 +117,7 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
     from pipeline.prompts import Prompter
     from train.data.dataset import Collator, Examples, row_costs
     from train.data.log_mel import LogMel
-    from train.data.told_shell import ToldShell
+    from train.data.told_shell import named_of
     from train.fit.augmented_rows import make_budget
     from train.fit.planned_rows import plan_train_rows, with_response
     from train.fit.told_prompt import read_told_prompt, training_shell
@@ -129,10 +129,9 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
         split: packed.load(folder, split, allow_empty=True) for split in manifest.SPLITS if (folder / split).is_dir()
     }
     train = with_response(packed.load(folder, "train"))
-    given = [with_response(splits[split]) for split in ("train", "dev") if split in splits]
     kind: Alignment = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
+    given = [train, *(with_response(rows) for split, rows in splits.items() if split == "dev")]
     shell = training_shell(folder, given, read_told_prompt(params_file, kind, settings))
-    named = shell.named if isinstance(shell, ToldShell) else None
     costs = row_costs(train, shell, pad_to_30s, settings.runs_teacher, shares_start=True)
     over = make_budget(settings).too_large(costs)
     fits = np.setdiff1d(np.arange(len(train)), over)
@@ -141,15 +140,14 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
             f"{folder}: found no train row with a continuation that fits into a batch, expected at least one"
         )
     fitting = train.select(fits)
-    sampler, augmentation = plan_train_rows(
-        fitting, shell, settings, pad_to_30s, settings.runs_teacher, shares_start=True
-    )
+    runs_teacher = settings.runs_teacher
+    sampler, augmentation = plan_train_rows(fitting, shell, settings, pad_to_30s, runs_teacher, shares_start=True)
     epoch = describe_epoch(sampler, settings)
     log_mel = LogMel(fetch(models.encoder), pad_to_30s)
     others = [train.select(over), *(with_response(rows) for split, rows in splits.items() if split != "train")]
     damaged, walk = walk_rows(
         [
-            Examples(fitting, log_mel, emotions, augmentation, named=named),
+            Examples(fitting, log_mel, emotions, augmentation, named=named_of(shell)),
             *(Examples(rows, log_mel, emotions) for rows in others),
         ],
         Collator(shell, with_teacher=shell.before_text is not None),

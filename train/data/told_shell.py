@@ -27,3 +27,8 @@ class ToldShell(PromptShell):
         counts = np.array([len(self.named[emotion]) for emotion in encoded.dictionary.to_pylist()], np.int64)
         found: Int[np.ndarray, " n"] = counts[encoded.indices.to_numpy()]
         return found
+
+
+def named_of(shell: PromptShell) -> Mapping[str, list[int]] | None:
+    """Return the token ids that name each emotion in the prompts of a shell; None if they name none."""
+    return shell.named if isinstance(shell, ToldShell) else None

@@ -14,7 +14,7 @@ from pipeline.weights.source import fetch
 from train.data.dataset import Collator, Examples, Visit, row_costs
 from train.data.log_mel import ClipHops, LogMel
 from train.data.sampler import Sampler, of_rank
-from train.data.told_shell import ToldShell
+from train.data.told_shell import named_of
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.fit.planned_rows import make_sampler, plan_train_rows, with_response
 from train.fit.told_prompt import ToldPrompt, training_shell
@@ -102,7 +102,7 @@ def open_data(
         log_mel=log_mel,
         emotions=config.emotions,
         soft_labels=isinstance(settings, EmotionFitParams) and settings.labels == "soft",
-        named=shell.named if isinstance(shell, ToldShell) else None,
+        named=named_of(shell),
     )
     return Data(
         train=examples(train_rows, augment=augmentation),
