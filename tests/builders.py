@@ -195,7 +195,11 @@ def semantic_fit_section(**changes: Any) -> dict[str, Any]:
 def emotion_fit_section(**changes: Any) -> dict[str, Any]:
     """Build the section `fit.emotion`."""
     plora = {"rank": 2, "alpha": 2, "dropout": 0.1, "targets": "all-linear", "positions": "speech"}
-    return fit_section(**{"plora": plora, "train_encoder": True, "emotion_weight": 1.0, **changes})
+    own = {
+        "plora": plora, "train_encoder": True, "encoder_learning_rate": None, "response_loss": "ce",
+        "emotion_weight": 1.0, "labels": "hard", "head": {"pooling": "mean", "layers": "last"},
+    }  # fmt: skip
+    return fit_section(**{**own, **changes})
 
 
 def model_config(models: ModelsParams, **changes: Any) -> "ModelConfig":

@@ -310,7 +310,8 @@ class Answering:
 def select_speech(speech: Speech, rows: Sequence[int]) -> Speech:
     """Return the embeddings of some rows."""
     places = list(rows)
-    return Speech(embeddings=speech.embeddings[places], valid=speech.valid[places])
+    summary = None if speech.summary is None else speech.summary[places]
+    return Speech(embeddings=speech.embeddings[places], valid=speech.valid[places], summary=summary)
 
 
 def _sums(log_p: Float[Tensor, " n"], numbers: Int[Tensor, " n"]) -> list[float]:

@@ -10,6 +10,9 @@ from pipeline.weights.source import ModelsParams
 
 CONFIG_FILE = "config.json"
 
+Pooling = Literal["mean", "attention"]
+Layers = Literal["last", "weighted"]
+
 
 class ModelConfig(BaseModel):
     """The content of config.json."""
@@ -25,6 +28,10 @@ class ModelConfig(BaseModel):
     plora: bool
     plora_positions: Literal["speech", "all"] = "speech"
     """Where P-LoRA acts in a sequence that holds speech."""
+    head_pooling: Pooling = "mean"
+    """How the emotion head pools the frames of a clip."""
+    head_layers: Layers = "last"
+    """What the emotion head pools: speech embeddings, or a weighted sum of the states of all layers of the encoder."""
 
 
 def load_config(folder: Path) -> ModelConfig:

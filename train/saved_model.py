@@ -29,6 +29,7 @@ from pipeline.weights.encoder import load_encoder
 from pipeline.weights.llm import load_llm
 from pipeline.weights.source import fetch
 from train.model import SpeechLLM
+from train.model.emotion_head import HeadShape
 from train.model.encoder import SpeechEncoder
 from train.model.plora import ADAPTER_NAME
 from train.model_config import CONFIG_FILE, ModelConfig, load_config
@@ -49,7 +50,8 @@ def build(config: ModelConfig, dtype: torch.dtype) -> SpeechLLM:
     whisper = load_encoder(encoder_folder)
     llm = load_llm(llm_folder, dtype)
     torch.manual_seed(config.seed)
-    model = SpeechLLM(SpeechEncoder(whisper, config.pad_to_30s), llm, len(config.emotions))
+    head = HeadShape(pooling=config.head_pooling, layers=config.head_layers)
+    model = SpeechLLM(SpeechEncoder(whisper, config.pad_to_30s), llm, len(config.emotions), head)
     model.adapter.start_at_norm(token_norm(model))
     model.eval()
     check_own_forward(model)

@@ -126,7 +126,8 @@ def draw_losses(losses: Losses, of: str) -> str:
     terms = [name for name in TERMS if name in train]
 
     def paint(ax: Axes) -> None:
-        for name, (color, dash, marker) in zip(terms, ((_BLUE, "-", "o"), (_ORANGE, "--", "s")), strict=False):
+        styles = ((_BLUE, "-", "o"), (_ORANGE, "--", "s"), (_GREEN, ":", "^"))
+        for name, (color, dash, marker) in zip(terms, styles, strict=False):
             ax.plot(train["step"], train[name], dash, color=color, lw=1.8, label=_LOSS_NAMES[name])
             if dev["step"]:
                 ax.plot(dev["step"], dev[name], marker, color=color, ms=5, label="dev speakers")

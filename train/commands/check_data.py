@@ -117,19 +117,22 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
     from pipeline.prompts import Prompter
     from train.data.dataset import Collator, Examples, row_costs
     from train.data.log_mel import LogMel
+    from train.data.told_shell import named_of
     from train.fit.augmented_rows import make_budget
     from train.fit.planned_rows import plan_train_rows, with_response
+    from train.fit.told_prompt import read_told_prompt, training_shell
 
     models = params.load(params_file, "models", ModelsParams)
     emotions = read_classes(params_file)
     pad_to_30s = params.load(params_file, "fit.semantic.pad_to_30s", bool)
-    runs_teacher = isinstance(settings, SemanticFitParams) and settings.teacher == "exact"
-    shell = packed.load_shell(folder)
     splits = {
         split: packed.load(folder, split, allow_empty=True) for split in manifest.SPLITS if (folder / split).is_dir()
     }
     train = with_response(packed.load(folder, "train"))
-    costs = row_costs(train, shell, pad_to_30s, runs_teacher, shares_start=True)
+    kind: Alignment = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
+    given = [train, *(with_response(rows) for split, rows in splits.items() if split == "dev")]
+    shell = training_shell(folder, given, read_told_prompt(params_file, kind, settings))
+    costs = row_costs(train, shell, pad_to_30s, settings.runs_teacher, shares_start=True)
     over = make_budget(settings).too_large(costs)
     fits = np.setdiff1d(np.arange(len(train)), over)
     if len(fits) == 0:
@@ -137,13 +140,14 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
             f"{folder}: found no train row with a continuation that fits into a batch, expected at least one"
         )
     fitting = train.select(fits)
+    runs_teacher = settings.runs_teacher
     sampler, augmentation = plan_train_rows(fitting, shell, settings, pad_to_30s, runs_teacher, shares_start=True)
     epoch = describe_epoch(sampler, settings)
     log_mel = LogMel(fetch(models.encoder), pad_to_30s)
     others = [train.select(over), *(with_response(rows) for split, rows in splits.items() if split != "train")]
     damaged, walk = walk_rows(
         [
-            Examples(fitting, log_mel, emotions, augmentation),
+            Examples(fitting, log_mel, emotions, augmentation, named=named_of(shell)),
             *(Examples(rows, log_mel, emotions) for rows in others),
         ],
         Collator(shell, with_teacher=shell.before_text is not None),
@@ -153,7 +157,7 @@ def check_data(folder: Path, settings: FitParams, params_file: Path, sample: int
     end_ids = Prompter.load(fetch(models.llm)).end_ids
     return Checked(
         folder=str(folder),
-        kind="emotion" if shell.before_text is None else "semantic",
+        kind=kind,
         splits=[describe_split(split, rows, end_ids) for split, rows in splits.items()],
         corpora=describe_corpora(fitting, sampler),
         epoch=epoch,

@@ -12,7 +12,7 @@ import typer
 from pipeline import params
 from pipeline.audio.mono_16k import PCM16_STEPS, SAMPLE_RATE_HZ, Samples
 from pipeline.commands.options import Json, print_found
-from pipeline.params import ParamsFile
+from pipeline.params import Alignment, ParamsFile
 from pipeline.stage import UserError
 from pipeline.tables import packed
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
@@ -34,7 +34,7 @@ class AugmentedClip:
 
 
 def write_clips(
-    folder: Path, row_id: str | None, epoch: int, to: Path, settings: FitParams, section: str
+    folder: Path, row_id: str | None, epoch: int, to: Path, settings: FitParams, params_file: Path
 ) -> AugmentedClip:
     """Write the clip of a train row (None: the first one) as two WAV files.
 
@@ -43,14 +43,19 @@ def write_clips(
     from train.data.augmentation import apply, excess_db, unlimited
     from train.data.dataset import decode
     from train.fit.augmented_rows import make_augmentation
+    from train.fit.told_prompt import read_told_prompt, training_shell
 
     rows = packed.load(folder, "train")
     number = 0 if row_id is None else pc.index(rows.column("id"), row_id).as_py()
     if number < 0:
         raise UserError(f"{folder}: found no train row {row_id}; expected the id of one, as only these are augmented")
-    augmentation = make_augmentation(settings, rows, packed.load_shell(folder))
+    kind: Alignment = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
+    shell = training_shell(folder, [rows], read_told_prompt(params_file, kind, settings))
+    augmentation = make_augmentation(settings, rows, shell)
     if augmentation is None:
-        raise UserError(f"{section}.augment: found none, expected a preset such as emotion-safe, or effects")
+        raise UserError(
+            f"{params_file}: fit.{kind}.augment: found none, expected a preset such as emotion-safe, or effects"
+        )
     row_id = rows[number]["id"]
     samples = decode(rows, rows[number], number)
     effects = augmentation.draw(number, row_id, len(samples), epoch)
@@ -105,7 +110,6 @@ def main(
     its values, in the order of application); before and after (the files).
     """
     kind = "emotion" if packed.load_shell(folder).before_text is None else "semantic"
-    section = f"fit.{kind}"
-    settings = params.load(params_file, section, EmotionFitParams if kind == "emotion" else SemanticFitParams)
-    clip = write_clips(folder, row, epoch, to, settings, f"{params_file}: {section}")
+    settings = params.load(params_file, f"fit.{kind}", EmotionFitParams if kind == "emotion" else SemanticFitParams)
+    clip = write_clips(folder, row, epoch, to, settings, params_file)
     print_found(clip, describe(clip), as_json)

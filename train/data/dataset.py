@@ -27,6 +27,7 @@ from pipeline.stage import UserError
 from pipeline.tables import packed
 from pipeline.tables.packed import PromptShell
 from train.data.log_mel import ClipHops, LogMel
+from train.data.told_shell import ToldShell
 from train.model import Batch, Sequences, TopKTeacher
 from train.model.batch_log_mel import EXTRA_HOPS
 from train.model.inputs import Features, Samples, States, pad_features, sequences
@@ -43,6 +44,7 @@ class Example:
     """Log-mel [m, f], samples [h, w] as in `Samples.hops`, or encoder states [t, e]."""
     num_frames: int
     text_ids: list[int]
+    """The transcript; before it what names the emotion, if a teacher is told it."""
     response_ids: list[int]
     emotion: int
     top_ids: list[list[int]] | None = None
@@ -52,6 +54,8 @@ class Example:
     id: str = ""
     form: Form = "log-mel"
     """What `features` are."""
+    shares: list[float] | None = None
+    """The soft label: for each class its share of the votes; None with hard labels."""
 
 
 Augment = Callable[[int, str, mono_16k.Samples, int], mono_16k.Samples]
@@ -74,10 +78,22 @@ class Examples(Dataset[Example]):
     """The rows of a packed split; each row is decoded when it is read."""
 
     def __init__(
-        self, rows: packed.Rows, log_mel: LogMel | ClipHops, emotions: Sequence[str], augment: Augment | None = None
+        self,
+        rows: packed.Rows,
+        log_mel: LogMel | ClipHops,
+        emotions: Sequence[str],
+        augment: Augment | None = None,
+        *,
+        soft_labels: bool = False,
+        named: Mapping[str, list[int]] | None = None,
     ) -> None:
-        """`log_mel` computes the features of a clip; `ClipHops` leaves the log-mel to the model."""
+        """`log_mel` computes the features of a clip; `ClipHops` leaves the log-mel to the model.
+
+        `named` are the token ids that name the emotion of a row before its transcript (`ToldShell`); None: none do.
+        """
         self.rows = rows
+        self.named = named
+        self.soft_labels = soft_labels
         self.log_mel = log_mel
         self.augment = augment
         self.states: Callable[[int], Tensor] | None = None
@@ -109,14 +125,23 @@ class Examples(Dataset[Example]):
         return Example(
             features=features,
             num_frames=num_mel_frames(num_samples),
-            text_ids=row["text_ids"],
+            text_ids=row["text_ids"] if self.named is None else [*self.named[row["emotion"]], *row["text_ids"]],
             response_ids=row["response_ids"],
             emotion=self.emotions.get(row["emotion"], -1),
             top_ids=row.get("top_ids"),
             top_logprobs=row.get("top_logprobs"),
             id=row["id"],
             form=form,
+            shares=self._shares(row) if self.soft_labels else None,
         )
+
+    def _shares(self, row: Mapping[str, Any]) -> list[float]:
+        """Return for each class its share of the votes for a class; without such a vote, 1 for the row's label."""
+        votes = {vote["emotion"]: vote["share"] for vote in row["emotion_votes"] or ()}
+        shares = [votes.get(name, 0.0) for name in self.emotions]
+        if (total := sum(shares)) == 0:
+            return [float(name == row["emotion"]) for name in self.emotions]
+        return [share / total for share in shares]
 
 
 def row_costs(
@@ -135,6 +160,8 @@ def row_costs(
     if num_samples is None:
         num_samples = rows.column("num_samples").to_numpy()
     text, response = (rows.column(f"num_{name}_tokens").to_numpy().astype(np.int64) for name in ("text", "response"))
+    if isinstance(shell, ToldShell):
+        text = text + shell.num_named(rows.column("emotion"))
     mel_frames = np.minimum(num_samples // HOP_SAMPLES, MAX_MEL_FRAMES).astype(np.int64)
     speech = num_speech_tokens(mel_frames)
     frames = np.full_like(speech, MAX_MEL_FRAMES // 2) if pad_to_30s else halved(mel_frames)
@@ -198,6 +225,7 @@ class Collator:
             signals=_signals(examples, num_responses) if self.with_signals else None,
             response_ids=_padded(response_ids, num_responses),
             emotion=_padded(torch.tensor([example.emotion for example in examples]), num_rows, -1),
+            shares=_shares(examples, num_rows),
             clips=clips,
             ids=tuple(example.id for example in examples),
             num_padding=num_responses - len(response_ids),
@@ -250,6 +278,11 @@ def _signals(examples: Sequence[Example], size: int) -> TopKTeacher:
         top_ids=_padded(torch.tensor([step for example in examples for step in example.top_ids or []]), size),
         top_logprobs=_padded(torch.tensor([step for example in examples for step in example.top_logprobs or []]), size),
     )
+
+
+def _shares(examples: Sequence[Example], size: int) -> Tensor | None:
+    given = [example.shares for example in examples if example.shares is not None]
+    return _padded(torch.tensor(given), size) if given else None
 
 
 def _padded(values: Tensor, size: int, value: int = 0) -> Tensor:

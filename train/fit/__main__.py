@@ -14,6 +14,7 @@ from pipeline.weights.check import check_models, read_training_models
 from pipeline.weights.source import ModelsParams, fetch
 from train import launch
 from train.fit.params import EmotionFitParams, SemanticFitParams
+from train.fit.told_prompt import read_told_prompt
 
 
 def main(
@@ -33,6 +34,7 @@ def main(
     settings = params.load(params_file, f"fit.{kind}", SemanticFitParams if kind == "semantic" else EmotionFitParams)
     models = params.load(params_file, "models", ModelsParams)
     emotions = read_classes(params_file)
+    told = read_told_prompt(params_file, kind, settings)
     if kind == "emotion" and init is None and settings.init is None:
         raise UserError("--init: expected the stage-1 model folder, found nothing; or set fit.emotion.init")
     if kind == "semantic" and init is not None:
@@ -49,7 +51,7 @@ def main(
 
     folders = RunFolders(data=data, init=init, output=output, checkpoints=checkpoints, logs=logs)
     try:
-        fit(settings, models, emotions, folders, resume)
+        fit(settings, models, emotions, folders, resume, told)
     except NoMemoryLeftError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         raise typer.Exit(EXIT_STATUS) from None

@@ -13,7 +13,7 @@ from train.data.dataset import row_costs
 from train.data.draws import hash_ids
 from train.data.sampler import Budget
 from train.data.speed import Speeds
-from train.fit.params import FitParams, SemanticFitParams
+from train.fit.params import FitParams
 
 
 def make_augmentation(settings: FitParams, rows: packed.Rows, shell: PromptShell) -> Augmentation | None:
@@ -25,13 +25,12 @@ def make_augmentation(settings: FitParams, rows: packed.Rows, shell: PromptShell
         return None
     speeds = None
     if params.speed is not None:
-        runs_teacher = isinstance(settings, SemanticFitParams) and settings.teacher == "exact"
         speeds = Speeds(
             params=params.speed,
             seed=settings.seed,
             hashes=hash_ids(rows.column("id")),
             num_samples=rows.column("num_samples").to_numpy(),
-            longest=longest_clips(rows, shell, make_budget(settings), runs_teacher),
+            longest=longest_clips(rows, shell, make_budget(settings), settings.runs_teacher),
         )
     return Augmentation(params, settings.seed, speeds)
 

@@ -67,6 +67,11 @@ def read_earlier(settings: FitParams, models: ModelsParams, emotions: list[str])
     ]
     if isinstance(settings, SemanticFitParams):
         expected.append(("fit.semantic.pad_to_30s", config.pad_to_30s, settings.pad_to_30s))
+        if settings.encoder_states == "cached" and config.head_layers == "weighted":
+            raise UserError(
+                f"{where}: found an emotion head that reads all layers of the encoder, expected "
+                "fit.semantic.encoder_states: computed, because only the states of the last layer are cached"
+            )
     if isinstance(settings, EmotionFitParams):
         if not config.plora:
             raise UserError(
@@ -76,6 +81,8 @@ def read_earlier(settings: FitParams, models: ModelsParams, emotions: list[str])
         expected.append(("fit.emotion.plora.rank", rank, settings.plora.rank))
         expected.append(("fit.emotion.plora.alpha", alpha, settings.plora.alpha))
         expected.append(("fit.emotion.plora.positions", config.plora_positions, settings.plora.positions))
+        expected.append(("fit.emotion.head.pooling", config.head_pooling, settings.head.pooling))
+        expected.append(("fit.emotion.head.layers", config.head_layers, settings.head.layers))
     for name, found, wanted in expected:
         if found != wanted:
             raise UserError(f"{where}: {name}: found {found}, expected {wanted} as in the parameters")

@@ -7,6 +7,7 @@ checkpoints of other runs. The shards of packed data are not read for it: packin
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from accelerate.utils import broadcast_object_list
 
 from pipeline.stage import UserError
 from pipeline.tables import packed
+from pipeline.tables.packed import PromptShell
 from pipeline.weights.source import fetch, name_weights
+from train.data.told_shell import ToldShell
 from train.fit.augmented_rows import sound_folders
 from train.fit.params import FitParams, SemanticFitParams
 from train.fit.run_record import LOSSES_FILE, RUN_FILE
@@ -43,9 +46,17 @@ LIBRARIES_OF_AUGMENTATION = ("audiomentations", "scipy", "soundfile", "soxr")
 
 
 def identify(
-    settings: FitParams, config: ModelConfig, data: Path, init: Path | None, dtype: torch.dtype, is_main_process: bool
+    settings: FitParams,
+    config: ModelConfig,
+    data: Path,
+    init: Path | None,
+    dtype: torch.dtype,
+    is_main_process: bool,
+    shell: PromptShell | None = None,
 ) -> Identity:
     """Return the identity of a run on packed `data`, from the model in the folder `init`.
+
+    `shell` has the prompts of training, if they are not only those of the packed data.
 
     Only the main process reads files, and the others get the identity from it. Raises UserError, in all processes, if a
     shard of the data is missing or has another size than packing has written.
@@ -53,7 +64,7 @@ def identify(
     mine: Identity | UserError | None = None
     if is_main_process:
         try:
-            mine = _identify(settings, config, data, init, dtype)
+            mine = _identify(settings, config, data, init, dtype, shell)
         except UserError as error:
             mine = error  # the others must not wait for it
     found: Identity | UserError = broadcast_object_list([mine])[0]
@@ -62,7 +73,14 @@ def identify(
     return found
 
 
-def _identify(settings: FitParams, config: ModelConfig, data: Path, init: Path | None, dtype: torch.dtype) -> Identity:
+def _identify(
+    settings: FitParams,
+    config: ModelConfig,
+    data: Path,
+    init: Path | None,
+    dtype: torch.dtype,
+    shell: PromptShell | None,
+) -> Identity:
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     values = {
         "kind": kind,
@@ -73,6 +91,9 @@ def _identify(settings: FitParams, config: ModelConfig, data: Path, init: Path |
         "precision of the LLM": str(dtype).removeprefix("torch."),
         "version": versions(settings),
     }
+    if isinstance(shell, ToldShell):
+        tokens = json.dumps(asdict(shell), sort_keys=True).encode()
+        values["prompts of the teacher"] = xxhash.xxh3_128_hexdigest(tokens)
     root = Path(__file__).parents[2]
     files = {str(file.relative_to(root)): file for place in CODE for file in _files(root / place, "*.py")}
     files |= {str(file): file for folder in sound_folders(settings) for file in _files(folder)}

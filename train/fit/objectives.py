@@ -6,7 +6,7 @@ all its batches, on all processes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -82,29 +82,46 @@ class SemanticAlignment:
 
 @dataclass(frozen=True, slots=True)
 class EmotionAlignment:
-    """Stage 2: the cross-entropies of the response and of the emotion head (paper Eq. 2 and 3)."""
+    """Stage 2: the cross-entropies of the response and of the emotion head (paper Eq. 2 and 3).
+
+    Instead of the cross-entropy of the response, or beside it, its KL to the teacher of the batch, at temperature 1.
+    """
 
     head: OutputHead
     emotion_weight: float
     num_emotions: int
+    response_terms: tuple[Literal["ce", "kl"], ...] = ("ce",)
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The response has weight 1, the emotion head `emotion_weight`."""
-        return {"ce": 1.0, "emotion": self.emotion_weight}
+        """Each term of the response has weight 1, the emotion head `emotion_weight`."""
+        return {**dict.fromkeys(self.response_terms, 1.0), "emotion": self.emotion_weight}
 
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """Return the numbers of response tokens and of labelled clips."""
-        return {"ce": batch.num_responses, "emotion": int((batch.emotion >= 0).sum())}
+        counts: dict[str, int] = dict.fromkeys(self.response_terms, batch.num_responses)
+        return counts | {"emotion": int((batch.emotion >= 0).sum())}
 
     def sums(self, outputs: Outputs, batch: Batch) -> Mapping[str, Tensor]:
-        """Return the sums of both cross-entropies, in nats."""
-        emotion = outputs.emotion.to(at_least_float32(outputs.emotion.dtype))
-        ce = response_ce(outputs.student, batch.response_ids, self.head)
-        return {
-            "ce": ce[: batch.num_responses].sum(),
-            "emotion": functional.cross_entropy(emotion, batch.emotion, ignore_index=-1, reduction="sum"),
-        }
+        """Return the sums of all terms, in nats."""
+        sums: dict[str, Tensor] = {}
+        for name in self.response_terms:
+            if name == "ce":
+                losses = response_ce(outputs.student, batch.response_ids, self.head)
+            else:
+                assert outputs.teacher is not None
+                losses = response_kl(outputs.student, outputs.teacher, self.head, temperature=1.0)
+            sums[name] = losses[: batch.num_responses].sum()
+        return sums | {"emotion": emotion_ce(outputs.emotion, batch)}
+
+
+def emotion_ce(logits: Float[Tensor, "b k"], batch: Batch) -> Float[Tensor, ""]:
+    """Return the cross-entropy of the emotion head summed over the labelled clips; labels are hard or soft."""
+    logits = logits.to(at_least_float32(logits.dtype))
+    if batch.shares is None:
+        return functional.cross_entropy(logits, batch.emotion, ignore_index=-1, reduction="sum")
+    shares = batch.shares.where(batch.emotion[:, None] >= 0, 0.0)
+    return functional.cross_entropy(logits, shares.to(logits.dtype), reduction="sum")
 
 
 def recalled(logits: Float[Tensor, "b k"], emotion: Int[Tensor, " b"]) -> Float[Tensor, "2 k"]:

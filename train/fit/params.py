@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from pipeline.params import Precision, Section
 from pipeline.weights.lora import Targets
 from train.data.effects import Augment, EmotionAugment
+from train.model_config import Layers, Pooling
 
 Shape = Literal["as-published", "cosine", "constant"]
 """How the learning rate goes on after its warm-up: linearly to 0, by a cosine to 0, or without change."""
@@ -102,6 +103,11 @@ class FitParams(Section):
     keep_checkpoints: PositiveInt
     """The last checkpoints that stay; with 2 or more, a damaged one costs only the steps after the one before it."""
 
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether the LLM runs on the transcripts in a training step."""
+        raise NotImplementedError
+
 
 class WarmStartParams(Section):
     """The warm start of the adapter before stage 1 (train/fit/ctc_warm_start.py)."""
@@ -125,6 +131,11 @@ class SemanticFitParams(FitParams):
     encoder_states: Literal["computed", "cached"]
     """computed: the frozen encoder runs in every step; cached: it runs once on each row, and its states are kept on
     disk (train/fit/cached_states.py), which pays from the second epoch on. The results differ by rounding."""
+
+    @property
+    def runs_teacher(self) -> bool:
+        """A stored teacher does not run."""
+        return self.teacher == "exact"
 
     @field_validator("encoder_states")
     @classmethod
@@ -156,6 +167,17 @@ class PloraParams(Section):
     """Where it acts in a sequence that holds speech. all is ordinary LoRA, and slower; text alone stays the LLM's."""
 
 
+class HeadParams(Section):
+    """What the emotion head reads of a clip (train/model/emotion_head.py)."""
+
+    pooling: Pooling
+    """How the frames of a clip become one vector. mean: with even weights; attention: with the weights that a learned
+    query gives them, which start even."""
+    layers: Layers
+    """last: the speech embeddings of the adapter; weighted: a learned weighted sum of the states of all layers of the
+    encoder, which starts even."""
+
+
 class EmotionFitParams(FitParams):
     """Stage 2."""
 
@@ -164,4 +186,25 @@ class EmotionFitParams(FitParams):
 
     plora: PloraParams
     train_encoder: bool
+    encoder_learning_rate: Annotated[float, Field(gt=0)] | None
+    """The learning rate of the encoder; null: `learning_rate`."""
+    response_loss: Literal["ce", "kl", "both"]
+    """The loss of the continuation. ce: its cross-entropy; kl: the KL between the predictions of the LLM that reads the
+    transcript and is told the emotion (train/fit/told_prompt.py) and those of the model; both: their sum."""
     emotion_weight: Annotated[float, Field(ge=0)]
+    labels: Literal["hard", "soft"]
+    """What the emotion head learns. hard: the label of a clip; soft: the shares of the annotators' votes for each
+    class, and the label of a clip without votes."""
+    head: HeadParams
+
+    @property
+    def runs_teacher(self) -> bool:
+        """The teacher is told the emotion; only the KL needs it."""
+        return self.response_loss != "ce"
+
+    @field_validator("encoder_learning_rate")
+    @classmethod
+    def _check_encoder_learning_rate(cls, rate: float | None, known: ValidationInfo) -> float | None:
+        if rate is not None and known.data.get("train_encoder") is False:
+            raise ValueError("null with train_encoder: false, because the encoder is not trained")
+        return rate

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +40,7 @@ from train.fit.sharded_llm import shard_llm
 from train.fit.signals import EXIT_STATUS, StopSignal
 from train.fit.speed import speed_of
 from train.fit.stage_model import build_model, check_layout, llm_dtype, standardise_head
+from train.fit.told_prompt import ToldPrompt
 from train.fit.trackers import check_trackers
 from train.fit.trainer import Trainer
 from train.fit.watch import Best, Watch
@@ -59,20 +61,30 @@ class RunFolders:
     logs: Path
 
 
-def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders: RunFolders, resume: bool) -> None:
-    """Train a stage and save the model; `resume` continues from this run's checkpoint if there is one."""
+def fit(
+    settings: FitParams,
+    models: ModelsParams,
+    emotions: list[str],
+    folders: RunFolders,
+    resume: bool,
+    told: ToldPrompt | None = None,
+) -> None:
+    """Train a stage and save the model; `resume` continues from this run's checkpoint if there is one.
+
+    `told` is the prompt of the teacher of stage 2 (train/fit/told_prompt.py).
+    """
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     avoid_shape_plans()
     check_trackers(settings.trackers)
     join_processes(timedelta(minutes=settings.hang_minutes) + MARGIN)
     accelerator = Accelerator(mixed_precision="bf16" if llm_dtype(settings) == torch.bfloat16 else "no")
-    model, config, data = prepare(settings, models, emotions, folders, accelerator)
+    model, config, data = prepare(settings, models, emotions, folders, accelerator, told)
     main = accelerator.is_main_process
     num_batches = data.sampler.num_batches(settings.epochs, settings.max_steps)
     for line in describe_rows(data, settings, num_batches, accelerator.num_processes) if main else []:
         say(f"fit: {kind}: {line}")
     init = folders.init if settings.init is None else Path(settings.init)
-    of_run = identify(settings, config, folders.data, init, llm_dtype(settings), main)
+    of_run = identify(settings, config, folders.data, init, llm_dtype(settings), main, data.collate.shell)
     run = run_name(of_run)
     folder, logs = folders.checkpoints / run, folders.logs / run
     started, commit = time.monotonic(), commit_of_code() if main else None
@@ -99,13 +111,19 @@ def fit(settings: FitParams, models: ModelsParams, emotions: list[str], folders:
 
 
 def prepare(
-    settings: FitParams, models: ModelsParams, emotions: list[str], folders: RunFolders, accelerator: Accelerator
+    settings: FitParams,
+    models: ModelsParams,
+    emotions: list[str],
+    folders: RunFolders,
+    accelerator: Accelerator,
+    told: ToldPrompt | None,
 ) -> tuple[SpeechLLM, ModelConfig, Data]:
     """Return the model on the device where it trains, and its data; raises UserError if a step cannot fit there."""
     kind = "semantic" if isinstance(settings, SemanticFitParams) else "emotion"
     model, config = build_model(settings, models, emotions, folders.init)
     check_layout(settings, config, model)
-    data = open_data(folders.data, settings, config, with_teacher=kind == "semantic", shares_start=model.shares_start)
+    with_teacher = kind == "semantic" or settings.runs_teacher
+    data = open_data(folders.data, settings, config, with_teacher, model.shares_start, told)
     check_dev(settings, data, folders.data)
     if data.collate.with_signals:
         stored_teacher.check(data.train.rows, folders.data)
@@ -273,18 +291,34 @@ def make_objective(settings: FitParams, model: SpeechLLM) -> Objective:
     if isinstance(settings, SemanticFitParams):
         return SemanticAlignment(model.output_head, settings.temperature)
     assert isinstance(settings, EmotionFitParams)
-    return EmotionAlignment(model.output_head, settings.emotion_weight, model.head.classify.out_features)
+    return EmotionAlignment(
+        model.output_head,
+        settings.emotion_weight,
+        model.head.classify.out_features,
+        ("ce", "kl") if settings.response_loss == "both" else (settings.response_loss,),
+    )
 
 
 def make_optimizer(model: SpeechLLM, settings: FitParams) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, with weight decay on matrices but not on biases and norms."""
+    """Return AdamW over the trainable parameters, with weight decay on matrices but not on biases and norms.
+
+    If the encoder has a learning rate of its own, its groups are the last ones.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    rate = settings.encoder_learning_rate if isinstance(settings, EmotionFitParams) else None
+    apart = set() if rate is None else set(model.encoder.parameters())
+    groups = _groups([p for p in trained if p not in apart], settings.learning_rate, settings.weight_decay)
+    if rate is not None:
+        groups += _groups([p for p in trained if p in apart], rate, settings.weight_decay)
     on_gpu = trained[0].is_cuda  # fused, it can leave out a step without a word to the CPU
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=on_gpu)
+
+
+def _groups(weights: Sequence[torch.nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in weights if p.ndim > 1], "lr": rate, "weight_decay": decay},
+        {"params": [p for p in weights if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+    ]
 
 
 def save(

@@ -14,6 +14,7 @@ from train.fit.data import Data
 from train.fit.earlier_model import load_earlier
 from train.fit.params import EmotionFitParams, FitParams, SemanticFitParams
 from train.model import SpeechLLM
+from train.model.emotion_head import HeadShape
 from train.model.plora import lora_config
 from train.model_config import ModelConfig, load_config
 from train.precision import training_device, training_dtype
@@ -82,9 +83,15 @@ def emotion_model(
     )
     if settings.train_encoder:
         model.encoder.train_weights()
-    encoder_trained = config.encoder_trained or settings.train_encoder
+    model.change_head(HeadShape(pooling=settings.head.pooling, layers=settings.head.layers))
     return model, config.model_copy(
-        update={"plora": True, "plora_positions": plora.positions, "encoder_trained": encoder_trained}
+        update={
+            "plora": True,
+            "plora_positions": plora.positions,
+            "encoder_trained": config.encoder_trained or settings.train_encoder,
+            "head_pooling": settings.head.pooling,
+            "head_layers": settings.head.layers,
+        }
     )
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from pipeline.audio.speech_tokens import halved
+from train.model.emotion_head import LayerSum
 from train.model.packing import Segments, convolve, packed_attention
 
 
@@ -43,9 +44,12 @@ class SpeechEncoder(nn.Module):
         self.whisper.embed_positions.requires_grad_(False)
 
     def forward(
-        self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"]
+        self, features: Float[Tensor, "b m f"], num_frames: Int[Tensor, " b"], layer_sum: LayerSum | None = None
     ) -> tuple[Float[Tensor, "b t e"], Int[Tensor, " b"]]:
-        """Encode log-mel `features`, whose first `num_frames` frames are the clip; return states and their lengths."""
+        """Encode log-mel `features`, whose first `num_frames` frames are the clip; return states and their lengths.
+
+        `layer_sum` gets the states of all layers.
+        """
         lengths = halved(num_frames)
         frames = torch.full_like(num_frames, features.shape[2]) if self.pad_to_30s else num_frames
         x = features * valid(frames, features.shape[2])[:, None]
@@ -53,18 +57,35 @@ class SpeechEncoder(nn.Module):
         x = functional.gelu(self.whisper.conv2(x)).transpose(1, 2)
         x = x + self.whisper.embed_positions.weight[: x.shape[1]]
         mask = None if self.pad_to_30s else valid(lengths, x.shape[1])[:, None, None]
-        for layer in self.whisper.layers:
-            x = layer(x, mask)
-        x = self.whisper.layer_norm(x)
+        x = self._run_layers(x, layer_sum, mask)
         return x[:, : int(lengths.max())], lengths
 
-    def packed(self, features: Float[Tensor, "f m"], frames: Segments, rows: Segments) -> Float[Tensor, "t e"]:
-        """Encode clips that stand one after another; `frames` are the segments of the log-mel, `rows` of the states."""
+    def packed(
+        self, features: Float[Tensor, "f m"], frames: Segments, rows: Segments, layer_sum: LayerSum | None = None
+    ) -> Float[Tensor, "t e"]:
+        """Encode clips that stand one after another; `frames` are the segments of the log-mel, `rows` of the states.
+
+        `layer_sum` gets the states of all layers.
+        """
         assert not self.pad_to_30s
         x = functional.gelu(convolve(features, frames, frames, self.whisper.conv1))
         x = functional.gelu(convolve(x, frames, rows, self.whisper.conv2))
         x = x[None] + self.whisper.embed_positions.weight[rows.offsets]  # no view: a layer is compiled again for a view
         with packed_attention(self.whisper):
-            for layer in self.whisper.layers:
-                x = layer(x, None, segments=rows)
-        return self.whisper.layer_norm(x[0])  # type: ignore[no-any-return]
+            return self._run_layers(x, layer_sum, None, segments=rows)[0]
+
+    def _run_layers(
+        self,
+        x: Float[Tensor, "b t e"],
+        layer_sum: LayerSum | None,
+        mask: Bool[Tensor, "b 1 1 t"] | None,
+        **more_inputs: Segments,
+    ) -> Float[Tensor, "b t e"]:
+        for layer in self.whisper.layers:
+            if layer_sum is not None:
+                layer_sum.add(x)
+            x = layer(x, mask, **more_inputs)
+        x = self.whisper.layer_norm(x)
+        if layer_sum is not None:
+            layer_sum.add(x)
+        return x

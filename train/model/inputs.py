@@ -136,6 +136,8 @@ class Batch(Shipped):
     true. If sizes are rounded up, 0 at the end."""
     emotion: Int[Tensor, " b"]
     """Emotion class of each clip; -1 if unknown, and at padding."""
+    shares: Float[Tensor, "b k"] | None = None
+    """The soft label of each clip: the probability of each class; 0 at padding. None: `emotion` is learned."""
     clips: tuple[Segments, ...] | None = None
     """In the packed layout, the segments of the clips: of the log-mel, of the encoder states, and of the result of each
     convolution of the adapter; the last are those of the speech embeddings."""
@@ -185,6 +187,7 @@ class Batch(Shipped):
             signals=None if self.signals is None else self.signals.changed(change),
             response_ids=change(self.response_ids),
             emotion=change(self.emotion),
+            shares=None if self.shares is None else change(self.shares),
             clips=None if self.clips is None else tuple(segments.changed(change) for segments in self.clips),
             ids=self.ids,
             num_padding=self.num_padding,

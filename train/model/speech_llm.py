@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from train.model.adapter import ConvAdapter
 from train.model.batch_log_mel import BatchLogMel
 from train.model.checkpointed_layers import StartCache, checkpointed, decoder_layers
 from train.model.compiled_layers import Backend, compile_layers, given_start
-from train.model.emotion_head import EmotionHead
+from train.model.emotion_head import EmotionHead, HeadShape, LayerSum, mean_of
 from train.model.encoder import SpeechEncoder, valid
 from train.model.inputs import Batch, Features, Samples, Sequences, States
 from train.model.output_head import OutputHead, output_head
@@ -35,6 +35,8 @@ class Speech:
     valid: Bool[Tensor, "b s"]
     clips: Segments | None = None
     """Where the embeddings are when they stand one after another, as the packed layout needs them."""
+    summary: Float[Tensor, "b w"] | None = None
+    """What the emotion head reads of each clip, unless it is the mean of the embeddings."""
 
     @classmethod
     def of(cls, clips: Sequence[Float[Tensor, "_ d"]]) -> "Speech":
@@ -43,10 +45,9 @@ class Speech:
         embeddings = pad_sequence(list(clips), batch_first=True)
         return cls(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
 
-    def pooled(self) -> Float[Tensor, "b d"]:
-        """Return the mean of the valid embeddings of each clip; 0 for a clip of padding that has none."""
-        weights = self.valid[..., None].to(self.embeddings.dtype)
-        return (self.embeddings * weights).sum(1) / weights.sum(1).clamp(min=1)
+    def pooled(self) -> Float[Tensor, "b w"]:
+        """Return what the emotion head reads of each clip: by default the mean of its embeddings."""
+        return mean_of(self.embeddings, self.valid) if self.summary is None else self.summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +62,17 @@ class Outputs:
 class SpeechLLM(nn.Module):
     """An LLM that accepts speech in place of words (BLSP-Emo, arXiv 2406.03872)."""
 
-    def __init__(self, encoder: SpeechEncoder, llm: PreTrainedModel, num_emotions: int) -> None:
+    def __init__(
+        self, encoder: SpeechEncoder, llm: PreTrainedModel, num_emotions: int, head: HeadShape | None = None
+    ) -> None:
         super().__init__()
         width = _token_embeddings(llm).embedding_dim
         self.encoder = encoder.requires_grad_(False)
         self.adapter = ConvAdapter(encoder.width, width)
         self.llm = llm.requires_grad_(False)
         self.head = EmotionHead(width, num_emotions)
+        if head is not None:
+            self.change_head(head)
         self.speech_mask = SpeechMask()
         self.plora: LoraConfig | None = None
         self.log_mel: BatchLogMel | None = None
@@ -87,6 +92,14 @@ class SpeechLLM(nn.Module):
         self.llm.eval()
         train_dropout(self.llm, mode)
         return self
+
+    def change_head(self, shape: HeadShape) -> None:
+        """Put a new emotion head in place of the old one, unless the old one has this shape."""
+        if shape == self.head.shape:
+            return
+        width = self.encoder.width if shape.layers == "weighted" else self.token_embeddings.embedding_dim
+        num_layers = len(self.encoder.whisper.layers) + 1
+        self.head = EmotionHead(width, self.head.classify.out_features, shape, num_layers)
 
     def add_plora(self, config: LoraConfig, *, everywhere: bool = False) -> None:
         """Add P-LoRA to the LLM (stage 2); it changes no output until B is trained."""
@@ -117,18 +130,36 @@ class SpeechLLM(nn.Module):
         clips: tuple[Segments, ...] | None = None,
     ) -> Speech:
         """Turn clips into embeddings for the LLM; `clips` says where packed clips are (`Batch.clips`)."""
-        states, lengths = self.encode(features, num_frames, clips)
+        layer_sum = self.head.layer_sum()
+        states, lengths = self.encode(features, num_frames, clips, layer_sum)
         if clips is not None:
             embeddings = self.adapter.packed(states, clips[1:])
-            return Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid, clips=clips[-1])
-        embeddings, lengths = self.adapter(states, lengths)
-        return Speech(embeddings=embeddings, valid=valid(lengths, embeddings.shape[1]))
+            speech = Speech(embeddings=clips[-1].rectangle(embeddings), valid=clips[-1].valid, clips=clips[-1])
+        else:
+            embeddings, num_embeddings = self.adapter(states, lengths)
+            speech = Speech(embeddings=embeddings, valid=valid(num_embeddings, embeddings.shape[1]))
+        if self.head.shape == HeadShape():
+            return speech
+        frames, is_frame = speech.embeddings, speech.valid
+        if layer_sum is not None and clips is not None:
+            frames, is_frame = clips[1].rectangle(layer_sum.total.flatten(0, 1)), clips[1].valid
+        elif layer_sum is not None:
+            frames, is_frame = layer_sum.total, valid(lengths, layer_sum.total.shape[1])
+        return replace(speech, summary=self.head.pool(frames, is_frame))
 
     def encode(
-        self, features: Features, num_frames: Int[Tensor, " b"], clips: tuple[Segments, ...] | None = None
+        self,
+        features: Features,
+        num_frames: Int[Tensor, " b"],
+        clips: tuple[Segments, ...] | None = None,
+        layer_sum: LayerSum | None = None,
     ) -> tuple[Float[Tensor, "b t e"] | Float[Tensor, "t e"], Int[Tensor, " b"]]:
-        """Return the encoder states of clips, padded or packed, and their lengths; given states are not computed."""
+        """Return the encoder states of clips, padded or packed, and their lengths; given states are not computed.
+
+        `layer_sum` gets the states of all layers, which given states do not have.
+        """
         if isinstance(features, States):
+            assert layer_sum is None
             return features.values.to(self.adapter.down.weight.dtype), halved(num_frames)
         layers = list(self.encoder.whisper.layers)
         log_mel = self._log_mel(features, clips)
@@ -136,10 +167,10 @@ class SpeechLLM(nn.Module):
             with self._checkpointed(layers, lambda _layer: nullcontext()):
                 states: Tensor
                 lengths: Tensor
-                states, lengths = self.encoder(log_mel, num_frames)
+                states, lengths = self.encoder(log_mel, num_frames, layer_sum)
                 return states, lengths
         with self._checkpointed(layers, packed_attention):
-            return self.encoder.packed(log_mel, clips[0], clips[1]), halved(num_frames)
+            return self.encoder.packed(log_mel, clips[0], clips[1], layer_sum), halved(num_frames)
 
     def _log_mel(
         self, features: Tensor | Samples, clips: tuple[Segments, ...] | None

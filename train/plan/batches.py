@@ -45,7 +45,7 @@ class EpochFacts:
 def plan_epoch(rows: RowFacts, settings: FitParams, pad_to_30s: bool, num_gpus: int) -> EpochFacts:
     """Plan an epoch; raises UserError if no row fits into a batch."""
     budget = make_budget(settings)
-    costs = rows.costs(pad_to_30s, runs_teacher(settings), shares_start(settings))
+    costs = rows.costs(pad_to_30s, settings.runs_teacher, shares_start(settings))
     fits = np.setdiff1d(np.arange(len(costs)), budget.too_large(costs))
     if len(fits) == 0:
         raise UserError(
@@ -79,11 +79,6 @@ def plan_epoch(rows: RowFacts, settings: FitParams, pad_to_30s: bool, num_gpus: 
     )
 
 
-def runs_teacher(settings: FitParams) -> bool:
-    """Return whether the LLM runs on the transcripts."""
-    return isinstance(settings, SemanticFitParams) and settings.teacher == "exact"
-
-
 def shares_start(settings: FitParams) -> bool:
     """Return whether a batch computes the start of its prompts once, if the LLM allows it."""
     return not (isinstance(settings, EmotionFitParams) and settings.plora.positions == "all")
@@ -110,5 +105,5 @@ def make_batch(
 
     is_packed = settings.batches.layout == "packed"
     lay_out = partial(packed_sequences, shares_start=shares_start(settings)) if is_packed else sequences
-    collate = Collator(rows.shell, runs_teacher(settings), stored, lay_out)
+    collate = Collator(rows.shell, settings.runs_teacher, stored, lay_out)
     return collate([example(number) for number in numbers])

@@ -20,7 +20,7 @@ from train.model import SpeechLLM
 from train.plan import cards
 from train.plan.batches import EpochFacts, make_batch, plan_epoch
 from train.plan.models import outline, read_config, read_encoder_config
-from train.plan.rows import AFTER_TOKENS, START_TOKENS, RowFacts, read_rows
+from train.plan.rows import AFTER_TOKENS, NAMED_TOKENS, START_TOKENS, RowFacts, read_rows, with_told_teacher
 from train.step_facts import StepFacts, run_step
 
 GIB = 2**30
@@ -155,6 +155,8 @@ def plan_stage(
     settings: FitParams = params.load(
         params_file, f"fit.{kind}", SemanticFitParams if kind == "semantic" else EmotionFitParams
     )
+    if kind == "emotion" and settings.runs_teacher:
+        rows = with_told_teacher(rows)
     pad_to_30s = params.load(params_file, "fit.semantic.pad_to_30s", bool)
     epoch = plan_epoch(rows, settings, pad_to_30s, count)
     facts = step_facts(rows, epoch, settings, params_file, pad_to_30s, count)
@@ -294,6 +296,11 @@ def _assumptions(stages: list[StagePlan], gpu: str, params_file: Path) -> list[s
         "where the disk has no links, do not count",
         "not counted: start, evaluation on dev and test, checkpoints, waiting for the loader, and traffic between GPUs",
     ]
+    if any(stage.kind == "emotion" and stage.teacher_positions for stage in stages):
+        lines.append(
+            "teacher of stage 2: its prompt is as long as that for speech, with "
+            f"{NAMED_TOKENS} tokens from the emotion to the transcript"
+        )
     if params.find(params_file, "fit.semantic.warm_start", dict[str, object] | None) is not None:
         lines.append("not counted: the warm start of the adapter (fit.semantic.warm_start)")
     if params.load(params_file, "fit.semantic.encoder_states", str) == "cached":

@@ -13,6 +13,7 @@ from pipeline.weights.llm import attention_of
 from pipeline.weights.source import PYPI, ModelsParams, Weights, cache_folder
 from train.fit.params import EmotionFitParams, FitParams
 from train.model import SpeechLLM
+from train.model.emotion_head import HeadShape
 from train.model.encoder import SpeechEncoder
 from train.model.plora import lora_config
 
@@ -90,6 +91,8 @@ def outline_of(
         )
         if settings.train_encoder:
             model.encoder.train_weights()
+        with torch.device("meta"):
+            model.change_head(HeadShape(pooling=settings.head.pooling, layers=settings.head.layers))
     else:
         model.head.requires_grad_(False)
     model.checkpoints_layers = settings.checkpoint_layers

@@ -1,6 +1,6 @@
 """The rows of a training, or as many as a plan needs: from packed data, else a manifest, else published sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ TEXT_TOKENS_PER_S = 3.3  # benchmarks/batches.py
 TOKENS_PER_WORD = 1.3
 RESPONSE_SHARE = 0.75  # of generate.max_new_tokens: as in benchmarks/gpu/sizes.py, where answers have 24 to 48 tokens
 START_TOKENS, AFTER_TOKENS = 33, 5  # the prompt before and after the content, in Qwen2.5's chat template
+NAMED_TOKENS = 10  # of the published text prompt of stage 2, from the emotion to the transcript
 SYNTHETIC_S = 3.0
 
 
@@ -53,6 +54,16 @@ class RowFacts:
         samples = np.round(self.seconds * SAMPLE_RATE_HZ).astype(np.int64)
         rows = _Lengths(samples=samples, text=self.text, response=self.response)
         return row_costs(rows, self.shell, pad_to_30s, with_teacher, shares_start)  # type: ignore[arg-type]
+
+
+def with_told_teacher(rows: RowFacts) -> RowFacts:
+    """Return the rows of stage 2 for a teacher that is told the emotion.
+
+    Its prompt counts as long as the one for speech, which it nearly is. The last tokens of its start name the emotion,
+    so each row has its own.
+    """
+    shell = replace(rows.shell, before_text=rows.shell.before_speech[:-NAMED_TOKENS])
+    return replace(rows, text=rows.text + NAMED_TOKENS, shell=shell)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

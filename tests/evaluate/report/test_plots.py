@@ -40,6 +40,12 @@ def test_a_figure_is_an_svg_element_in_the_ink_of_its_page(name: str) -> None:
     assert not re.search(r"#000000|http://(?!www\.w3\.org)", svg)
 
 
+def test_each_term_of_a_loss_is_drawn() -> None:
+    curves: dict[str, list[float]] = {"step": [1, 2], "kl": [3, 2], "ce": [2, 1], "emotion": [1, 1]}
+    svg = plots.draw_losses(Losses(train=curves | {"lr": [1, 1], "loss": [3, 2]}, dev=curves), "this")
+    assert all(f"var(--{color})" in svg for color in ("blue", "orange", "green"))
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_the_same_each_time(name: str) -> None:
     assert FIGURES[name]("this") == FIGURES[name]("this")

@@ -16,7 +16,7 @@ from train.__main__ import app
 from train.commands.plan import RECIPES, find_params, main
 from train.plan.costs import make_plan
 from train.plan.models import read_config, read_encoder_config
-from train.plan.rows import read_rows
+from train.plan.rows import AFTER_TOKENS, NAMED_TOKENS, read_rows
 
 
 @pytest.fixture
@@ -66,6 +66,29 @@ def test_the_demo_is_planned_from_its_parameters_alone(project: Path, capsys: py
     assert "docs/results.md" in text
     assert "the h100 was not measured" in text
     assert "36 tokens on average" in text
+    assert "teacher of stage 2" not in text
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_told_teacher_is_planned_with_the_tokens_that_name_the_emotion(
+    project: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
+    changes = {"fit.emotion.batches.layout": layout, "fit.emotion.epochs": 1, "fit.emotion.batches.max_positions": 2000}
+    change_params(changes)
+    alone = plan(capsys)
+    change_params({"fit.emotion.response_loss": "kl"})
+    found = plan(capsys)
+    rows = read_rows("emotion", Path("params.yaml"), project)
+    expected = rows.num_rows / len(rows.text) * float((rows.text + NAMED_TOKENS + AFTER_TOKENS + rows.response).sum())
+    emotion, without = found["stages"][1], alone["stages"][1]
+    if layout == "packed":
+        assert emotion["teacher_positions"] == pytest.approx(expected)
+        assert emotion["student_positions"] == pytest.approx(without["student_positions"])
+    else:
+        assert emotion["teacher_positions"] > expected
+    assert emotion["memory"]["largest"] > 0
+    assert found["generated_tokens"] == alone["generated_tokens"]
+    assert f"with {NAMED_TOKENS} tokens from the emotion to the transcript" in " ".join(found["assumptions"])
 
 
 def test_packed_data_come_first_then_manifests(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

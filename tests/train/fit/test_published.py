@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline import params
-from train.fit.params import EmotionFitParams, FitParams, PloraParams, SemanticFitParams
+from train.fit.params import EmotionFitParams, FitParams, HeadParams, PloraParams, SemanticFitParams
 from train.fit.run import make_optimizer, make_schedule
 
 STAGES: dict[str, tuple[type[FitParams], float, int, int]] = {  # peak rate, steps of the warm-up, epochs
@@ -42,6 +42,8 @@ def test_the_papers_recipe_has_the_published_losses_and_plora(root: Path) -> Non
     assert isinstance(second, EmotionFitParams)
     assert (first.temperature, first.teacher, first.warm_start) == (2.0, "exact", None)
     assert (second.emotion_weight, second.train_encoder) == (1.0, True)
+    assert (second.encoder_learning_rate, second.response_loss, second.labels) == (None, "ce", "hard")
+    assert second.head == HeadParams(pooling="mean", layers="last")
     plora = PloraParams(rank=16, alpha=16, dropout=0.05, targets="all-linear", positions="speech")
     assert second.plora == plora
 
