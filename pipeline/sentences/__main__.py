@@ -7,7 +7,7 @@ ones are for dev. So a sentence that is added changes little else.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,8 +97,7 @@ def main(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Choose the sentences from which emotion prompts are learnt."""
-    section: Any = SentencesParams | None
-    settings: SentencesParams | None = params.load(params_file, "sentences", section)
+    settings = params.load(params_file, "sentences", SentencesParams | None)  # type: ignore[arg-type]
     if settings is None:
         parquet.write(SCHEMA.empty_table(), output)
         say("sentences: sentences is null in the parameters, so the table is empty")

@@ -7,7 +7,7 @@ anew; it leaves nothing half written.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,8 +33,7 @@ def main(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Learn an emotion prompt from text."""
-    section: Any = FitPromptParams | None
-    settings: FitPromptParams | None = params.load(params_file, "fit_prompt", section)
+    settings = params.load(params_file, "fit_prompt", FitPromptParams | None)  # type: ignore[arg-type]
     models = params.load(params_file, "models", ModelsParams)
     emotions = read_classes(params_file)
     prompt = params.load(params_file, "prompts.emotion", Prompt)

@@ -171,8 +171,8 @@ def toy_llm(folder: Path) -> Path:
             told = emotions[(step + number) % len(emotions)]
             shell = prompter.speech(prompt) if told is None else prompter.around(prompt, (), emotion=told)
             asked = shell.before + prompter.content_ids(text) + shell.after
-            answer = ANSWERS[told or EMOTIONS[(step // 4 + number) % 3]]
-            rows.append((asked, (*prompter.answer_ids(answer), 0)))
+            reply = ANSWERS[told or EMOTIONS[(step // 4 + number) % 3]]
+            rows.append((asked, (*prompter.answer_ids(reply), 0)))
         longest = max(len(asked) + len(answer) for asked, answer in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         labels = torch.full_like(ids, -100)
