@@ -160,9 +160,11 @@ def draw_links(groups: Groups, curves: Mapping[str, LinkCurve], chance: float, o
     marks = ((_BLUE, "-", "o"), (_ORANGE, "--", "s"))
 
     def paint(ax: Axes) -> None:
-        for (name, curve), (color, dash, marker) in zip(curves.items(), marks, strict=False):
+        for (name, curve), (color, dash, marker), shift in zip(curves.items(), marks, (-0.25, 0.25), strict=False):
             for places in at:
                 numbers, x = zip(*places, strict=True)
+                if len(x) == 1:
+                    x = (x[0] + shift,)  # so that no interval hides another
                 ua, low, high = (100 * values[list(numbers)] for values in (curve.ua, curve.low, curve.high))
                 ax.plot(x, ua, dash, color=color, lw=1.6, marker=marker, ms=3)
                 if len(x) > 1:
@@ -193,7 +195,8 @@ def _link_places(groups: Groups) -> list[list[tuple[int, float]]]:
     for _, layers in groups:
         count = max(len(layers), 1)
         width = 10.0 if layers else 2.0
-        found.append([(number + i, left + width * (i + 0.5) / count) for i in range(count)])
+        inner = width - 1  # room between the numbers of two groups
+        found.append([(number + i, left + 0.5 + inner * (i + 0.5) / count) for i in range(count)])
         number, left = number + count, left + width
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evaluate.links.features import FeatureFile, LinkReader
@@ -114,6 +114,7 @@ def test_plora_acts_as_in_an_answer(tmp_path: Path, tiny_models: ModelsParams) -
 def test_an_llm_whose_layers_are_not_found_is_one_line(tmp_path: Path, tiny_models: ModelsParams) -> None:
     model = build(tiny_config(tmp_path, tiny_models, "Llama"))
     layers = model.llm.base_model.layers
+    assert isinstance(layers, nn.ModuleList)
     layers.append(deepcopy(layers[0]))  # not in the LLM's config
     with pytest.raises(UserError, match=r"models\.llm: found LlamaForCausalLM, whose layers do not run one by one"):
         LinkReader(model, PROMPT)

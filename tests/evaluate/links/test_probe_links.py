@@ -14,7 +14,7 @@ import yaml
 
 from evaluate.links import command
 from evaluate.links.clips import OTHER_WORDS, TRAINED_WORDS, permute_within_speakers, read_clips, words_of
-from evaluate.links.figures import SCHEMA, answer_figures
+from evaluate.links.figures import SCHEMA, Figure, answer_figures
 from evaluate.links.path import LAST, SPEECH
 from evaluate.links.probes import probe_link
 from evaluate.metrics import score_recognition
@@ -61,7 +61,7 @@ def run(model: Path, data: Path, output: Path, params_file: Path, **options: Any
     values: dict[str, Any] = {"predictions": None, "max_rows": None, "seed": None, "as_json": True, **options}
     command.main(model, data=data, output=output, params_file=params_file, **values)
     found = json.loads((output / "links.json").read_text())
-    return command.Links(**found | {"figures": [command.Figure(**each) for each in found["figures"]]})
+    return command.Links(**found | {"figures": [Figure(**each) for each in found["figures"]]})
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_labels_are_permuted_within_speakers() -> None:
 
 def test_permuted_labels_are_at_chance(tmp_path: Path) -> None:
     data = write_clips(tmp_path / "packed", SPLITS, each=8)  # each speaker has all emotions equally often
-    clips = [read_clips(data, split, EMOTIONS) for split in ("train", "dev", "test")]
-    labels = np.concatenate([of_split.labels for of_split in clips])
+    train, dev, test = (read_clips(data, split, EMOTIONS) for split in ("train", "dev", "test"))
+    labels = np.concatenate([train.labels, dev.labels, test.labels])
     x = np.random.default_rng(0).standard_normal((len(labels), 4)) + 3 * labels[:, np.newaxis]
-    probes = [probe_link(x, *clips, seed) for seed in range(20)]
-    assert (probes[0].predicted == clips[2].labels).mean() > 0.95
-    right = [(control == clips[2].labels).mean() for probe in probes for control in probe.controls]
+    probes = [probe_link(x, train, dev, test, seed) for seed in range(20)]
+    assert (probes[0].predicted == test.labels).mean() > 0.95
+    right = [(control == test.labels).mean() for probe in probes for control in probe.controls]
     assert len(right) == 100
     assert abs(np.mean(right) - 0.5) < 0.15  # three standard errors
 
