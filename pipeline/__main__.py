@@ -8,7 +8,7 @@ STAGES = {
     "ingest": "turn a corpus on disk into manifest rows",
     "split": "assign the speakers to train, dev and test",
     "leaks": "find data of test that is in train or dev",
-    "sentences": "choose sentences without speech, for emotion prompts",
+    "sentences": "choose sentences for emotion prompts",
     "generate": "let the LLM write the continuations",
     "filter": "keep continuations that are usable targets",
     "pack": "write token ids and audio to Arrow",

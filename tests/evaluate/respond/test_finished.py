@@ -157,9 +157,9 @@ def test_each_clip_is_encoded_once_by_each_stage(
     encoded: list[int] = []
     encode = SpeechLLM.encode
 
-    def counted(self: SpeechLLM, features: Any, num_frames: torch.Tensor, clips: Any = None) -> Any:
+    def counted(self: SpeechLLM, features: Any, num_frames: torch.Tensor, clips: Any = None, *more: Any) -> Any:
         encoded.extend(num_frames.tolist())
-        return encode(self, features, num_frames, clips)
+        return encode(self, features, num_frames, clips, *more)
 
     monkeypatch.setattr(SpeechLLM, "encode", counted)
     run("semantic", packed_folder, model_path, tmp_path / "semantic", params_file)
