@@ -44,11 +44,12 @@ class EmotionPromptConfig(BaseModel):
     tokens: int
     """Number of embeddings of an emotion."""
     sentences: list[str]
-    """Hashes of the sentences of train and dev, sorted; `knows` tells whether a transcript is one of them."""
+    """Hashes of the sentences of train and dev, sorted; `known` finds the transcripts that are among them."""
 
-    def knows(self, text: str) -> bool:
-        """Return whether the prompt was learnt from, or measured on, a sentence."""
-        return hash_text(text) in self.sentences
+    def known(self, texts: Iterable[str]) -> set[str]:
+        """Return those of the texts that the prompt was learnt from, or measured on."""
+        hashes = set(self.sentences)
+        return {text for text in texts if hash_text(text) in hashes}
 
 
 class EmotionPrompt(nn.Module):

@@ -149,7 +149,7 @@ def measure(
     about: list[Row] = pa.table({name: usable.column(name) for name in _ABOUT}).to_pylist()
     seen = {text for split in trained for text in split.column("text").unique().to_pylist()}
     if learnt is not None:
-        seen |= {row["text"] for row in about if learnt[1].knows(row["text"])}
+        seen |= learnt[1].known(row["text"] for row in about)
     answers = {text: of_text.answers for text, of_text in told.items()}
     chosen = choose_clips([f"{row['corpus']} {row['emotion']}" for row in about], settings.written, settings.seed)
 

@@ -9,6 +9,7 @@ a run can name its data without reading them.
 
 import json
 import shutil
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -186,7 +187,7 @@ class Rows:
         self._shard_of = [shard for shard, _ in batches]
         self._columns = [batch.columns for _, batch in batches]
         self._readers: dict[int, list[_Reader]] = {}  # of the batches that were read before
-        self._first = np.cumsum([0, *(batch.num_rows for _, batch in batches)])
+        self._first: list[int] = np.cumsum([0, *(batch.num_rows for _, batch in batches)]).tolist()
         self._numbers = np.arange(self._first[-1]) if numbers is None else numbers
 
     def __len__(self) -> int:
@@ -226,8 +227,8 @@ class Rows:
 
     def _find(self, index: int) -> tuple[int, int]:
         number = int(self._numbers[index])
-        batch = int(np.searchsorted(self._first, number, side="right")) - 1
-        return batch, number - int(self._first[batch])
+        batch = bisect_right(self._first, number) - 1
+        return batch, number - self._first[batch]
 
 
 def load(path: Path, split: str, *, allow_empty: bool = False) -> Rows:
@@ -257,14 +258,16 @@ _Reader = Callable[[int], Any]
 def _reader(column: pa.Array) -> _Reader:
     """Return a function that reads a value of a column as Python.
 
-    Lists of numbers go through NumPy, which is ten times as fast. What is the same for all rows of a batch, such as the
-    type, is looked up here, and not again for each row.
+    Numbers and lists of numbers go through NumPy, which is ten times as fast. What is the same for all rows of a batch,
+    such as the type, is looked up here, and not again for each row.
     """
     if column.null_count == len(column):
         return lambda place: None
     if column.null_count == 0 and pa.types.is_struct(column.type):
         fields = [(field.name, _reader(values)) for field, values in zip(column.type, column.flatten(), strict=True)]
         return lambda place: {name: read(place) for name, read in fields}
+    if column.null_count == 0 and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return column.to_numpy().item  # type: ignore[no-any-return]
     if not pa.types.is_list(column.type):
         return lambda place: column[place].as_py()
     ends, values = column.offsets.to_numpy(), column.values

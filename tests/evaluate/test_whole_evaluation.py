@@ -86,6 +86,19 @@ def manifest_rows(data: Path) -> list[dict[str, Any]]:
     ]
 
 
+def write_report(folder: Path, metrics: Path, output: Path) -> None:
+    """Write the report of the stages that have run in a folder."""
+    report.main(
+        metrics=metrics,
+        confusions=folder / "confusions.json",
+        predictions=folder / "predictions",
+        models_folder=folder / "models",
+        manifests=folder / "manifests",
+        output=output,
+        params_file=folder / "params.yaml",
+    )
+
+
 @pytest.fixture(scope="module")
 def evaluated(
     tmp_path_factory: pytest.TempPathFactory,
@@ -140,15 +153,7 @@ def evaluated(
             manifests=folder / "manifests",
             params_file=file,
         )
-        report.main(
-            metrics=folder / "metrics.json",
-            confusions=folder / "confusions.json",
-            predictions=found,
-            models_folder=folder / "models",
-            manifests=folder / "manifests",
-            output=folder / "report.html",
-            params_file=file,
-        )
+        write_report(folder, folder / "metrics.json", folder / "report.html")
     return folder
 
 
@@ -206,3 +211,16 @@ def test_only_what_was_not_measured_is_said_to_be_so(metrics: Metrics) -> None:
         "Calibration of the emotion head with a temperature",
         "How much recognition depends on the prompt",
     }
+
+
+def test_a_run_without_an_emotion_prompt_has_a_report(evaluated: Path, metrics: Metrics, tmp_path: Path) -> None:
+    without = {
+        name: {system: scores for system, scores in table.items() if "prompted_" not in system}
+        for name, table in metrics.items()
+    }
+    assert without["own_answers_corpus"].keys() < metrics["own_answers_corpus"].keys()
+    (tmp_path / "metrics.json").write_text(json.dumps(without))
+    write_report(evaluated, tmp_path / "metrics.json", tmp_path / "report.html")
+    learnt = "With embeddings learnt from text"
+    assert learnt in (evaluated / "report.html").read_text()
+    assert learnt not in (tmp_path / "report.html").read_text()

@@ -22,7 +22,7 @@ from train import saved_model
 from train.commands.info import describe, read_info
 from train.data.dataset import row_costs
 from train.data.told_shell import ToldShell
-from train.fit import checkpoint, run
+from train.fit import run
 from train.fit.data import Data, open_data
 from train.fit.identity import differences, identify
 from train.fit.params import EmotionFitParams, SemanticFitParams
@@ -128,23 +128,14 @@ def test_each_choice_trains_and_is_saved(
 
 
 def test_a_run_with_all_choices_resumes_exactly(
-    tiny_models: ModelsParams, second: RunFolders, told: ToldPrompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_models: ModelsParams, second: RunFolders, told: ToldPrompt, tmp_path: Path, killed_at: Any
 ) -> None:
     settings = emotion(response_loss="both", labels="soft", head=BOTH, encoder_learning_rate=1e-3)
     run.fit(settings, tiny_models, EMOTIONS, second, False, told)
     whole = replace(second, output=tmp_path / "whole")
     second.output.rename(whole.output)
-    save = checkpoint.save
-
-    def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
-        save(folder, state, keep)
-        if state.step == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(2):
         run.fit(settings, tiny_models, EMOTIONS, second, True, told)
-    monkeypatch.setattr(checkpoint, "save", save)
     run.fit(settings, tiny_models, EMOTIONS, second, True, told)
     assert losses(second) == losses(whole)
     assert (second.output / "adapter.safetensors").read_bytes() == (whole.output / "adapter.safetensors").read_bytes()

@@ -14,7 +14,7 @@ from pipeline.stage import UserError
 from pipeline.weights.source import ModelsParams
 from tests.builders import emotion_fit_section, semantic_fit_section, write_packed
 from train import saved_model
-from train.fit import checkpoint, run
+from train.fit import run
 from train.fit.identity import identify
 from train.fit.params import EmotionFitParams, SemanticFitParams
 from train.fit.run import RunFolders
@@ -136,22 +136,13 @@ def test_on_new_rows_the_loss_falls_below_that_of_the_earlier_model(
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    earlier: Path, tiny_models: ModelsParams, folders: RunFolders, monkeypatch: pytest.MonkeyPatch
+    earlier: Path, tiny_models: ModelsParams, folders: RunFolders, killed_at: Any
 ) -> None:
     settings = emotion(init=str(earlier / "emotion"))
     whole = replace(folders, output=folders.output.with_name("whole"))
     run.fit(settings, tiny_models, EMOTIONS, whole, resume=False)
-    save = checkpoint.save
-
-    def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
-        save(folder, state, keep)
-        if state.step == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            run.fit(settings, tiny_models, EMOTIONS, folders, resume=False)
+    with killed_at(4):
+        run.fit(settings, tiny_models, EMOTIONS, folders, resume=False)
     run.fit(settings, tiny_models, EMOTIONS, folders, resume=True)
     assert records(folders.output) == records(whole.output)
     found, expected = tensors(folders.output), tensors(whole.output)

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +88,7 @@ def test_a_saved_model_loads_with_every_trained_tensor(tiny_models: ModelsParams
 
 @pytest.mark.parametrize("stage", ["semantic", "emotion"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    tiny_models: ModelsParams, folders: RunFolders, tmp_path: Path, killed_at: Any, stage: str
 ) -> None:
     settings: FitParams = semantic(warm_start=WarmStartParams(epochs=1, learning_rate=1e-3))
     if stage == "emotion":
@@ -100,17 +98,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     whole = replace(folders, output=tmp_path / "whole")
     folders.output.rename(whole.output)
 
-    save = checkpoint.save
-
-    def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
-        save(folder, state, keep)
-        if state.step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(4):
         run.fit(settings, tiny_models, EMOTIONS, folders, resume=True)
-    monkeypatch.setattr(checkpoint, "save", save)
     run.fit(settings, tiny_models, EMOTIONS, folders, resume=True)
 
     assert losses(folders) == losses(whole)
@@ -139,31 +128,6 @@ def test_other_parameters_data_or_weights_are_another_run(
     weights = llm / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert len({*names, name(semantic())}) == 5
-
-
-class Killed(BaseException):
-    """Ends a run as a signal would."""
-
-
-@pytest.fixture
-def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
-    """Return a context that ends the run in it directly after the checkpoint of a step."""
-
-    @contextmanager
-    def context(step: int) -> Iterator[None]:
-        save = checkpoint.save
-
-        def save_and_die(folder: Path, state: checkpoint.Checkpoint, keep: int) -> None:
-            save(folder, state, keep)
-            if state.step == step:
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", save_and_die)
-            with pytest.raises(Killed):
-                yield
-
-    return context
 
 
 @pytest.mark.parametrize("change", [{"workers": 1}, {"log_every": 2}, {"save_every": 2}, {"evaluate_every": 2}])
